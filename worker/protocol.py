@@ -1,0 +1,122 @@
+"""What supervisor and trainer say to each other: one JSON object a line, over the trainer's stdin and stdout.
+
+The supervisor speaks `Run`, `Lease`, `Stop`; the trainer speaks the rest. Bytes that are large (data sets,
+checkpoints, initializations) go by files in the run's folder, named here, never through the pipe.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Supervisor → trainer
+
+
+class Run(Message):
+    """Start this job. Sent once; a warm trainer has been waiting for it."""
+
+    kind: Literal["run"] = "run"
+    job_id: str
+    attempt: int
+    spec: dict[str, Any]
+    datasets: dict[str, str]
+    """Data set id → path."""
+    initialization: str | None = None
+    """Path of the safetensors file that θ starts from."""
+    checkpoint: str | None = None
+    """Path of the checkpoint that the run resumes from."""
+    folder: str
+    """Where the trainer puts its files."""
+    deadline: float
+    """As `Lease.deadline`."""
+
+
+class Lease(Message):
+    """The lease was renewed. The trainer ends itself when `time.monotonic()` passes it, or the pipe closes."""
+
+    kind: Literal["lease"] = "lease"
+    deadline: float
+    """CLOCK_MONOTONIC seconds, counted from the start of the renewal call; the clock is one for the whole machine."""
+
+
+class Stop(Message):
+    """End at the next iteration; with `checkpoint`, write one first."""
+
+    kind: Literal["stop"] = "stop"
+    checkpoint: bool
+
+
+# Trainer → supervisor
+
+
+class Ready(Message):
+    """Everything is imported; waiting for a run."""
+
+    kind: Literal["ready"] = "ready"
+    versions: dict[str, str]
+
+
+class Progress(Message):
+    """The run got further. Metric points are those since the last message."""
+
+    kind: Literal["progress"] = "progress"
+    phase: str
+    iteration: int
+    iterations: int
+    eta_seconds: float | None
+    metrics: dict[str, list[tuple[int, float]]] = {}
+
+
+class Checkpoint(Message):
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+
+
+class Succeeded(Message):
+    kind: Literal["succeeded"] = "succeeded"
+    path: str
+    parameters: int
+
+
+class Stopped(Message):
+    """Ended because it was told to."""
+
+    kind: Literal["stopped"] = "stopped"
+    step: int
+
+
+class Failed(Message):
+    """The run itself failed: trying again would fail again."""
+
+    kind: Literal["failed"] = "failed"
+    reason: Literal["bad_spec", "bad_data", "diverged", "solver_failed", "certificate_failed", "timed_out", "error"]
+    detail: str
+
+
+ToTrainer = Run | Lease | Stop
+FromTrainer = Ready | Progress | Checkpoint | Succeeded | Stopped | Failed
+
+_to_trainer: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="kind")])
+_from_trainer: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="kind")])
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def to_trainer(line: bytes) -> ToTrainer:
+    """The supervisor's message on this line; raises pydantic.ValidationError."""
+    return _to_trainer.validate_json(line)
+
+
+def from_trainer(line: bytes) -> FromTrainer:
+    """The trainer's message on this line; raises pydantic.ValidationError."""
+    return _from_trainer.validate_json(line)

@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 Tasks = dict[str, Tensor]
-"""A batch of tasks, standardised: `support_x` [B, n, d], `support_y` [B, n, o], `query_x` [B, m, d], `query_y` [B, m, o]."""
+"""A batch of tasks, standardised: `support_x` [B, n, d], `support_y` [B, n, o],
+`query_x` [B, m, d], `query_y` [B, m, o]."""
 
 Split = Literal["validation", "test"]
 
@@ -17,7 +18,7 @@ class Family(Protocol):
     out_features: int
 
     def training_batch(self, iteration: int, size: int) -> Tasks:
-        """The meta-batch of this meta-iteration: a function of (seed, iteration) alone, so a resume needs no RNG state."""
+        """The meta-batch of this meta-iteration: a function of (seed, iteration) alone: a resume needs no RNG."""
 
     def evaluation_batch(self, split: Split, size: int) -> Tasks:
         """The first `size` unseen tasks of the split; query points are the task's test points. Always the same."""

@@ -1,0 +1,31 @@
+"""Losses of a network on a task, as pure functions of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class RegressionLoss:
+    """½ · mean((net(x) − y)²) over a task's support or query set, the mean over points and outputs.
+
+    An object rather than a closure, so that the solvers can see which network and which rows it reads.
+    """
+
+    net: nn.Module
+    rows: Literal["support", "query"]
+
+    def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Tensor:
+        """`params` as `net.named_parameters()` names them; task[`support_x`] [n, d], task[`support_y`] [n, o]; scalar."""
+        predicted = functional_call(self.net, dict(params), (task[f"{self.rows}_x"],))
+        return 0.5 * (predicted - task[f"{self.rows}_y"]).square().mean()
+
+
+def regression_losses(net: nn.Module) -> tuple[RegressionLoss, RegressionLoss]:
+    """The support loss and the query loss of a network: ½ · mean squared error, functions of (params, task)."""
+    return RegressionLoss(net, "support"), RegressionLoss(net, "query")

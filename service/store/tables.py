@@ -10,8 +10,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, Text, func, text
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PGUUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -58,6 +69,8 @@ class ApiKey(Base):
     name: Mapped[str]
     key_hash: Mapped[str] = mapped_column(unique=True)
     """SHA-256 of the key, hexadecimal: the key itself has 256 random bits, so no slow hash is needed."""
+    prefix: Mapped[str]
+    """The key's first characters, so that its owner can tell it from others."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
@@ -83,9 +96,10 @@ class BlobChunk(Base):
 
 class Dataset(Base):
     __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("workspace_id", "sha256", "format"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=_uuid7)
-    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"))
     name: Mapped[str]
     format: Mapped[str]
     sha256: Mapped[str]
@@ -114,12 +128,17 @@ class Job(Base):
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"))
     name: Mapped[str]
     tags: Mapped[dict[str, Any]]
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """Completed. JSON and not JSONB: it keeps the order of the fields."""
     spec_sha256: Mapped[str]
     family: Mapped[str]
     method: Mapped[str]
     device: Mapped[str]
     """runtime.device, so that a claim needs no look into the spec."""
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"), index=True)
+    """The data set that its family reads: not removed while the job hasn't ended."""
+    init_from_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    """The job whose θ it starts from: not removed while this one hasn't ended."""
 
     state: Mapped[str] = mapped_column(server_default="queued")
     phase: Mapped[str | None]
@@ -164,6 +183,18 @@ class Attempt(Base):
     detail: Mapped[str | None]
 
 
+class Checkpoint(Base):
+    """All that a run needs to go on from this step. Committed under the fence."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
 class Event(Base):
     __tablename__ = "events"
 
@@ -189,8 +220,8 @@ class IdempotencyKey(Base):
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     request_sha256: Mapped[str]
-    job_id: Mapped[UUID | None]
-    response: Mapped[dict[str, Any] | None]
+    response: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The job as it was answered then."""
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
 
 

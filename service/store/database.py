@@ -1,0 +1,45 @@
+"""The way to Postgres: one engine a process and URL, and the transaction that everything is written in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+
+def url_from_environment() -> str:
+    """AMAML_DATABASE_URL; raises RuntimeError with the remedy where it isn't set."""
+    url = os.environ.get("AMAML_DATABASE_URL")
+    if not url:
+        raise RuntimeError(
+            "AMAML_DATABASE_URL is not set: give it a URL like postgresql+psycopg://user@127.0.0.1:5432/amaml"
+        )
+    return url
+
+
+def engine(url: str | None = None) -> Engine:
+    """The process's engine for `url` (default: AMAML_DATABASE_URL). Connects on first use, not here."""
+    return _engine(url or url_from_environment())
+
+
+@lru_cache(maxsize=8)
+def _engine(url: str) -> Engine:
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        # FastAPI's thread pool runs 40 calls at once: none of them should wait for a connection and then time out.
+        pool_size=10,
+        max_overflow=35,
+        connect_args={"connect_timeout": 5, "application_name": "amaml", "options": "-c timezone=utc"},
+    )
+
+
+@contextmanager
+def transaction(url: str | None = None) -> Iterator[Session]:
+    """A session that commits once, when the block ends, and rolls back when it raises."""
+    with Session(engine(url), expire_on_commit=False) as session, session.begin():
+        yield session

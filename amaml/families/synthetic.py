@@ -1,0 +1,164 @@
+"""Families whose tasks are functions drawn from a formula: pools, meta-batches and test points for any of them."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from amaml.draws import generator
+from amaml.families.base import Split, Tasks
+from amaml.families.scaling import Array, Moments, Scaling
+from amaml.spec import SyntheticFamilySpec
+
+POOL = 1000
+"""Points a set that a training task of a fixed number of tasks owns (more if more shots are asked for)."""
+POPULATION = 1000
+"""Training tasks that scaling and the mean function are taken over: all of them, or the first so many."""
+
+
+class Formula(Protocol):
+    """A function with random coefficients on the box [low, high]^dim."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+    def draw(self, random: np.random.Generator) -> Array:
+        """One task's coefficients [k]."""
+
+    def __call__(self, coefficients: Array, x: Array, /) -> Array:
+        """The task's values [n] at x [n, dim]."""
+
+
+class Pool(NamedTuple):
+    """One task in raw units: its coefficients [k] and the points [p, dim] that its two sets are drawn from."""
+
+    coefficients: Array
+    support_x: Array
+    query_x: Array
+
+
+class SyntheticFamily:
+    """Tasks of a formula. A fixed number of training tasks own pools from which every meta-iteration draws anew;
+    `train_tasks=None` draws a fresh task every time. Each task is drawn by a generator of its own, so tasks are
+    made when needed and any number of them costs no memory."""
+
+    out_features = 1
+
+    def __init__(
+        self,
+        formula: Formula,
+        spec: SyntheticFamilySpec,
+        train_tasks: int | None,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._formula, self._spec, self._train_tasks = formula, spec, train_tasks
+        self._seed, self._dtype, self._device = seed, dtype, device
+        self._pool = lru_cache(maxsize=256)(self._drawn_pool)
+        self.in_features = formula.dim
+        self.inputs = [f"x{i + 1}" for i in range(formula.dim)]
+        self.scaling = self._fitted_scaling()
+
+    def training_batch(self, iteration: int, size: int) -> Tasks:
+        random = generator(self._seed, "meta-batch", iteration)
+        if self._train_tasks is None:
+            chosen = np.arange(iteration * size, (iteration + 1) * size)
+        else:
+            chosen = random.choice(self._train_tasks, size, replace=size > self._train_tasks)
+        support, query = [], []
+        for task in chosen:
+            pool = self._pool("train", int(task))
+            support.append(self._rows(pool, _some(random, pool.support_x, self._spec.shots)))
+            query.append(self._rows(pool, _some(random, pool.query_x, self._spec.queries)))
+        return self._tasks(support, query)
+
+    def evaluation_batch(self, split: Split, size: int) -> Tasks:
+        pools = [self._pool(split, task) for task in range(min(size, self._spec.test_tasks))]
+        support = [self._rows(pool, pool.support_x[: self._spec.shots]) for pool in pools]
+        query = [self._rows(pool, self._test_points) for pool in pools]
+        return self._tasks(support, query)
+
+    def baselines(self, split: Split, size: int) -> dict[str, Tensor]:  # noqa: ARG002 - the test points are every task's
+        tasks = min(size, self._spec.test_tasks)
+        mean = torch.from_numpy(self.scaling.standardise_y(self._mean_function)).to(self._device, self._dtype)
+        return {"zero": torch.zeros_like(mean).repeat(tasks, 1, 1), "population_mean": mean.repeat(tasks, 1, 1)}
+
+    @cached_property
+    def _test_points(self) -> Array:
+        """The points [m, dim] every unseen task is judged at."""
+        return test_points(self._formula.dim, self._formula.low, self._formula.high)
+
+    @cached_property
+    def _mean_function(self) -> Array:
+        """The training tasks' mean at the test points [m, 1]."""
+        total = np.zeros((len(self._test_points), 1))
+        for task in range(self._population):
+            total += self._rows(self._drawn_pool("train", task), self._test_points)[1]
+        return total / self._population
+
+    @property
+    def _population(self) -> int:
+        return POPULATION if self._train_tasks is None else min(self._train_tasks, POPULATION)
+
+    def _drawn_pool(self, split: str, task: int) -> Pool:
+        random = generator(self._seed, split, task)
+        least = 0 if self._train_tasks is None else POOL
+        sizes = (max(self._spec.shots, least), max(self._spec.queries, least))
+        low, high, dim = self._formula.low, self._formula.high, self._formula.dim
+        coefficients = self._formula.draw(random)
+        return Pool(coefficients, *(random.uniform(low, high, (size, dim)) for size in sizes))
+
+    def _rows(self, pool: Pool, x: Array) -> tuple[Array, Array]:
+        """Raw inputs [n, dim] and the task's values [n, 1] there."""
+        return x, self._formula(pool.coefficients, x)[:, None]
+
+    def _fitted_scaling(self) -> Scaling:
+        x_moments, y_moments = Moments(), Moments()
+        for task in range(self._population):
+            pool = self._drawn_pool("train", task)
+            x, y = self._rows(pool, np.concatenate((pool.support_x, pool.query_x)))
+            x_moments.add(x)
+            y_moments.add(y)
+        return Scaling(x_moments.mean, x_moments.std, y_moments.mean, y_moments.std)
+
+    def _tasks(self, support: list[tuple[Array, Array]], query: list[tuple[Array, Array]]) -> Tasks:
+        tasks = {}
+        for rows, sets in (("support", support), ("query", query)):
+            x = np.stack([x for x, _ in sets])
+            y = np.stack([y for _, y in sets])
+            tasks[f"{rows}_x"] = self._tensor(self.scaling.standardise_x(x))
+            tasks[f"{rows}_y"] = self._tensor(self.scaling.standardise_y(y))
+        return tasks
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self._device, self._dtype)
+
+
+def _some(random: np.random.Generator, points: Array, size: int) -> Array:
+    """So many of the points, none twice."""
+    chosen: Array = points[random.choice(len(points), size, replace=False)]
+    return chosen
+
+
+def test_points(dim: int, low: float, high: float) -> Array:
+    """Where unseen tasks are judged, [m, dim]: 200 on a line, a 32 × 32 grid on a square (borders included), and in
+    higher dimensions 1024 points of a Sobol sequence, since a grid of them would be too large."""
+    if dim == 1:
+        unit = np.linspace(0, 1, 200)[:, None]
+    elif dim == 2:
+        axis = np.linspace(0, 1, 32)
+        unit = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    else:
+        unit = SobolEngine(dim).draw(1024, dtype=torch.float64).numpy()
+    return low + (high - low) * unit

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "meta_gradient": "amaml.metagradient",
-    "MetaGradient": "amaml.metagradient",
+    "meta_gradient": "amaml.methods.amaml",
+    "MetaGradient": "amaml.methods.amaml",
     "Euler": "amaml.flow.solvers",
     "Heun": "amaml.flow.solvers",
     "RK4": "amaml.flow.solvers",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from amaml.flow.result import SolveError
     from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, TorchDiffEq
     from amaml.initialization import load
-    from amaml.metagradient import MetaGradient, meta_gradient
+    from amaml.methods.amaml import MetaGradient, meta_gradient
     from amaml.models.losses import regression_losses
     from amaml.models.mlp import MLP
     from amaml.spec import JobSpec

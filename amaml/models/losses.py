@@ -21,9 +21,10 @@ class RegressionLoss:
     rows: Literal["support", "query"]
 
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Tensor:
-        """`params` as `net.named_parameters()` names them; task[`support_x`] [n, d], task[`support_y`] [n, o]; scalar."""
+        """`params` as `net.named_parameters()` names them; `task` holds `support_x` [n, d], `support_y` [n, o]; scalar."""
         predicted = functional_call(self.net, dict(params), (task[f"{self.rows}_x"],))
-        return 0.5 * (predicted - task[f"{self.rows}_y"]).square().mean()
+        error: Tensor = predicted - task[f"{self.rows}_y"]
+        return 0.5 * error.square().mean()
 
 
 def regression_losses(net: nn.Module) -> tuple[RegressionLoss, RegressionLoss]:

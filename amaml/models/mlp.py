@@ -44,7 +44,8 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, in_features] → […, out_features]."""
-        return super().forward(x)  # type: ignore[no-any-return]
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return out
 
 
 def build(spec: MLPSpec, *, in_features: int, out_features: int) -> MLP:

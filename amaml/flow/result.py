@@ -1,0 +1,82 @@
+"""How a solve ended, as data: a code a task, and the sentence that names task, place and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Result(IntEnum):
+    """Why a task's solve ended. Zero is success."""
+
+    SUCCESS = 0
+    STABILITY_LIMIT = 1
+    """A fixed step left the solver's stability region: h·λmax over its limit."""
+    STEP_UNDERFLOW = 2
+    """An adaptive step shrank below what the time's rounding can hold."""
+    NON_FINITE = 3
+    """The state or a loss became infinite or NaN."""
+    BUDGET_SPENT = 4
+    """More steps were needed than the solver may take."""
+    DRIFTED = 5
+    """Backsolve didn't find θ again at t=0."""
+
+
+_REMEDY = {
+    Result.STABILITY_LIMIT: "a fixed step is outside the stability region (h·λmax = {value:.3g}): "
+    "use a step below {bound:.3g}, or an adaptive solver with its guard, such as dopri5",
+    Result.STEP_UNDERFLOW: "the step shrank to {value:.3g}: loosen rtol and atol, use float64, or check the losses for kinks",
+    Result.NON_FINITE: "the parameters or the loss became infinite or NaN: check the data for NaN and huge "
+    "values, use a smaller step or length, or standardise the inputs",
+    Result.BUDGET_SPENT: "the budget of {bound:.0f} {unit} was spent: shorten the length, loosen rtol "
+    "and atol, or raise the budget",
+    Result.DRIFTED: "re-integrating u backwards missed θ by {value:.3g} times the tolerance (at most {bound:.0f}): a contracting "
+    "flow can't be reversed this far; use the discrete or the interpolated adjoint",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One task's failure: which task of the batch, at which t, and the numbers that its sentence needs."""
+
+    code: Result
+    task: int
+    time: float
+    value: float = float("nan")
+    bound: float = float("nan")
+    unit: str = "steps"
+
+    def __str__(self) -> str:
+        remedy = _REMEDY[self.code].format(value=self.value, bound=self.bound, unit=self.unit)
+        return f"task {self.task} at t={self.time:.4g}: {remedy}"
+
+
+class SolveError(Exception):
+    """At least one task of the batch couldn't be solved; `failures` has them all, `code` is the first one's."""
+
+    def __init__(self, failures: list[Failure]) -> None:
+        others = f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""
+        super().__init__(f"{failures[0]}{others}")
+        self.failures = failures
+        self.code = failures[0].code
+
+
+def raise_where(mask: Tensor, code: Result, time: Tensor | float, value: Tensor | float = float("nan"),
+                bound: Tensor | float = float("nan"), unit: str = "steps", rows: Tensor | None = None) -> None:  # fmt: skip
+    """Raises SolveError for the tasks where `mask` [A] holds; `rows` [A] are their places in the batch."""
+    if not bool(mask.any()):
+        return
+
+    def at(quantity: Tensor | float, index: int) -> float:
+        return float(quantity[index]) if isinstance(quantity, Tensor) and quantity.ndim else float(quantity)
+
+    indices = [int(index) for index in torch.nonzero(mask).flatten()]
+    raise SolveError(
+        [
+            Failure(code, int(rows[i]) if rows is not None else i, at(time, i), at(value, i), at(bound, i), unit)
+            for i in indices
+        ]
+    )

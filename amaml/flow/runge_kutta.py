@@ -1,0 +1,109 @@
+"""One explicit Runge–Kutta step forward, and its exact reverse, for a batch of tasks with a step size each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from amaml.flow.tableau import Tableau
+
+StepSize = float | Tensor
+"""One for all tasks, or [A, 1]. A task with h=0 stays where it is, exactly."""
+
+
+class Weights(NamedTuple):
+    """A tableau's coefficients as tensors."""
+
+    a: list[Tensor]
+    columns: list[Tensor]
+    """Column i of `a` below the diagonal: how the later stages depend on stage i."""
+    b: Tensor
+    error: Tensor
+    midpoint: Tensor
+
+
+@cache
+def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Weights:
+    def row(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    s = tableau.stages
+    columns = [tuple(tableau.a[j][i] for j in range(i + 1, s)) for i in range(s)]
+    return Weights(
+        a=[row(values) for values in tableau.a],
+        columns=[row(values) for values in columns],
+        b=row(tableau.b),
+        error=row(tableau.error or ()),
+        midpoint=row(tableau.midpoint or ()),
+    )
+
+
+def weights(tableau: Tableau, like: Tensor) -> Weights:
+    """The tableau's coefficients, of the dtype and on the device of `like`."""
+    return _weights(tableau, like.dtype, like.device)
+
+
+def combine(coefficients: Tensor, slopes: Tensor) -> Tensor:
+    """Σ_i c_i slopes_i: [s], [s, A, D] → [A, D]."""
+    if len(coefficients) == 1:
+        return slopes[0] * coefficients
+    return (coefficients @ slopes.flatten(1)).view_as(slopes[0])
+
+
+def stages(
+    slope: Callable[[int, Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize, first: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """Stage states U_i (a list of [A, D]) and slopes k_i = slope(i, U_i) [s, A, D]; `first` is k_0 where it is known."""
+    a = weights(tableau, u).a
+    slopes = u.new_empty((tableau.stages, *u.shape))
+    states = [u]
+    slopes[0] = slope(0, u) if first is None else first
+    for i in range(1, tableau.stages):
+        states.append(u + h * combine(a[i], slopes[:i]))
+        slopes[i] = slope(i, states[i])
+    return states, slopes
+
+
+def stage_states(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize) -> list[Tensor]:
+    """The stage states alone: the last one's slope isn't evaluated."""
+    last = tableau.stages - 1
+    nothing = u.new_zeros(())
+    return stages(lambda i, v: field(v) if i < last else nothing, tableau, u, h)[0]
+
+
+def advance(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize) -> Tensor:
+    """u after one step."""
+    if tableau.stages == 1:
+        return u + h * field(u)
+    _, slopes = stages(lambda _, v: field(v), tableau, u, h)
+    return u + h * combine(weights(tableau, u).b, slopes)
+
+
+def reverse(
+    transposed: Callable[[Tensor, Tensor], Tensor],
+    tableau: Tableau,
+    states: list[Tensor],
+    h: StepSize,
+    adjoint: Tensor,
+    visit: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """λ before the step from λ after it: the transpose of the step's derivative, applied stage by stage.
+
+    With k̄_i = h (b_i λ + Σ_{j>i} a_ji Ū_j) and Ū_i = (∂f/∂u(U_i))ᵀ k̄_i, λ₋ = λ + Σ Ū_i. `transposed(U, k̄)` gives Ū;
+    `visit(U_i, k̄_i)` sees every stage, for derivatives with respect to the field itself.
+    """
+    coefficients = weights(tableau, adjoint)
+    pulled = adjoint.new_empty((tableau.stages, *adjoint.shape))
+    for i in reversed(range(tableau.stages)):
+        seed = tableau.b[i] * adjoint
+        if i + 1 < tableau.stages:
+            seed += combine(coefficients.columns[i], pulled[i + 1 :])
+        seed *= h
+        if visit is not None:
+            visit(states[i], seed)
+        pulled[i] = transposed(states[i], seed)
+    return adjoint + (pulled[0] if tableau.stages == 1 else pulled.sum(0))

@@ -1,0 +1,94 @@
+"""The solvers a user can name. Fixed-step ones define the discrete map that they differentiate; adaptive ones aim at the flow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from amaml.flow import tableau
+from amaml.flow.tableau import Tableau
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive finite number, got {value}")
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """N = round(T/step) equal steps of h = T/N. With `guard`, a step outside the stability region fails the solve."""
+
+    step: float = 0.01
+    guard: bool = True
+    tableau: ClassVar[Tableau]
+
+    def __post_init__(self) -> None:
+        _positive("step", self.step)
+
+
+class Euler(FixedStep):
+    """Explicit Euler: N steps of gradient descent with learning rate `step`."""
+
+    tableau = tableau.EULER
+
+
+class Heun(FixedStep):
+    """Heun's second-order method."""
+
+    tableau = tableau.HEUN
+
+
+class RK4(FixedStep):
+    """The classical fourth-order Runge–Kutta method."""
+
+    tableau = tableau.RK4
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Steps chosen for each task on its own: local error within atol + rtol·|u| (root mean square over parameters).
+
+    With `guard`, h·λmax stays under the tableau's cap, without which the adjoint can blow up unseen: the error test
+    holds the state, whose stiff modes are nearly zero, while λ excites them. `max_steps` bounds the attempts.
+    """
+
+    rtol: float = 1e-6
+    atol: float = 1e-6
+    guard: bool = True
+    max_steps: int = 100_000
+    tableau: ClassVar[Tableau]
+
+    def __post_init__(self) -> None:
+        _positive("rtol", self.rtol)
+        _positive("atol", self.atol)
+        _positive("max_steps", self.max_steps)
+
+
+class Dopri5(Adaptive):
+    """Dormand–Prince 5(4)."""
+
+    tableau = tableau.DOPRI5
+
+
+class Bosh3(Adaptive):
+    """Bogacki–Shampine 3(2)."""
+
+    tableau = tableau.BOSH3
+
+
+@dataclass(frozen=True)
+class TorchDiffEq:
+    """A solver of torchdiffeq under its own name: one step size for the whole batch, gradient by the solver's own graph.
+
+    `step` for its fixed-step methods, `rtol` and `atol` for the adaptive ones.
+    """
+
+    method: str
+    rtol: float = 1e-6
+    atol: float = 1e-6
+    step: float | None = None
+    guard: bool = True
+
+
+Solver = FixedStep | Adaptive | TorchDiffEq

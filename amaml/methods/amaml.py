@@ -1,0 +1,281 @@
+"""Adjoint MAML (Li, Wang, Narayan, Kirby, Zhe, arXiv 2110.08432): the meta-gradient by a solve forward and one backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from amaml.adjoint.backsolve import Backsolve
+from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.interpolated import Interpolated, tolerances
+from amaml.adjoint.sensitivity import Sensitivity, Wanted
+from amaml.flow.derivatives import Derivatives, Loss
+from amaml.flow.field import Evaluations, GradientFlow
+from amaml.flow.result import Result, raise_where
+from amaml.flow.solve import Trajectory, fixed_steps, solve
+from amaml.flow.solvers import Adaptive, Dopri5, FixedStep
+from amaml.methods.parameters import Layout, Params
+from amaml.models.derivatives import derivatives_of
+
+Adjoint = Discrete | Interpolated | Backsolve
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a solve did, a value a task [B]."""
+
+    steps: Tensor
+    """Accepted forward steps."""
+    rejected: Tensor
+    gradients: Tensor
+    """Evaluations of ∇L_sup, forward and backward, first step and guard included."""
+    hvps: Tensor
+    lambda_max: Tensor
+    """Largest estimate of the Hessian's largest eigenvalue along the way; NaN without the guard."""
+    target: Literal["flow", "discrete"]
+    """What the gradient is of: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A meta-gradient's question, the parameters flat."""
+
+    derivatives: Derivatives
+    theta: Tensor
+    batch: int
+    horizons: list[float]
+    weights: list[float]
+    solver: FixedStep | Adaptive
+    adjoint: Adjoint
+    rates: Tensor | None
+    proximal: float
+    proximal_in_query: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Its answer: a row a task."""
+
+    gradients: Tensor
+    losses: Tensor
+    """[B, K], a horizon a column."""
+    adapted: Tensor
+    stats: Stats
+    length: Tensor | None
+    """dJ/dT_k [B, K], where it was asked for or costs nothing."""
+    sensitivity: Sensitivity
+    adjoint: Tensor
+    """λ(0)."""
+
+
+@dataclass
+class MetaGradient:
+    """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are computed when they are asked
+    for, by solving again if `wrt` didn't name them."""
+
+    grad: Any
+    """dJ/dθ, like `params`: the mean over tasks."""
+    per_task: Any
+    """The same for each task: like `params` with a first axis B."""
+    loss: Tensor
+    """Query losses at T [B]; over several horizons their weighted sum."""
+    adapted: Any
+    """u(T) (the last horizon's), like `params` with a first axis B."""
+    stats: Stats
+    _layout: Layout = field(repr=False)
+    _answer: Answer = field(repr=False)
+    _again: Callable[[AbstractSet[Wanted]], Answer] = field(repr=False)
+
+    @property
+    def length(self) -> Tensor:
+        """dJ/dT for each task [B]; with `horizons` dJ/dT_k [B, K]. For a fixed-step solver N stays and h = T/N changes."""
+        if self._answer.length is None:
+            self._answer = self._again({"length"})
+        length = self._answer.length
+        assert length is not None
+        return length[:, 0] if length.shape[1] == 1 else length
+
+    @property
+    def rates(self) -> Any:
+        """dJ/dα, like `params`: the mean over tasks."""
+        if self._answer.sensitivity.rates is None:
+            self._answer = self._again({"rates"})
+        assert self._answer.sensitivity.rates is not None
+        return self._layout.unflatten(self._answer.sensitivity.rates.mean(dim=0))
+
+    @property
+    def proximal(self) -> Tensor:
+        """dJ/dρ, a scalar: the mean over tasks."""
+        if self._answer.sensitivity.proximal is None:
+            self._answer = self._again({"proximal"})
+        assert self._answer.sensitivity.proximal is not None
+        return self._answer.sensitivity.proximal.mean()
+
+
+@torch.no_grad()
+def meta_gradient(
+    params: Params,
+    support_loss: Loss,
+    query_loss: Loss,
+    tasks: Any,
+    *,
+    length: float | None = None,
+    solver: FixedStep | Adaptive | None = None,
+    adjoint: Adjoint | None = None,
+    proximal: float = 0.0,
+    proximal_in_query: bool = False,
+    rates: Params | None = None,
+    horizons: Sequence[tuple[float, float]] | None = None,
+    wrt: Collection[Wanted] = (),
+) -> MetaGradient:
+    """The gradient of J(θ) = mean over tasks of L_qry(u(T)) with du/dt = −α∘(∇L_sup(u) + ρ(u−θ)), u(0) = θ.
+
+    `params`: θ, a dict of named tensors or one flat tensor [P], float32 or float64; it decides dtype and device.
+    `support_loss`, `query_loss`: (params, task) → scalar, any differentiable functions that torch.func can vmap.
+    `tasks`: pytree of tensors whose first axis is the task [B, …].
+    `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
+    `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
+    `rates`: α > 0, like params. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
+    others are computed when they are first read.
+
+    Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
+    """
+    layout = Layout(params)
+    theta = layout.flatten(params)
+    batch = _batch_size(tasks, layout)
+    times, weights = _horizons(length, horizons)
+    if not (math.isfinite(proximal) and proximal >= 0):
+        raise ValueError(f"proximal must be a finite number of at least 0, got {proximal}")
+    alpha = None if rates is None else layout.flatten(rates, "rates")
+    if alpha is not None and not bool((alpha > 0).all()):
+        raise ValueError(
+            f"rates must be positive, the smallest is {float(alpha.min()):g}: learn their logarithm instead"
+        )
+    problem = Problem(
+        derivatives_of(support_loss, query_loss, tasks, layout), theta, batch, times, weights,
+        solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
+    )  # fmt: skip
+    answer = answer_to(problem, set(wrt))
+
+    def again(wanted: AbstractSet[Wanted]) -> Answer:
+        with torch.no_grad():
+            return answer_to(problem, wanted | set(wrt))
+
+    return MetaGradient(
+        grad=layout.unflatten(answer.gradients.mean(dim=0)),
+        per_task=layout.unflatten(answer.gradients),
+        loss=answer.losses @ answer.losses.new_tensor(weights),
+        adapted=layout.unflatten(answer.adapted),
+        stats=answer.stats,
+        _layout=layout,
+        _answer=answer,
+        _again=again,
+    )
+
+
+def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
+    """Solves forward, then backward."""
+    theta, batch = problem.theta, problem.batch
+    evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
+    flow = GradientFlow(problem.derivatives, theta, evaluations, rates=problem.rates, proximal=problem.proximal)
+    adjoint, solver = problem.adjoint, problem.solver
+    rounds = sum(n for n, _ in fixed_steps(problem.horizons, solver.step)) if isinstance(solver, FixedStep) else None
+    trajectory = solve(
+        flow, batch, problem.horizons, solver, adjoint.snapshots(rounds), dense=isinstance(adjoint, Interpolated)
+    )
+    losses, jumps = _judge(problem, trajectory)
+    exact = isinstance(adjoint, Discrete)
+    sensitivity = Sensitivity(jumps[-1], wanted if exact and isinstance(solver, FixedStep) else wanted - {"length"})
+    if isinstance(adjoint, Discrete):
+        start = adjoint.solve(trajectory, jumps, sensitivity)
+    else:
+        start = adjoint.solve(flow, trajectory, jumps, sensitivity, tolerances(solver))
+    gradients = start + sensitivity.theta
+    if problem.proximal and problem.proximal_in_query:
+        for end, weight in zip(trajectory.ends, problem.weights, strict=True):
+            gradients += weight * problem.proximal * (theta - end)
+            if sensitivity.proximal is not None:
+                sensitivity.proximal += 0.5 * weight * (end - theta).square().sum(dim=1)
+    raise_where(~gradients.isfinite().all(dim=1), Result.NON_FINITE, 0.0)
+    return Answer(
+        gradients=gradients,
+        losses=losses,
+        adapted=trajectory.ends[-1],
+        stats=Stats(
+            trajectory.steps, trajectory.rejected, evaluations.gradients, evaluations.hvps, trajectory.lambda_max,
+            "discrete" if exact and isinstance(solver, FixedStep) else "flow",
+        ),
+        length=_length_derivatives(problem, flow, trajectory, jumps, sensitivity),
+        sensitivity=sensitivity,
+        adjoint=start,
+    )  # fmt: skip
+
+
+def _judge(problem: Problem, trajectory: Trajectory) -> tuple[Tensor, list[Tensor]]:
+    """Query losses [B, K], and for every horizon how λ jumps there [B, P]: w_k ∇(query loss)."""
+    losses, jumps = [], []
+    for time, weight, end in zip(problem.horizons, problem.weights, trajectory.ends, strict=True):
+        loss, gradient = problem.derivatives.query(end)
+        if problem.proximal and problem.proximal_in_query:
+            away = end - problem.theta
+            loss = loss + 0.5 * problem.proximal * away.square().sum(dim=1)
+            gradient = gradient + problem.proximal * away
+        raise_where(~(loss.isfinite() & gradient.isfinite().all(dim=1)), Result.NON_FINITE, time)
+        losses.append(loss)
+        jumps.append(weight * gradient)
+    return torch.stack(losses, dim=1), jumps
+
+
+def _length_derivatives(
+    problem: Problem, flow: GradientFlow, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity
+) -> Tensor | None:
+    """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps a stretch's h is its length over a fixed N."""
+    if not (isinstance(problem.adjoint, Discrete) and isinstance(problem.solver, FixedStep)):
+        return torch.stack(
+            [(flow(end) * jump).sum(dim=1) for end, jump in zip(trajectory.ends, jumps, strict=True)], dim=1
+        )
+    if not sensitivity.stretches:
+        return None
+    by_stretch = [
+        sensitivity.stretches[k] / (end - start) for k, (start, end) in enumerate(pairwise([0.0, *problem.horizons]))
+    ]
+    following = [*by_stretch[1:], torch.zeros_like(by_stretch[0])]
+    return torch.stack([own - after for own, after in zip(by_stretch, following, strict=True)], dim=1)
+
+
+def _batch_size(tasks: Any, layout: Layout) -> int:
+    leaves = [leaf for leaf in tree_leaves(tasks) if isinstance(leaf, Tensor)]
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    if len(sizes) != 1 or sizes & {None, 0}:
+        shapes = [tuple(leaf.shape) for leaf in leaves]
+        raise ValueError(
+            f"every tensor of tasks needs the same first axis, the task, of at least 1; got shapes {shapes}"
+        )
+    elsewhere = {str(leaf.device) for leaf in leaves if leaf.device != layout.device}
+    if elsewhere:
+        raise ValueError(
+            f"tasks lie on {', '.join(sorted(elsewhere))} but params on {layout.device}: move them together"
+        )
+    return int(leaves[0].shape[0])
+
+
+def _horizons(length: float | None, horizons: Sequence[tuple[float, float]] | None) -> tuple[list[float], list[float]]:
+    if (length is None) == (horizons is None):
+        raise ValueError("give either length, or horizons as [(T_k, w_k), …]")
+    pairs = [(length, 1.0)] if length is not None else list(horizons or [])
+    times, weights = [float(time) for time, _ in pairs], [float(weight) for _, weight in pairs]
+    if not times or not all(math.isfinite(time) and time > 0 for time in times):
+        raise ValueError(f"length and horizons must be positive finite numbers, got {times}")
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"horizons must increase strictly, got {times}: sort them and drop repeats")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"weights of horizons must be finite, got {weights}")
+    return times, weights

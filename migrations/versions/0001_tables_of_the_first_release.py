@@ -125,6 +125,7 @@ def upgrade() -> None:
     sa.Column('lease_expires_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('progress_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('last_seq', sa.BigInteger(), server_default='0', nullable=False),
+    sa.Column('runtime', postgresql.JSONB(astext_type=sa.Text()), nullable=True),
     sa.Column('initialization_blob_id', sa.UUID(), nullable=True),
     sa.Column('parameters', sa.BigInteger(), nullable=True),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),

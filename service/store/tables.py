@@ -160,6 +160,8 @@ class Job(Base):
     """When the trainer last got further: the heartbeat proves the supervisor, this proves the trainer."""
     last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """Sequence number of the job's latest event."""
+    runtime: Mapped[dict[str, Any] | None]
+    """Threads, device and library versions of the first attempt: a run that resumes from a checkpoint takes the same."""
     initialization_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"))
     parameters: Mapped[int | None] = mapped_column(BigInteger)
 

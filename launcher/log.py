@@ -1,0 +1,26 @@
+"""One stream for the lines of all children, each under its child's name."""
+
+from __future__ import annotations
+
+import threading
+from typing import TextIO
+
+_WIDTH = len("launcher")
+
+
+class Log:
+    """Writes `name | line`; safe to call from several threads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def line(self, name: str, text: str) -> None:
+        with self._lock:
+            try:
+                self._stream.write(f"{name:<{_WIDTH}} | {text}\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                # Whoever read our output has gone (`… | head`, a closed terminal). The children must go on being
+                # drained, and stopping them must not fail for want of a reader.
+                return

@@ -1,0 +1,159 @@
+"""The whole service on one machine: stores, API and worker, started in order, kept alive, ended in order."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+
+from launcher import leftovers, postgres, valkey
+from launcher.home import Home, write_private
+from launcher.log import Log
+from launcher.ports import HOST, free_port, is_free
+from launcher.process import Child, Command, StartFailed, describe, wait_until
+
+_READY_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
+_FIRST_BACKOFF = 0.5
+_LAST_BACKOFF = 30.0
+_STEADY_SECONDS = 60.0
+"""A child that ran this long before it ended is started again without delay added up from before."""
+
+
+class Stack:
+    """One stack on one home. `halt` ends whatever is going on; `hurry` ends the ending's patience."""
+
+    def __init__(self, home: Home, port: int, log: Log, halt: Event, hurry: Event) -> None:
+        self._home = home
+        self._port = port
+        self._log = log
+        self._halt = halt
+        self._hurry = hurry
+        self._children: list[Child] = []
+        """In the order of starting; ended in the reverse, but for the API, which goes first."""
+        self._backoff: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Start everything, say so, keep it alive until `halt` is set. Raises StartFailed if it can't start and
+        Halted if it was halted before it had; whatever happens, nothing is left running."""
+        self._home.open()
+        try:
+            leftovers.end_all(self._home.children, self._log)
+            self._start()
+            self._say_ready()
+            while not self._halt.wait(_LOOK_SECONDS):
+                self._revive()
+        finally:
+            self._end()
+            self._home.close()
+
+    def _start(self) -> None:
+        port = self._port or free_port()
+        if not is_free(port):
+            raise StartFailed(f"port {port} is taken: name another by AMAML_PORT (0: any that is free)")
+        url = f"http://{HOST}:{port}"
+        self._home.empty_temporary()
+        environment = self._environment(url, port)
+        python = [sys.executable, "-m"]
+
+        def command(name: str, *argv: str, seconds: float = 5.0) -> Command:
+            return Command(name, [*python, *argv], environment, folder=self._home.folder, stop_seconds=seconds)
+
+        Child(command("migrate", "alembic", "-c", str(_migrations()), "upgrade", "head"), self._log).run(
+            120, self._halt
+        )
+        Child(command("keys", "service.admin", "bootstrap"), self._log).run(60, self._halt)
+        api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--no-access-log"]
+        self._add(Child(command("api", *api, "--timeout-graceful-shutdown", "2", seconds=3.0), self._log))
+        self._add(Child(command("worker", "celery", "-A", "worker.app", "worker", seconds=8.0), self._log))
+
+        def ready() -> bool:
+            self._revive()
+            return _answers_ready(url)
+
+        wait_until(ready, _READY_SECONDS, "the API and a worker to be ready", self._halt)
+        write_private(self._home.url, url)
+
+    def _environment(self, url: str, port: int) -> dict[str, str]:
+        """The children's settings; starts the stores that no setting names."""
+        environment = dict(os.environ)
+        if "AMAML_DATABASE_URL" not in environment:
+            server, environment["AMAML_DATABASE_URL"] = postgres.start(
+                self._home.postgres, self._home.password("postgres"), self._log, self._halt
+            )
+            self._running(server)
+        if "AMAML_BROKER_URL" not in environment:
+            server, environment["AMAML_BROKER_URL"] = valkey.start(
+                self._home.valkey, self._home.password("valkey"), self._log, self._halt
+            )
+            self._running(server)
+        environment |= {
+            "AMAML_HOME": str(self._home.folder),
+            "AMAML_PORT": str(port),
+            "AMAML_URL": url,
+            "TMPDIR": str(self._home.temporary),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return environment
+
+    def _add(self, child: Child) -> None:
+        child.start()
+        self._running(child)
+
+    def _running(self, child: Child) -> None:
+        self._children.append(child)
+        leftovers.note(self._home.children, self._ending_order())
+
+    def _say_ready(self) -> None:
+        url = self._home.url.read_text()
+        self._log.line("launcher", f"ready at {url}; dashboard {url}/, API reference {url}/docs")
+        self._log.line("launcher", f"admin key in {self._home.admin_key}; Ctrl-C stops everything, data stay")
+
+    def _revive(self) -> None:
+        """Start again each child that ended unasked: at once the first time, then after ever longer pauses."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.status() is None:
+                continue
+            if child.name not in self._due:
+                steady = now - child.started_at > _STEADY_SECONDS
+                pause = 0.0 if steady else self._backoff.get(child.name, 0.0)
+                self._backoff[child.name] = min(max(2 * pause, _FIRST_BACKOFF), _LAST_BACKOFF)
+                self._due[child.name] = now + pause
+                self._log.line("launcher", f"{child.name} {describe(child.status())}; starting it again in {pause:g} s")
+            if now >= self._due[child.name]:
+                del self._due[child.name]
+                child.start()
+                leftovers.note(self._home.children, self._ending_order())
+
+    def _ending_order(self) -> list[Child]:
+        last = {"api": 0, "worker": 1, "valkey": 2, "postgres": 3}
+        return sorted(self._children, key=lambda child: last[child.name])
+
+    def _end(self) -> None:
+        for child in self._ending_order():
+            self._log.line("launcher", f"stopping {child.name}")
+            child.stop(self._hurry)
+        self._home.url.unlink(missing_ok=True)
+        self._home.children.unlink(missing_ok=True)
+
+
+def _migrations() -> Path:
+    package = find_spec("migrations")
+    if package is None or not package.submodule_search_locations:
+        raise StartFailed("the package migrations isn't installed: run make setup")
+    return Path(package.submodule_search_locations[0]) / "alembic.ini"
+
+
+def _answers_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False  # not up yet, or not ready yet: the caller asks again

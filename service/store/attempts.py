@@ -1,0 +1,126 @@
+"""How an attempt ends, and what becomes of its job. The caller holds the job's row.
+
+Crashes are retried from the newest checkpoint, with back-off, until `runtime.max_attempts` attempts have crashed since
+that checkpoint was committed. A run that failed by itself would fail again, and isn't retried.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final, Literal
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from service.store import outbox
+from service.store.claims import newest_checkpoint
+from service.store.states import become
+from service.store.tables import Attempt, Job
+
+Crash = Literal["killed", "out_of_memory", "native_crash", "stalled", "lost_worker"]
+CRASHES: Final[tuple[Crash, ...]] = ("killed", "out_of_memory", "native_crash", "stalled", "lost_worker")
+
+LONGEST_BACK_OFF = timedelta(minutes=1)
+
+
+def succeeded(session: Session, job: Job, blob_id: UUID, parameters: int) -> None:
+    """The trainer finished: the blob is the learned initialization."""
+    _end(session, job, "succeeded", None)
+    job.initialization_blob_id = blob_id
+    job.parameters = parameters
+    job.iteration = job.iterations
+    become(session, job, "succeeded")
+
+
+def failed(session: Session, job: Job, reason: str, detail: str) -> None:
+    """The run itself failed."""
+    _end(session, job, reason, detail)
+    become(session, job, "failed", reason=reason, detail=detail)
+
+
+def stopped(session: Session, job: Job, reason: str, detail: str) -> None:
+    """The trainer was stopped as asked: by the user who pauses or cancels, or since its worker shuts down."""
+    if _as_the_user_asked(session, job, reason, detail):
+        return
+    _end(session, job, reason, detail)
+    become(session, job, "queued", reason=reason, detail=detail)
+    outbox.put(session, "wake")
+
+
+def crashed(session: Session, job: Job, reason: Crash, detail: str) -> None:
+    """The attempt ended by accident. `detail` says what happened, as a sentence without its full stop."""
+    if _as_the_user_asked(session, job, reason, f"{detail}."):
+        return
+    _end(session, job, reason, f"{detail}.")
+    checkpoint = newest_checkpoint(session, job.id)
+    crashes = _crashes_since(session, job.id, checkpoint.attempt if checkpoint else 0)
+    allowed = int(job.spec["runtime"]["max_attempts"])
+    if crashes >= allowed:
+        remedy = _REMEDIES[reason]
+        become(
+            session, job, "failed", reason=reason,
+            detail=f"{detail}; all {allowed} attempts (runtime.max_attempts) crashed without a new checkpoint. {remedy}",
+        )  # fmt: skip
+        return
+    delay = back_off(crashes)
+    source = f"the checkpoint at iteration {checkpoint.step}" if checkpoint else "the start"
+    job.queued_at = func.now() + delay
+    become(
+        session, job, "queued", reason=reason,
+        detail=f"{detail}; it is tried again from {source} (crash {crashes} of at most {allowed}).",
+    )  # fmt: skip
+    if not delay:
+        outbox.put(session, "wake")
+
+
+def back_off(crashes: int) -> timedelta:
+    """How long to wait before the next attempt: nothing after the first crash, then 1, 2, 4, … seconds."""
+    if crashes <= 1:
+        return timedelta(0)
+    return min(timedelta(seconds=2.0 ** min(crashes - 2, 30)), LONGEST_BACK_OFF)
+
+
+_REMEDIES: Final[dict[Crash, str]] = {
+    "killed": "Look for what kills processes on the workers' machines, then submit the job again.",
+    "out_of_memory": (
+        "Lower meta.tasks_per_batch, family.shots or model.hidden, set method.adjoint.checkpoints, "
+        "or run workers with more memory; then submit the job again."
+    ),
+    "native_crash": (
+        "A native library crashed: try runtime.device cpu or another solver, and report it with the worker's log."
+    ),
+    "stalled": (
+        "Loosen solver.rtol or shorten trajectory.length so that an iteration takes less time, "
+        "or raise AMAML_STALL_SECONDS on the workers."
+    ),
+    "lost_worker": "Look into the workers' logs for why they end, then submit the job again.",
+}
+
+
+def _as_the_user_asked(session: Session, job: Job, reason: str, detail: str) -> bool:
+    """A job that is pausing or cancelling ends so, however its trainer ended."""
+    if job.state == "pausing":
+        _end(session, job, "paused" if reason == "stopped" else reason, detail)
+        become(session, job, "paused")
+        return True
+    if job.state == "cancelling":
+        _end(session, job, "cancelled" if reason == "stopped" else reason, detail)
+        become(session, job, "cancelled")
+        return True
+    return False
+
+
+def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job.id, Attempt.number == job.attempt)
+        .values(ended_at=func.now(), reason=reason, detail=detail)
+    )
+
+
+def _crashes_since(session: Session, job_id: UUID, attempt: int) -> int:
+    crashes = select(func.count()).where(
+        Attempt.job_id == job_id, Attempt.number >= attempt, Attempt.reason.in_(CRASHES)
+    )
+    return session.scalars(crashes).one()

@@ -1,0 +1,130 @@
+"""A worker's claim on a job: taken from the queue with a lease and a fence, renewed, and asked for at every write.
+
+The fence is the attempt's number. A write is preceded by `hold` in its transaction, which locks the job's row and
+refuses the claim if the attempt is over: its lease lapsed and the job was queued again, or another attempt runs by now.
+All times are Postgres' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, defer
+
+from service.store.states import become
+from service.store.tables import Attempt, Checkpoint, Job
+from service.store.transitions import LEASED, State
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one attempt of a job, and what that attempt needs to know."""
+
+    job_id: UUID
+    attempt: int
+    """The fence."""
+    spec: dict[str, Any]
+    dataset_id: UUID | None
+    runtime: dict[str, Any] | None
+    """What earlier attempts ran with, if any did."""
+    checkpoint: tuple[int, UUID] | None
+    """Step and blob of the newest committed checkpoint."""
+
+
+class StaleFence(Exception):
+    """The attempt is over: whoever ran it must stop, and none of its writes is taken any more."""
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(f"attempt {claim.attempt} of job {claim.job_id} is over: another may have taken the job")
+
+
+def take_next(session: Session, worker_id: UUID, host: str, devices: Collection[str], lease: timedelta) -> Claim | None:
+    """Claims the job that has waited longest among those which a worker with `devices` can run; None if there is none.
+
+    Jobs that another worker is claiming at the same moment are passed over, so no two workers get the same one.
+    """
+    runnable = ["auto", *devices]
+    job = session.scalars(
+        select(Job)
+        .where(Job.state == "queued", Job.queued_at <= func.now(), Job.device.in_(runnable))
+        .order_by(Job.queued_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if job is None:
+        return None
+    checkpoint = newest_checkpoint(session, job.id)
+    job.attempt += 1
+    job.worker_id = worker_id
+    job.lease_expires_at = func.now() + lease
+    job.progress_at = func.now()
+    job.started_at = func.coalesce(Job.started_at, func.now())
+    job.phase = "starting"
+    job.iteration = checkpoint.step if checkpoint else 0
+    session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, host=host))
+    become(session, job, "running")
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        spec=job.spec,
+        dataset_id=job.dataset_id,
+        runtime=job.runtime,
+        checkpoint=(checkpoint.step, checkpoint.blob_id) if checkpoint else None,
+    )
+
+
+def newest_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
+    """The committed checkpoint that a next attempt resumes from."""
+    newest = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
+    return session.scalars(newest).first()
+
+
+def hold(session: Session, claim: Claim) -> Job:
+    """The claim's job, locked until the transaction ends; raises StaleFence if the attempt is over."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
+        .options(defer(Job.spec))
+        .with_for_update()
+    ).first()
+    if job is None:
+        raise StaleFence(claim)
+    return job
+
+
+def look(session: Session, claim: Claim) -> State:
+    """The state of the claim's job (running, or what a user asked for meanwhile), without a lock; raises StaleFence."""
+    state = session.scalar(
+        select(Job.state).where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
+    )
+    if state is None:
+        raise StaleFence(claim)
+    return cast(State, state)
+
+
+def renew(job: Job, lease: timedelta) -> None:
+    """Counts the lease of a held job anew from now."""
+    job.lease_expires_at = func.now() + lease
+
+
+def lapsed(session: Session) -> Job | None:
+    """A job whose lease has lapsed, locked; None if there is none. Those that another process looks at are left."""
+    oldest = (
+        select(Job)
+        .where(Job.lease_expires_at < func.now())
+        .order_by(Job.lease_expires_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(oldest).first()
+
+
+def waiting_for(session: Session, at_least: timedelta) -> bool:
+    """Whether a job has been due in the queue for that long."""
+    due = select(Job.id).where(Job.state == "queued", Job.queued_at < func.now() - at_least).limit(1)
+    return session.scalar(due) is not None

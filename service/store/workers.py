@@ -1,0 +1,42 @@
+"""Who would run a job: each worker process tells every two seconds that it lives and what it can run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.store.tables import Worker
+
+LIVE_WITHIN = timedelta(seconds=10)
+"""A worker that hasn't been seen for this long doesn't count as living."""
+
+
+def seen(session: Session, worker_id: UUID, host: str, pid: int, devices: Sequence[str]) -> None:
+    """The worker lives and can run on `devices`, a subset of cpu and cuda."""
+    row = insert(Worker).values(id=worker_id, host=host, pid=pid, devices=list(devices))
+    session.execute(
+        row.on_conflict_do_update(
+            index_elements=[Worker.id], set_={"seen_at": func.now(), "devices": row.excluded.devices}
+        )
+    )
+
+
+def gone(session: Session, worker_id: UUID) -> None:
+    """The worker ended as it was asked to."""
+    session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def prune(session: Session, older_than: timedelta) -> None:
+    """Removes workers that haven't been seen for that long."""
+    session.execute(delete(Worker).where(Worker.seen_at < func.now() - older_than))
+
+
+def any_with(session: Session, device: str) -> bool:
+    """Whether a living worker can run on `device`."""
+    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.devices.contains([device]))
+    return bool(session.scalar(select(living)))

@@ -89,7 +89,7 @@ class SyntheticFamily:
         query = [self._rows(pool, self._test_points) for pool in pools]
         return self._tasks(support, query)
 
-    def baselines(self, split: Split, size: int) -> dict[str, Tensor]:  # noqa: ARG002 - the test points are every task's
+    def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
         tasks = min(size, self._spec.test_tasks)
         mean = torch.from_numpy(self.scaling.standardise_y(self._mean_function)).to(self._device, self._dtype)
         return {"zero": torch.zeros_like(mean).repeat(tasks, 1, 1), "population_mean": mean.repeat(tasks, 1, 1)}

@@ -1,0 +1,109 @@
+"""The file that a killed run goes on from, to the same bits: an initialization with more tensors and a state.
+
+Tensors: θ by parameter name, `best/NAME` (the best θ on validation tasks, if there is one) and
+`optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no generator's state is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.initialization import read, versions, write
+from amaml.spec import JobSpec
+
+FORMAT = "amaml-checkpoint-1"
+
+OptimizerState = dict[int, dict[str, Tensor]]
+
+
+class CheckpointError(ValueError):
+    """The checkpoint belongs to another run, or this machine couldn't go on to the same bits; the message says which."""
+
+
+@dataclass
+class Progress:
+    """How far a run has got, beside its tensors."""
+
+    iteration: int = 0
+    """Meta-iterations done."""
+    evaluated: int = 0
+    """The meta-iteration after which the last finished evaluation was."""
+    seconds: float = 0.0
+    """Spent in all attempts so far."""
+    threads: int = 1
+    random: tuple[float, float] | None = None
+    """nrmse_random and its standard error, once they are known."""
+    best: tuple[int, float] | None = None
+    """Meta-iteration and validation nRMSE of the best θ so far."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    theta: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: OptimizerState
+    progress: Progress
+
+
+def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device: torch.device) -> None:
+    """Writes it, whole or not at all. `metadata` is what the run's initialization would hold."""
+    tensors = dict(checkpoint.theta)
+    tensors |= {f"best/{name}": tensor for name, tensor in checkpoint.best.items()}
+    for index, state in checkpoint.optimizer.items():
+        tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
+    beside = {"progress": json.dumps(asdict(checkpoint.progress)), "machine": json.dumps(_machine(device))}
+    write(path, tensors, {**metadata, **beside}, form=FORMAT)
+
+
+def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
+    """Reads it back for this spec on this machine. Raises CheckpointError, InitializationError for a damaged file."""
+    tensors, metadata = read(path)
+    if metadata["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} is an initialization, not a checkpoint: start a new run from it by meta.init_from"
+        )
+    if metadata["spec_sha256"] != spec.sha256():
+        raise CheckpointError(
+            f"{path} is of a run with another spec (sha256 {metadata['spec_sha256'][:12]}, this one's is "
+            f"{spec.sha256()[:12]}): resume with the spec it was started with, or start a new run by meta.init_from"
+        )
+    _check_alike("libraries", json.loads(metadata["versions"]), versions())
+    _check_alike("machine", json.loads(metadata["machine"]), _machine(device))
+    progress: dict[str, Any] = json.loads(metadata["progress"])
+    for name in ("random", "best"):
+        progress[name] = tuple(progress[name]) if progress[name] is not None else None
+    optimizer: OptimizerState = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            optimizer.setdefault(int(index), {})[key] = tensor
+    return Checkpoint(
+        theta={name: tensor for name, tensor in tensors.items() if "/" not in name},
+        best={name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")},
+        optimizer=optimizer,
+        progress=Progress(**progress),
+    )
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    """What the bits depend on beside library versions and the number of threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"device": device.type, "kind": name}
+
+
+def _check_alike(what: str, then: dict[str, str], now: dict[str, str]) -> None:
+    changed = [
+        f"{name} {then.get(name)} → {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint was written with other {what} ({', '.join(changed)}), with which the run would end in other "
+            "bits: resume where they are the same, or start a new run from it by meta.init_from"
+        )

@@ -1,0 +1,159 @@
+"""The file a run ends in: θ as safetensors, one tensor a named parameter, with all that rebuilding and using it takes.
+
+Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`,
+`out_features`, `scaling`, `inputs`, `versions`, `tensors_sha256`, and `job_id` where there is a job. Checkpoints are
+the same file with more tensors, whose names hold a slash. Equal contents give equal bytes: no time is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from amaml.families.base import Family
+from amaml.families.scaling import Scaling
+from amaml.registry import build_model
+from amaml.spec import JobSpec
+
+FORMAT = "amaml-initialization-1"
+
+
+class InitializationError(ValueError):
+    """The file isn't an initialization, or is damaged; the message says which and what to do."""
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """The network at θ, rebuilt from the file alone (an initialization or a checkpoint).
+
+    It maps standardised inputs [n, d] to standardised targets [n, o]. Beside its parameters it has `spec` (JobSpec),
+    `scaling` (raw units ↔ standardised), `inputs` (what each input is) and `metadata` (all of the file's).
+    Raises InitializationError for a foreign or damaged file, OSError if it can't be read.
+    """
+    theta, metadata = read_theta(Path(path))
+    try:
+        spec = JobSpec.model_validate_json(metadata["spec"])
+        sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
+        scaling = Scaling(**{name: tuple(values) for name, values in json.loads(metadata["scaling"]).items()})
+        inputs = list(json.loads(metadata["inputs"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InitializationError(
+            f"{path}: its metadata can't be read ({_sentence(error)}): it was made by another version of amaml, or a family or "
+            "model of an entry point that isn't installed here"
+        ) from error
+    model = build_model(spec.model, seed=spec.runtime.seed, **sizes)
+    put(model, theta, path)
+    for name, value in {"spec": spec, "scaling": scaling, "inputs": inputs, "metadata": metadata}.items():
+        object.__setattr__(model, name, value)  # plain attributes: torch's own setter types them as tensors
+    return model
+
+
+def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
+    """Sets the model's parameters to θ, taking over its dtype. Raises InitializationError where names or shapes differ."""
+    own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    given = {name: tuple(tensor.shape) for name, tensor in theta.items()}
+    if own != given:
+        name = next(name for name in [*own, *given] if own.get(name) != given.get(name))
+        raise InitializationError(
+            f"{source}: parameter {name} has shape {given.get(name, 'none')}, the model's has {own.get(name, 'none')}: "
+            "give an initialization of the same model, inputs and outputs"
+        )
+    model.to(next(iter(theta.values())).dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(theta[name])
+
+
+def metadata_of(spec: JobSpec, family: Family, iteration: int) -> dict[str, str]:
+    """What a file says about a run beside its tensors."""
+    return {
+        "spec": spec.canonical(),
+        "spec_sha256": spec.sha256(),
+        "iteration": str(iteration),
+        "seed": str(spec.runtime.seed),
+        "in_features": str(family.in_features),
+        "out_features": str(family.out_features),
+        "scaling": json.dumps(asdict(family.scaling), sort_keys=True),
+        "inputs": json.dumps(family.inputs, ensure_ascii=False),
+        "versions": json.dumps(versions(), sort_keys=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's bits depend on."""
+    libraries = {name: version(name) for name in ("numpy", "safetensors", "torch")}
+    return {"amaml": version("amaml-service"), "python": platform.python_version(), **libraries}
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, form: str = FORMAT) -> None:
+    """Writes the file, whole or not at all; equal contents give equal bytes."""
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = {**metadata, "format": form, "tensors_sha256": _hash(own)}
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(_canonical(safetensors.torch.save(own, whole)))
+    part.replace(path)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and metadata of an initialization or a checkpoint. Raises InitializationError, OSError."""
+    path.stat()  # a missing file is an OSError, and no damaged one
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            if not metadata.get("format", "").startswith("amaml-"):
+                raise InitializationError(
+                    f"{path}: a safetensors file, but not one of amaml's: give the file that a job's initialization "
+                    "or checkpoint was downloaded to"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except safetensors.SafetensorError as error:
+        raise InitializationError(
+            f"{path}: not a safetensors file, or cut short ({error}): download it again"
+        ) from error
+    if metadata.get("tensors_sha256") != _hash(tensors):
+        raise InitializationError(f"{path}: its tensors don't match their checksum: it is damaged, download it again")
+    return tensors, metadata
+
+
+def read_theta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """θ and the metadata, without what a checkpoint holds beside them."""
+    tensors, metadata = read(path)
+    return {name: tensor for name, tensor in tensors.items() if "/" not in name}, metadata
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same safetensors bytes with the header's keys sorted: the library writes metadata in no fixed order."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors start at a multiple of 8
+    return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"spec {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,370 @@
+"""The meta-training loop: draw tasks, get the meta-gradient, step θ; evaluate now and then; resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from amaml import checkpoint as checkpoints
+from amaml import initialization as initializations
+from amaml.checkpoint import Checkpoint, Progress
+from amaml.evaluation import Evaluation, Flow, evaluate, fine_tuning_curve, mean_and_error, nrmse, nrmse_by_flow
+from amaml.flow.result import Result, SolveError
+from amaml.methods.amaml import MetaGradient, meta_gradient
+from amaml.models.losses import regression_losses
+from amaml.registry import build_adjoint, build_family, build_model, build_solver
+from amaml.spec import AdamSpec, JobSpec, TrajectorySpec
+
+__all__ = ["Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
+
+INVERSE_SQRT_AFTER = 1000
+"""Meta-iterations after which the inverse square root schedule has fallen to 1/√2."""
+
+T = TypeVar("T")
+Metrics = dict[str, list[tuple[int, float]]]
+_NO_DATA: Mapping[str, Path] = MappingProxyType({})
+
+
+class Diverged(Exception):
+    """A loss, a gradient or θ became infinite or NaN."""
+
+
+class TimedOut(Exception):
+    """The run has used up runtime.max_seconds."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The run got further."""
+
+    phase: str
+    """`training` or `evaluating`."""
+    iteration: int
+    """Meta-iterations done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished run."""
+
+    spec: JobSpec
+    initialization: dict[str, Tensor]
+    """θ by parameter name."""
+    metrics: Metrics
+    """name → [(meta-iteration, value), …]."""
+    evaluations: dict[int, Evaluation]
+    """Meta-iteration → what every test task scored, with its fine-tuning curve."""
+    training: Training
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file that `amaml.load` reads."""
+        self.training.save_initialization(Path(path))
+
+
+def train(
+    spec: JobSpec, datasets: Mapping[str, Path] = _NO_DATA, *, initialization: str | os.PathLike[str] | None = None
+) -> TrainingRun:
+    """Runs the spec in this process. `datasets`: data set id → path; `initialization`: the file that θ starts from.
+
+    Raises DataError, SolveError, Diverged, TimedOut, InitializationError.
+    """
+    training = Training(spec, datasets, initialization=None if initialization is None else Path(initialization))
+    metrics: Metrics = {}
+    for report in training:
+        for name, value in report.metrics.items():
+            metrics.setdefault(name, []).append((report.iteration, value))
+    return TrainingRun(spec, training.initialization, metrics, training.evaluations, training)
+
+
+class Training:
+    """A run that can be stopped at every report and resumed elsewhere from its checkpoint, ending in the same bits
+    on the same kind of CPU.
+
+    Iterating over it runs it. Process-wide it sets torch's number of threads and its deterministic algorithms.
+    Raises DataError if the data can't serve the spec, ValueError for a device or file that isn't there.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        datasets: Mapping[str, Path] = _NO_DATA,
+        *,
+        initialization: Path | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.spec = spec
+        self.iterations = spec.meta.iterations
+        self.evaluations: dict[int, Evaluation] = {}
+        self._device = _device(spec.runtime.device)
+        dtype: torch.dtype = getattr(torch, spec.runtime.dtype)
+        saved = None if checkpoint is None else checkpoints.restore(checkpoint, spec, self._device)
+        threads = spec.runtime.threads or torch.get_num_threads()
+        self._progress = Progress(threads=threads) if saved is None else saved.progress
+        _be_deterministic(self._progress.threads)
+
+        seed = spec.runtime.seed
+        paths = {str(name): Path(path) for name, path in datasets.items()}
+        self._family = build_family(spec.family, seed=seed, dtype=dtype, device=self._device, datasets=paths)
+        sizes = {"in_features": self._family.in_features, "out_features": self._family.out_features}
+        self._net = build_model(spec.model, seed=seed, **sizes).to(dtype)
+        self._random_start = _copy(self._theta)
+        if saved is not None:
+            initializations.put(self._net, saved.theta, checkpoint)
+        elif initialization is not None:
+            initializations.put(self._net, initializations.read_theta(initialization)[0], initialization)
+        elif spec.meta.init_from is not None:
+            raise ValueError(
+                f"the spec starts from job {spec.meta.init_from.job}: give its file as initialization, "
+                "or set meta.init_from to null"
+            )
+        self._net.to(self._device, dtype)
+        self._random_start = {name: tensor.to(self._device) for name, tensor in self._random_start.items()}
+        self._best = {} if saved is None else {name: tensor.to(self._device) for name, tensor in saved.best.items()}
+        self._optimizer = _optimizer(spec.meta.optimizer, list(self._net.parameters()))
+        if saved is not None:
+            self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
+
+        self._losses = regression_losses(self._net)
+        self._solver = build_solver(spec.solver)
+        self._adjoint = build_adjoint(spec.method.adjoint)
+        self._began = time.monotonic() - self._progress.seconds
+
+    @property
+    def iteration(self) -> int:
+        """Meta-iterations done."""
+        return self._progress.iteration
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers θ has."""
+        return sum(tensor.numel() for tensor in self._theta.values())
+
+    @property
+    def initialization(self) -> dict[str, Tensor]:
+        """What the run has learned so far: the last θ, or with evaluation.select = validation the best evaluated one."""
+        return _copy(self._best or self._theta)
+
+    def __iter__(self) -> Iterator[Report]:
+        """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose
+        metrics come with its last report. Raises SolveError, Diverged, TimedOut."""
+        while True:
+            if self._evaluation_is_due():
+                yield from self._evaluate()
+            if self.iteration == self.iterations:
+                return
+            yield self._step()
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Writes all that a resume needs."""
+        self._progress.seconds = self._seconds()
+        state = self._optimizer.state_dict()["state"]
+        tensors = {
+            index: {key: value for key, value in own.items() if value is not None} for index, own in state.items()
+        }
+        checkpoint = Checkpoint(self._theta, self._best, tensors, self._progress)
+        checkpoints.save(path, checkpoint, self._metadata(self.iteration), self._device)
+
+    def save_initialization(self, path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Writes the file that `amaml.load` reads; `metadata` is added to its own (a job's id, say)."""
+        chosen = self._progress.best[0] if self._best and self._progress.best else self.iteration
+        initializations.write(path, self.initialization, {**self._metadata(chosen), **metadata})
+
+    # One meta-iteration
+
+    def _step(self) -> Report:
+        started = time.perf_counter()
+        self._check_time()
+        iteration = self.iteration
+        tasks = self._family.training_batch(iteration, self.spec.meta.tasks_per_batch)
+        result = self._meta_gradient(tasks, iteration)
+        norm = _norm(result.grad)
+        loss = result.loss.double().mean().item()
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise self._diverged(f"its meta-loss is {loss:g}, its meta-gradient's norm {norm:g}")
+        for name, parameter in self._net.named_parameters():
+            parameter.grad = result.grad[name]
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec.meta.optimizer, iteration, self.iterations)
+        self._optimizer.step()
+        self._progress.iteration += 1
+        metrics = {
+            "meta_loss": loss,
+            "gradient_norm": norm,
+            "gradients": result.stats.gradients.double().mean().item(),
+            "hvps": result.stats.hvps.double().mean().item(),
+        }
+        lambda_max = result.stats.lambda_max.max().item()
+        if not math.isnan(lambda_max):  # NaN: solved without the guard, so nobody looked
+            metrics["lambda_max"] = lambda_max
+        return Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
+
+    def _meta_gradient(self, tasks: dict[str, Tensor], iteration: int) -> MetaGradient:
+        method, trajectory = self.spec.method, self.spec.trajectory
+        horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
+        try:
+            return meta_gradient(
+                self._theta,
+                *self._losses,
+                tasks,
+                length=None if horizons else length_at(trajectory, iteration),
+                horizons=horizons,
+                solver=self._solver,
+                adjoint=self._adjoint,
+                proximal=method.proximal,
+                proximal_in_query=method.proximal_in_query,
+            )
+        except SolveError as error:
+            if error.code is Result.NON_FINITE:
+                raise self._diverged(str(error)) from error
+            raise
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"meta-training diverged in meta-iteration {self.iteration + 1} ({what}): lower meta.optimizer.lr, "
+            "trajectory.length or solver.step, or keep solver.guard on"
+        )
+
+    # Evaluation
+
+    def _evaluation_is_due(self) -> bool:
+        at = self.iteration
+        return at > self._progress.evaluated and (at % self.spec.evaluation.every == 0 or at == self.iterations)
+
+    def _evaluate(self) -> Generator[Report, None, None]:
+        """Evaluates θ as it is on the test tasks, and if they choose, on the validation tasks."""
+        how, family = self.spec.evaluation, self._family
+        tasks = family.evaluation_batch("test", how.tasks)
+        if self._progress.random is None:
+            random = yield from self._alive(
+                fine_tuning_curve(self._net, self._random_start, tasks, epochs=how.epochs, lr=how.lr)
+            )
+            self._progress.random = self._score("nrmse_random", random.last)
+        found = yield from self._alive(
+            evaluate(self._net, self._theta, tasks, flow=self._flow(), epochs=how.epochs, lr=how.lr)
+        )
+        self.evaluations[self.iteration] = found
+        metrics: dict[str, float] = {}
+        for name, (mean, error) in {
+            "nrmse_flow": self._score("nrmse_flow", found.flow),
+            "nrmse_tuned": self._score("nrmse_tuned", found.curve.last),
+            "nrmse_tuned_best": self._score("nrmse_tuned_best", found.curve.best),
+            "nrmse_random": self._progress.random,
+        }.items():
+            metrics[name] = mean
+            if not math.isnan(error):  # one task alone has no standard error
+                metrics[f"{name}_error"] = error
+        metrics["tuned_best_epoch"] = float(found.curve.best_epoch)
+        for name, predicted in family.baselines("test", how.tasks).items():
+            metrics[f"nrmse_{name}"] = nrmse(predicted, tasks["query_y"]).mean().item()
+        if how.select == "validation":
+            metrics["nrmse_validation"] = self._select()
+        self._progress.evaluated = self.iteration
+        yield Report("evaluating", self.iteration, metrics)
+
+    def _select(self) -> float:
+        """Keeps θ if no evaluated one did better on the validation tasks after the flow; its nRMSE there."""
+        tasks = self._family.evaluation_batch("validation", self.spec.evaluation.tasks)
+        score, _ = self._score("nrmse_validation", nrmse_by_flow(self._net, self._theta, tasks, self._flow()))
+        if self._progress.best is None or score < self._progress.best[1]:
+            self._progress.best = (self.iteration, score)
+            self._best = _copy(self._theta)
+        return score
+
+    def _flow(self) -> Flow:
+        """The flow that the last meta-iteration trained for."""
+        trajectory = self.spec.trajectory
+        horizons = trajectory.horizons
+        length = length_at(trajectory, self.iteration - 1) if horizons is None else horizons[-1].at
+        return Flow(length, self._solver, self.spec.method.proximal)
+
+    def _alive(self, work: Generator[None, None, T]) -> Generator[Report, None, T]:
+        """The work, with a report wherever it yields."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            self._check_time()
+            yield Report("evaluating", self.iteration)
+
+    def _score(self, name: str, values: Tensor) -> tuple[float, float]:
+        if not bool(values.isfinite().all()):
+            raise Diverged(
+                f"{name} of {int((~values.isfinite()).sum())} of {len(values)} tasks is not finite after meta-iteration "
+                f"{self.iteration}: lower evaluation.lr, trajectory.length or solver.step"
+            )
+        return mean_and_error(values)
+
+    # What a run is made of
+
+    @property
+    def _theta(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._net.named_parameters()}
+
+    def _metadata(self, iteration: int) -> dict[str, str]:
+        return initializations.metadata_of(self.spec, self._family, iteration)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _check_time(self) -> None:
+        limit = self.spec.runtime.max_seconds
+        if limit is not None and self._seconds() > limit:
+            raise TimedOut(
+                f"runtime.max_seconds of {limit:g} was used up after {self.iteration} of {self.iterations} meta-iterations: "
+                "raise it, or ask for fewer iterations or cheaper evaluations"
+            )
+
+
+def learning_rate(optimizer: AdamSpec, iteration: int, iterations: int) -> float:
+    """The meta-optimizer's rate in this meta-iteration (from 0): constant; lr/√(1 + i/1000); or half a cosine to 0."""
+    match optimizer.schedule:
+        case "constant":
+            return optimizer.lr
+        case "inverse_sqrt":
+            return optimizer.lr / math.sqrt(1 + iteration / INVERSE_SQRT_AFTER)
+        case "cosine":
+            return optimizer.lr * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+
+
+def length_at(trajectory: TrajectorySpec, iteration: int) -> float:
+    """T in this meta-iteration (from 0): the last entry of the schedule that has begun, `length` before the first."""
+    begun = [length for start, length in trajectory.schedule or [] if start <= iteration]
+    return begun[-1] if begun else trajectory.length
+
+
+def _optimizer(spec: AdamSpec, parameters: list[Any]) -> torch.optim.Optimizer:
+    return {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[spec.kind](parameters, lr=spec.lr)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("runtime.device is cuda, but this machine has no CUDA device: set it to auto or cpu")
+    return torch.device(name)
+
+
+def _be_deterministic(threads: int) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read
+    torch.set_num_threads(threads)
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _norm(gradient: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(tensor.double().square().sum().item() for tensor in gradient.values()))

@@ -1,0 +1,171 @@
+"""The asynchronous client: the same calls as `Client`, each to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from amaml_client import calls
+from amaml_client.errors import Unreachable
+from amaml_client.events import EventReader
+from amaml_client.exchange import Conversation, Outcome, Send, Sleep, Step, T
+from amaml_client.results import Curves, Dataset, Event, Job, Kind
+from amaml_client.transport import arguments, head, options, reply
+
+
+class AsyncClient:
+    """As `Client`, for asyncio."""
+
+    def __init__(self, url: str | None = None, key: str | None = None) -> None:
+        self._http = httpx2.AsyncClient(**options(url, key))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return str(self._http.base_url).rstrip("/")
+
+    async def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        return await self._run(calls.submit(spec, idempotency_key))
+
+    async def job(self, job_id: str) -> Job:
+        return await self._run(calls.job(job_id))
+
+    async def jobs(
+        self,
+        *,
+        state: str | None = None,
+        family: str | None = None,
+        method: str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+    ) -> list[Job]:
+        return await self._run(calls.jobs({"state": state, "family": family, "method": method, "tag": tag}, limit))
+
+    async def cancel(self, job_id: str) -> Job:
+        return await self._run(calls.change(job_id, "cancel"))
+
+    async def pause(self, job_id: str) -> Job:
+        return await self._run(calls.change(job_id, "pause"))
+
+    async def resume(self, job_id: str) -> Job:
+        return await self._run(calls.change(job_id, "resume"))
+
+    async def delete(self, job_id: str) -> None:
+        await self._run(calls.delete("/v1/jobs", job_id))
+
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
+        return await self._run(calls.wait(job_id, timeout))
+
+    async def stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        reader = EventReader(job_id, after)
+        while not reader.ended:
+            try:
+                async with self._open(reader.request()) as response:
+                    if response.headers.get("content-type", "").startswith("text/event-stream"):
+                        reader.connected()
+                        async for sse in httpx2.EventSource(response):
+                            for event in reader.sent(sse):
+                                yield event
+                    else:
+                        await response.aread()
+                        for event in reader.page(reply(response)):
+                            yield event
+            except httpx2.TransportError as error:
+                reader.cut(Unreachable(self.url, error))
+            if not reader.ended:
+                await asyncio.sleep(reader.pause)
+
+    async def metrics(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        from_step: int | None = None,
+        max_points: int | None = None,
+    ) -> Curves:
+        return await self._run(calls.metrics(job_id, name, from_step, max_points))
+
+    async def download(self, job_id: str, path: str | PathLike[str]) -> Path:
+        return await self._run(calls.initialization(job_id, Path(path)))
+
+    async def upload_dataset(
+        self,
+        path: str | PathLike[str],
+        *,
+        name: str | None = None,
+        format: str = "auto",  # noqa: A002 - the API's word
+    ) -> Dataset:
+        return await self._run(calls.upload(Path(path), name, format))
+
+    async def dataset(self, dataset_id: str) -> Dataset:
+        return await self._run(calls.dataset(dataset_id))
+
+    async def datasets(self, *, limit: int | None = None) -> list[Dataset]:
+        return await self._run(calls.datasets(limit))
+
+    async def delete_dataset(self, dataset_id: str) -> None:
+        await self._run(calls.delete("/v1/datasets", dataset_id))
+
+    async def families(self) -> list[Kind]:
+        return await self._run(calls.kinds("families"))
+
+    async def models(self) -> list[Kind]:
+        return await self._run(calls.kinds("models"))
+
+    async def methods(self) -> list[Kind]:
+        return await self._run(calls.kinds("methods"))
+
+    async def solvers(self) -> list[Kind]:
+        return await self._run(calls.kinds("solvers"))
+
+    async def _run(self, conversation: Conversation[T]) -> T:
+        outcome: Outcome = None
+        try:
+            while True:
+                outcome = await self._take(conversation.send(outcome))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            conversation.close()
+
+    async def _take(self, step: Step) -> Outcome:
+        if isinstance(step, Sleep):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            async with self._open(step) as response:
+                if step.sink is None or not response.is_success:
+                    await response.aread()
+                    return reply(response)
+                step.sink.begin(head(response))
+                async for chunk in response.aiter_bytes():
+                    step.sink.write(chunk)
+                return head(response)
+        except httpx2.TransportError as error:
+            return Unreachable(self.url, error)
+
+    def _open(self, send: Send) -> AbstractAsyncContextManager[httpx2.Response]:
+        content = _pieces(send.upload) if send.upload else None
+        return self._http.stream(**arguments(send), content=content)
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := await asyncio.to_thread(file.read, 1 << 18):
+            yield piece

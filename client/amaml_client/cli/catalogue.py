@@ -1,0 +1,38 @@
+"""What specs may name on this server."""
+
+from __future__ import annotations
+
+from amaml_client.cli.output import AsJson, emit, table
+from amaml_client.client import Client
+from amaml_client.results import Kind
+
+
+def families(as_json: AsJson = False) -> None:
+    """List the task families of the server."""
+    with Client() as client:
+        _show(client.families(), as_json)
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the network architectures of the server."""
+    with Client() as client:
+        _show(client.models(), as_json)
+
+
+def methods(as_json: AsJson = False) -> None:
+    """List the meta-gradient methods of the server."""
+    with Client() as client:
+        _show(client.methods(), as_json)
+
+
+def solvers(as_json: AsJson = False) -> None:
+    """List the solvers of the server."""
+    with Client() as client:
+        _show(client.solvers(), as_json)
+
+
+def _show(kinds: list[Kind], as_json: bool) -> None:
+    if as_json:
+        emit(kinds)
+    else:
+        table(("kind", "summary"), [(kind.kind, kind.summary) for kind in kinds])

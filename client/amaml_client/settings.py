@@ -1,0 +1,49 @@
+"""Where the server is and which key opens it, from arguments, else the environment, else the local stack's files."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from amaml_client.errors import BadSettings
+
+
+class Settings(NamedTuple):
+    url: str
+    key: str | None
+    local: bool
+    """The server is on this machine: no proxy stands between, and the admin key's file may be used."""
+
+
+def settings(url: str | None = None, key: str | None = None) -> Settings:
+    """Reads AMAML_URL (else port AMAML_PORT, 8000, on this machine) and AMAML_API_KEY (else $AMAML_HOME/admin.key).
+
+    The key file is the local stack's, so it is offered to a server on this machine alone.
+    Raises BadSettings on an address that isn't http(s).
+    """
+    url = url or os.environ.get("AMAML_URL") or f"http://127.0.0.1:{os.environ.get('AMAML_PORT') or 8000}"
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # no port, no IPv6 address
+        good = False
+    if not good:
+        raise BadSettings(f"{url!r} is no server's address: AMAML_URL looks like http://127.0.0.1:8000")
+    local = _is_loopback(parts.hostname or "")
+    key = key or os.environ.get("AMAML_API_KEY") or (_admin_key() if local else None)
+    return Settings(url.rstrip("/"), key, local)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _admin_key() -> str | None:
+    path = Path(os.environ.get("AMAML_HOME") or ".amaml") / "admin.key"
+    return path.read_text().strip() if path.is_file() else None

@@ -3,22 +3,35 @@ PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
 
-.PHONY: help setup check
+.PHONY: help setup demo test up check
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## the environment .venv alone
 
-$(STAMP): pyproject.toml client/pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: name one with make PYTHON=python3.12" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ./client -e '.[dev]'
-	@touch $@
+demo: $(STAMP) ## a whole meta-training job on real data: stores, API, worker, submit, download, verify, clean up
+	@exec .venv/bin/python examples/demo.py
+
+test: $(STAMP) ## the whole suite, on a real PostgreSQL and a real Valkey that it starts and stops
+	@exec .venv/bin/python -m pytest
+
+up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
+	@exec .venv/bin/python -m launcher up
 
 check: $(STAMP) ## lint, types, import contracts
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
+
+# The mark `.unfinished` stays behind an interrupted installation: what pip had half unpacked then is thrown away.
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: name one with make PYTHON=python3.12" % sys.version_info[:2])'
+	@if [ -e .venv/.unfinished ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		echo "making .venv"; $(PYTHON) -m venv --clear .venv; fi
+	@touch .venv/.unfinished
+	@echo "installing into .venv (PyTorch is large: this takes a minute)"
+	@.venv/bin/python -m pip install --quiet -c constraints.txt -e ./client -e '.[dev]'
+	@rm .venv/.unfinished && touch $@

@@ -73,7 +73,6 @@ def _prepare(folder: Path, log: Log) -> str:
     candidates = [name for name in IDENTITIES if name != "same"] if os.geteuid() == 0 else ["same"]
     refusals = []
     for identity in candidates:
-        _give(folder, *owner(identity))
         refusal = _refusal(identity, folder)
         if refusal is None:
             return identity
@@ -94,8 +93,12 @@ def _give(folder: Path, user: int, group: int) -> None:
 
 
 def _refusal(identity: str, folder: Path) -> str | None:
-    """Why a server of this identity can't run here; None if it can. Tried, not guessed: it starts the binary from
-    within the folder."""
+    """Give the folder to this identity, and say why a server of it can't run here; None if it can. Tried, not guessed:
+    it writes into the folder and starts the binary."""
+    try:
+        _give(folder, *owner(identity))
+    except OSError as error:
+        return str(error)
     child = Path(__file__).with_name("child.py")
     enter_and_run = ["/bin/sh", "-c", 'cd "$1" && : > probe && rm probe && "$2" --version', "sh"]
     arguments = [str(os.getpid()), str(int(signal.SIGKILL)), identity, *enter_and_run]

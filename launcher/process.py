@@ -79,7 +79,7 @@ class Child:
             start_new_session=True,
         )
         self.started_at = time.monotonic()
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for above
+        assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._forward, args=(self._process.stdout,), daemon=True)
         self._reader.start()
 

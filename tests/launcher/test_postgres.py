@@ -1,0 +1,165 @@
+"""The embedded PostgreSQL: first start, restart, hard kills, stale locks, wrong passwords, closed folders."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import psycopg
+import pytest
+
+from launcher import postgres
+from launcher.log import Log
+from launcher.process import Child, Halted, StartFailed
+
+PASSWORD = "secret"
+UNSAFE_BUT_FAST = {"fsync": "off"}
+
+
+@contextmanager
+def server(folder: Path, password: str = PASSWORD) -> Iterator[tuple[Child, str]]:
+    child, url = postgres.start(folder, password, Log(io.StringIO()), Event(), UNSAFE_BUT_FAST)
+    try:
+        yield child, url.replace("+psycopg", "")
+    finally:
+        child.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One data folder for the whole file, initialised once."""
+    return tmp_path_factory.mktemp("postgres") / "store"
+
+
+def put(url: str, word: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS words (word text)")
+        connection.execute("INSERT INTO words VALUES (%s)", [word])
+
+
+def words(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        return {row[0] for row in connection.execute("SELECT word FROM words")}
+
+
+def test_data_survive_a_stop_and_a_hard_kill(folder: Path) -> None:
+    with server(folder) as (child, url):
+        put(url, "stopped")
+    assert child.status() == 0
+    with server(folder) as (child, url):
+        put(url, "killed")
+        os.kill(child.pid, signal.SIGKILL)
+    with server(folder) as (_, url):
+        assert words(url) >= {"stopped", "killed"}
+
+
+def test_it_listens_on_loopback_only_and_asks_for_the_password(folder: Path) -> None:
+    with server(folder) as (_, url):
+        with psycopg.connect(url) as connection:
+            for setting, value in [("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")]:
+                assert connection.execute("SELECT current_setting(%s)", [setting]).fetchone() == (value,)
+            rules = connection.execute("SELECT DISTINCT auth_method FROM pg_hba_file_rules").fetchall()
+        assert rules == [("scram-sha-256",)]
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(url.replace("secret", "wrong"))
+
+
+def test_a_lost_password_is_told(folder: Path) -> None:
+    with server(folder):
+        pass
+    with pytest.raises(StartFailed, match="put that file back"), server(folder, "another"):
+        pass
+    assert not (folder / "data" / "postmaster.pid").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stale locks are told apart by /proc")
+def test_the_lock_of_a_process_never_reaped_is_no_obstacle(folder: Path) -> None:
+    with server(folder) as (child, _):
+        lock = (folder / "data" / "postmaster.pid").read_text()
+    zombie = subprocess.Popen(["/bin/true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    stale = folder / "data" / "postmaster.pid"
+    stale.write_text(lock.replace(str(child.pid), str(zombie.pid), 1))
+    os.chown(stale, (folder / "data").stat().st_uid, -1)
+    with server(folder) as (_, url):
+        put(url, "after a zombie")
+    zombie.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stale locks are told apart by /proc")
+def test_the_lock_with_a_stranger_s_number_is_no_obstacle(folder: Path) -> None:
+    with server(folder) as (child, _):
+        lock = (folder / "data" / "postmaster.pid").read_text()
+    owner = (folder / "data").stat().st_uid
+    stranger = subprocess.Popen(["/bin/sleep", "60"], user=owner if os.geteuid() == 0 else None)
+    try:
+        stale = folder / "data" / "postmaster.pid"
+        stale.write_text(lock.replace(str(child.pid), str(stranger.pid), 1))
+        os.chown(stale, owner, -1)
+        with server(folder) as (_, url):
+            put(url, "after a stranger")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_server_that_lives_keeps_its_lock(folder: Path) -> None:
+    with server(folder) as (_, url):
+        postgres._remove_stale_lock(folder / "data")
+        assert (folder / "data" / "postmaster.pid").exists()
+        put(url, "alive")
+
+
+def test_an_interrupted_first_start_is_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    halt = Event()
+    halt.set()
+    with pytest.raises(Halted):
+        postgres.start(folder, "secret", Log(io.StringIO()), halt)
+    assert not (folder / "data").exists()
+    assert not (folder / "password").exists()
+    with server(folder) as (_, url):
+        put(url, "second try")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_as_root_below_a_folder_open_or_closed_to_others(mode: int) -> None:
+    """No folder that isn't ours changes its mode or its owner."""
+    with tempfile.TemporaryDirectory() as above:
+        Path(above).chmod(mode)
+        with server(Path(above) / "store") as (child, _):
+            assert child.command.identity == ("nobody" if mode == 0o755 else "nobody+search")
+            effective = Path(f"/proc/{child.pid}/status").read_text().split("Uid:")[1].split()[1]
+            assert effective == "65534"
+        assert Path(above).stat().st_mode & 0o777 == mode
+        assert Path(above).stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
+def test_in_a_user_namespace_where_no_other_user_exists(tmp_path: Path) -> None:
+    """Root who may not become anybody else, as within a container that maps one user: the last identity serves."""
+    script = (
+        "import sys; from pathlib import Path; from threading import Event\n"
+        "from launcher import postgres; from launcher.log import Log\n"
+        "child, _ = postgres.start(Path(sys.argv[1]), 'secret', Log(sys.stderr), Event())\n"
+        "print(child.command.identity); child.stop()"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", script, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip("this machine allows no user namespaces")
+    assert done.stdout.strip() == "namespace", done.stderr

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from amaml.adjoint.graph import GraphSolve
 from amaml.families.base import Tasks
 from amaml.flow.derivatives import Derivatives
 from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.solve import solve
-from amaml.flow.solvers import Adaptive, FixedStep
+from amaml.flow.solvers import Solver, TorchDiffEq
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import regression_losses
@@ -40,7 +41,7 @@ class Flow:
     """How the inner flow is solved when a task is adapted."""
 
     length: float
-    solver: FixedStep | Adaptive
+    solver: Solver
     proximal: float = 0.0
 
 
@@ -129,9 +130,11 @@ def adapted_by_flow(net: nn.Module, params: Params, tasks: Tasks, flow: Flow) ->
     theta = layout.flatten(params)
     evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
     field = GradientFlow(derivatives, theta, evaluations, proximal=flow.proximal)
-    # No backward solve follows, so no state on the way is kept but the first.
-    trajectory = solve(field, batch, [flow.length], flow.solver, Snapshots(limit=1))
-    adapted: dict[str, Tensor] = layout.unflatten(trajectory.ends[-1])
+    if isinstance(flow.solver, TorchDiffEq):
+        ends = GraphSolve(field, batch, [flow.length], flow.solver).ends
+    else:  # no backward solve follows, so no state on the way is kept but the first
+        ends = solve(field, batch, [flow.length], flow.solver, Snapshots(limit=1)).ends
+    adapted: dict[str, Tensor] = layout.unflatten(ends[-1])
     return adapted
 
 

@@ -29,7 +29,7 @@ __all__ = ["Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
 INVERSE_SQRT_AFTER = 1000
 """Meta-iterations after which the inverse square root schedule has fallen to 1/√2."""
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 Metrics = dict[str, list[tuple[int, float]]]
 _NO_DATA: Mapping[str, Path] = MappingProxyType({})
 
@@ -287,13 +287,14 @@ class Training:
         length = length_at(trajectory, self.iteration - 1) if horizons is None else horizons[-1].at
         return Flow(length, self._solver, self.spec.method.proximal)
 
-    def _alive(self, work: Generator[None, None, T]) -> Generator[Report, None, T]:
+    def _alive(self, work: Generator[None, None, Value]) -> Generator[Report, None, Value]:
         """The work, with a report wherever it yields."""
         while True:
             try:
                 next(work)
             except StopIteration as end:
-                return end.value
+                value: Value = end.value
+                return value
             self._check_time()
             yield Report("evaluating", self.iteration)
 
@@ -344,7 +345,9 @@ def length_at(trajectory: TrajectorySpec, iteration: int) -> float:
 
 
 def _optimizer(spec: AdamSpec, parameters: list[Any]) -> torch.optim.Optimizer:
-    return {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[spec.kind](parameters, lr=spec.lr)
+    kinds: dict[str, type[Any]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    optimizer: torch.optim.Optimizer = kinds[spec.kind](parameters, lr=spec.lr)
+    return optimizer
 
 
 def _device(name: str) -> torch.device:
@@ -358,7 +361,8 @@ def _device(name: str) -> torch.device:
 def _be_deterministic(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read
+    # Every tensor is written before it is read, so torch needn't fill new ones.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
 
 

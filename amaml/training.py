@@ -22,12 +22,10 @@ from amaml.flow.result import Result, SolveError
 from amaml.methods.amaml import MetaGradient, meta_gradient
 from amaml.models.losses import regression_losses
 from amaml.registry import build_adjoint, build_family, build_model, build_solver
-from amaml.spec import AdamSpec, JobSpec, TrajectorySpec
+from amaml.schedules import learning_rate, length_at
+from amaml.spec import AdamSpec, JobSpec
 
 __all__ = ["Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
-
-INVERSE_SQRT_AFTER = 1000
-"""Meta-iterations after which the inverse square root schedule has fallen to 1/√2."""
 
 Value = TypeVar("Value")
 Metrics = dict[str, list[tuple[int, float]]]
@@ -282,9 +280,7 @@ class Training:
 
     def _flow(self) -> Flow:
         """The flow that the last meta-iteration trained for."""
-        trajectory = self.spec.trajectory
-        horizons = trajectory.horizons
-        length = length_at(trajectory, self.iteration - 1) if horizons is None else horizons[-1].at
+        length = length_at(self.spec.trajectory, self.iteration - 1)
         return Flow(length, self._solver, self.spec.method.proximal)
 
     def _alive(self, work: Generator[None, None, Value]) -> Generator[Report, None, Value]:
@@ -325,23 +321,6 @@ class Training:
                 f"runtime.max_seconds of {limit:g} was used up after {self.iteration} of {self.iterations} meta-iterations: "
                 "raise it, or ask for fewer iterations or cheaper evaluations"
             )
-
-
-def learning_rate(optimizer: AdamSpec, iteration: int, iterations: int) -> float:
-    """The meta-optimizer's rate in this meta-iteration (from 0): constant; lr/√(1 + i/1000); or half a cosine to 0."""
-    match optimizer.schedule:
-        case "constant":
-            return optimizer.lr
-        case "inverse_sqrt":
-            return optimizer.lr / math.sqrt(1 + iteration / INVERSE_SQRT_AFTER)
-        case "cosine":
-            return optimizer.lr * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
-
-
-def length_at(trajectory: TrajectorySpec, iteration: int) -> float:
-    """T in this meta-iteration (from 0): the last entry of the schedule that has begun, `length` before the first."""
-    begun = [length for start, length in trajectory.schedule or [] if start <= iteration]
-    return begun[-1] if begun else trajectory.length
 
 
 def _optimizer(spec: AdamSpec, parameters: list[Any]) -> torch.optim.Optimizer:

@@ -219,7 +219,7 @@ def shrinkage(groups: Integers, values: Array, number: int) -> float:
 
 def _sums(groups: Integers, values: Array, number: int) -> tuple[Array, Integers]:
     """Sum and count of the values of each group [number]."""
-    sums: Array = np.bincount(groups, values, minlength=number)
+    sums = np.bincount(groups, values, minlength=number).astype(np.float64)
     counts: Integers = np.bincount(groups, minlength=number)
     return sums, counts
 

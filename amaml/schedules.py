@@ -1,0 +1,30 @@
+"""What changes over a run: the meta-optimizer's rate and the trajectory's length, functions of the meta-iteration."""
+
+from __future__ import annotations
+
+import math
+
+from amaml.spec import AdamSpec, TrajectorySpec
+
+INVERSE_SQRT_AFTER = 1000
+"""Meta-iterations after which the inverse square root schedule has fallen to 1/√2."""
+
+
+def learning_rate(optimizer: AdamSpec, iteration: int, iterations: int) -> float:
+    """The rate in this meta-iteration (from 0): lr; lr/√(1 + i/1000); or half a cosine from lr to 0."""
+    match optimizer.schedule:
+        case "constant":
+            return optimizer.lr
+        case "inverse_sqrt":
+            return optimizer.lr / math.sqrt(1 + iteration / INVERSE_SQRT_AFTER)
+        case "cosine":
+            return optimizer.lr * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+
+
+def length_at(trajectory: TrajectorySpec, iteration: int) -> float:
+    """T in this meta-iteration (from 0): the last horizon if there are horizons; else the last entry of the schedule
+    that has begun, and `length` before the first."""
+    if trajectory.horizons is not None:
+        return trajectory.horizons[-1].at
+    begun = [length for start, length in trajectory.schedule or [] if start <= iteration]
+    return begun[-1] if begun else trajectory.length

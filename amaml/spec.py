@@ -378,12 +378,10 @@ class JobSpec(Part):
     def _adjoint_that_the_solver_can_serve(self) -> Self:
         if self.solver.kind in TORCHDIFFEQ:
             adjoint = self.method.adjoint
-            if isinstance(adjoint, InterpolatedSpec) or (
-                isinstance(adjoint, DiscreteSpec) and adjoint.checkpoints is not None
-            ):
+            if adjoint != DiscreteSpec():
                 raise ValueError(
                     f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
-                    "with checkpoints null, or backsolve, or choose euler, heun, rk4, bosh3 or dopri5"
+                    "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5"
                 )
         return self
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from amaml.adjoint.backsolve import Backsolve
 from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.graph import GraphSolve
 from amaml.adjoint.interpolated import Interpolated, tolerances
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
-from amaml.flow.derivatives import Derivatives, Loss
-from amaml.flow.field import Evaluations, GradientFlow
+from amaml.flow.derivatives import Loss
+from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
-from amaml.flow.solve import Trajectory, fixed_steps, solve
-from amaml.flow.solvers import Adaptive, Dopri5, FixedStep
+from amaml.flow.solve import fixed_steps, solve
+from amaml.flow.solvers import Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.methods.certificate import Certificate, finer
+from amaml.methods.certificate import certify as certify_answer
 from amaml.methods.parameters import Layout, Params
+from amaml.methods.problem import Adjoint, Problem
 from amaml.models.derivatives import derivatives_of
-
-Adjoint = Discrete | Interpolated | Backsolve
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Stats:
     """What a solve did, a value a task [B]."""
 
     steps: Tensor
-    """Accepted forward steps."""
+    """Accepted forward steps; −1 where torchdiffeq doesn't tell."""
     rejected: Tensor
     gradients: Tensor
     """Evaluations of ∇L_sup, forward and backward, first step and guard included."""
@@ -42,22 +43,6 @@ class Stats:
     """Largest estimate of the Hessian's largest eigenvalue along the way; NaN without the guard."""
     target: Literal["flow", "discrete"]
     """What the gradient is of: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A meta-gradient's question, the parameters flat."""
-
-    derivatives: Derivatives
-    theta: Tensor
-    batch: int
-    horizons: list[float]
-    weights: list[float]
-    solver: FixedStep | Adaptive
-    adjoint: Adjoint
-    rates: Tensor | None
-    proximal: float
-    proximal_in_query: bool
 
 
 @dataclass(frozen=True)
@@ -72,8 +57,6 @@ class Answer:
     length: Tensor | None
     """dJ/dT_k [B, K], where it was asked for or costs nothing."""
     sensitivity: Sensitivity
-    adjoint: Tensor
-    """λ(0)."""
 
 
 @dataclass
@@ -90,6 +73,8 @@ class MetaGradient:
     adapted: Any
     """u(T) (the last horizon's), like `params` with a first axis B."""
     stats: Stats
+    certificate: Certificate | None
+    """The gradient's own measure of its error, where it was asked for."""
     _layout: Layout = field(repr=False)
     _answer: Answer = field(repr=False)
     _again: Callable[[AbstractSet[Wanted]], Answer] = field(repr=False)
@@ -128,13 +113,14 @@ def meta_gradient(
     tasks: Any,
     *,
     length: float | None = None,
-    solver: FixedStep | Adaptive | None = None,
+    solver: Solver | None = None,
     adjoint: Adjoint | None = None,
     proximal: float = 0.0,
     proximal_in_query: bool = False,
     rates: Params | None = None,
     horizons: Sequence[tuple[float, float]] | None = None,
     wrt: Collection[Wanted] = (),
+    certify: bool = False,
 ) -> MetaGradient:
     """The gradient of J(θ) = mean over tasks of L_qry(u(T)) with du/dt = −α∘(∇L_sup(u) + ρ(u−θ)), u(0) = θ.
 
@@ -144,12 +130,11 @@ def meta_gradient(
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
     `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
     `rates`: α > 0, like params. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
-    others are computed when they are first read.
+    others are computed when they are first read. `certify` measures the error too, at the price of a finer solve.
 
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
     """
     layout = Layout(params)
-    theta = layout.flatten(params)
     batch = _batch_size(tasks, layout)
     times, weights = _horizons(length, horizons)
     if not (math.isfinite(proximal) and proximal >= 0):
@@ -160,7 +145,7 @@ def meta_gradient(
             f"rates must be positive, the smallest is {float(alpha.min()):g}: learn their logarithm instead"
         )
     problem = Problem(
-        derivatives_of(support_loss, query_loss, tasks, layout), theta, batch, times, weights,
+        derivatives_of(support_loss, query_loss, tasks, layout), layout.flatten(params), batch, times, weights,
         solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
     )  # fmt: skip
     answer = answer_to(problem, set(wrt))
@@ -175,73 +160,98 @@ def meta_gradient(
         loss=answer.losses @ answer.losses.new_tensor(weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
+        certificate=_certify(problem, support_loss, query_loss, tasks, layout, answer) if certify else None,
         _layout=layout,
         _answer=answer,
         _again=again,
     )
 
 
+def _certify(
+    problem: Problem, support_loss: Loss, query_loss: Loss, tasks: Any, layout: Layout, answer: Answer
+) -> Certificate:
+    def double(leaf: Any) -> Any:
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    in_float64 = replace(
+        problem,
+        derivatives=derivatives_of(support_loss, query_loss, tree_map(double, tasks), layout.in_float64()),
+        theta=problem.theta.double(),
+        rates=None if problem.rates is None else problem.rates.double(),
+    )
+    return certify_answer(problem, answer.gradients, answer_to(finer(in_float64), set()).gradients)
+
+
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
     """Solves forward, then backward."""
-    theta, batch = problem.theta, problem.batch
-    evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
-    flow = GradientFlow(problem.derivatives, theta, evaluations, rates=problem.rates, proximal=problem.proximal)
-    adjoint, solver = problem.adjoint, problem.solver
+    flow = problem.flow()
+    forward = _solve(problem, flow)
+    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)
+    sensitivity = Sensitivity(jumps[-1], wanted if problem.target == "discrete" else wanted - {"length"})
+    start = forward.pull(list(jumps), sensitivity)
+    gradients = start + sensitivity.theta + sum(direct)
+    if sensitivity.proximal is not None and problem.proximal_in_query:
+        for end, weight in zip(forward.ends, problem.weights, strict=True):
+            sensitivity.proximal += 0.5 * weight * (end - problem.theta).square().sum(dim=1)
+    raise_where(~gradients.isfinite().all(dim=1), Result.NON_FINITE, 0.0)
+    return Answer(
+        gradients=gradients,
+        losses=torch.stack(losses, dim=1),
+        adapted=forward.ends[-1],
+        stats=Stats(
+            forward.steps,
+            forward.rejected,
+            flow.evaluations.gradients,
+            flow.evaluations.hvps,
+            forward.lambda_max,
+            problem.target,
+        ),
+        length=_length_derivatives(problem, flow, forward.ends, jumps, sensitivity),
+        sensitivity=sensitivity,
+    )
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward solve, however it was done, and the way back along it."""
+
+    ends: list[Tensor]
+    steps: Tensor
+    rejected: Tensor
+    lambda_max: Tensor
+    pull: Callable[[list[Tensor], Sensitivity], Tensor]
+    """(jumps of λ at the horizons, what to gather) → λ(0)."""
+
+
+def _solve(problem: Problem, flow: GradientFlow) -> Forward:
+    adjoint, solver, batch = problem.adjoint, problem.solver, problem.batch
+    if isinstance(solver, TorchDiffEq):
+        if adjoint != Discrete():
+            raise ValueError(
+                f"torchdiffeq's {solver.method} keeps its own graph: use adjoint=Discrete() without checkpoints, got {adjoint}"
+            )
+        graph = GraphSolve(flow, batch, problem.horizons, solver)
+        unknown = torch.full((batch,), -1, device=problem.theta.device)
+        return Forward(graph.ends, unknown, unknown, graph.lambda_max, graph.adjoint)
     rounds = sum(n for n, _ in fixed_steps(problem.horizons, solver.step)) if isinstance(solver, FixedStep) else None
     trajectory = solve(
         flow, batch, problem.horizons, solver, adjoint.snapshots(rounds), dense=isinstance(adjoint, Interpolated)
     )
-    losses, jumps = _judge(problem, trajectory)
-    exact = isinstance(adjoint, Discrete)
-    sensitivity = Sensitivity(jumps[-1], wanted if exact and isinstance(solver, FixedStep) else wanted - {"length"})
-    if isinstance(adjoint, Discrete):
-        start = adjoint.solve(trajectory, jumps, sensitivity)
-    else:
-        start = adjoint.solve(flow, trajectory, jumps, sensitivity, tolerances(solver))
-    gradients = start + sensitivity.theta
-    if problem.proximal and problem.proximal_in_query:
-        for end, weight in zip(trajectory.ends, problem.weights, strict=True):
-            gradients += weight * problem.proximal * (theta - end)
-            if sensitivity.proximal is not None:
-                sensitivity.proximal += 0.5 * weight * (end - theta).square().sum(dim=1)
-    raise_where(~gradients.isfinite().all(dim=1), Result.NON_FINITE, 0.0)
-    return Answer(
-        gradients=gradients,
-        losses=losses,
-        adapted=trajectory.ends[-1],
-        stats=Stats(
-            trajectory.steps, trajectory.rejected, evaluations.gradients, evaluations.hvps, trajectory.lambda_max,
-            "discrete" if exact and isinstance(solver, FixedStep) else "flow",
-        ),
-        length=_length_derivatives(problem, flow, trajectory, jumps, sensitivity),
-        sensitivity=sensitivity,
-        adjoint=start,
-    )  # fmt: skip
 
+    def pull(jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
+        if isinstance(adjoint, Discrete):
+            return adjoint.solve(trajectory, jumps, sensitivity)
+        return adjoint.solve(flow, trajectory, jumps, sensitivity, tolerances(solver))
 
-def _judge(problem: Problem, trajectory: Trajectory) -> tuple[Tensor, list[Tensor]]:
-    """Query losses [B, K], and for every horizon how λ jumps there [B, P]: w_k ∇(query loss)."""
-    losses, jumps = [], []
-    for time, weight, end in zip(problem.horizons, problem.weights, trajectory.ends, strict=True):
-        loss, gradient = problem.derivatives.query(end)
-        if problem.proximal and problem.proximal_in_query:
-            away = end - problem.theta
-            loss = loss + 0.5 * problem.proximal * away.square().sum(dim=1)
-            gradient = gradient + problem.proximal * away
-        raise_where(~(loss.isfinite() & gradient.isfinite().all(dim=1)), Result.NON_FINITE, time)
-        losses.append(loss)
-        jumps.append(weight * gradient)
-    return torch.stack(losses, dim=1), jumps
+    return Forward(trajectory.ends, trajectory.steps, trajectory.rejected, trajectory.lambda_max, pull)
 
 
 def _length_derivatives(
-    problem: Problem, flow: GradientFlow, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity
+    problem: Problem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], sensitivity: Sensitivity
 ) -> Tensor | None:
     """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps a stretch's h is its length over a fixed N."""
-    if not (isinstance(problem.adjoint, Discrete) and isinstance(problem.solver, FixedStep)):
-        return torch.stack(
-            [(flow(end) * jump).sum(dim=1) for end, jump in zip(trajectory.ends, jumps, strict=True)], dim=1
-        )
+    if problem.target == "flow":
+        return torch.stack([(flow(end) * jump).sum(dim=1) for end, jump in zip(ends, jumps, strict=True)], dim=1)
     if not sensitivity.stretches:
         return None
     by_stretch = [

@@ -71,7 +71,7 @@ class Stack:
         Child(command("keys", "service.admin", "bootstrap"), self._log).run(60, self._halt)
         api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--no-access-log"]
         self._add(Child(command("api", *api, "--timeout-graceful-shutdown", "2", seconds=3.0), self._log))
-        self._add(Child(command("worker", "celery", "-A", "worker.app", "worker", seconds=8.0), self._log))
+        self._add(Child(command("worker", "celery", "-A", "worker.app", "worker", seconds=9.0), self._log))
 
         def ready() -> bool:
             self._revive()
@@ -100,6 +100,7 @@ class Stack:
             "TMPDIR": str(self._home.temporary),
             "PYTHONUNBUFFERED": "1",
         }
+        environment.setdefault("AMAML_SHUTDOWN_SECONDS", "6")  # the worker's part of the 20 s that a stop may take
         return environment
 
     def _add(self, child: Child) -> None:

@@ -1,0 +1,280 @@
+"""`python -m launcher up`, whole: real stores, API and worker; signals, hard kills, restarts, neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from launcher.ports import is_free
+
+ROOT = Path(__file__).parents[2]
+UP = [sys.executable, "-m", "launcher", "up"]
+READY_SECONDS = 60
+GONE_SECONDS = 20
+"""What the launcher promises for everything to be gone after a signal."""
+
+
+class Stack:
+    """A launcher that runs, its lines, and the processes it started."""
+
+    def __init__(self, home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = {}) -> None:
+        self.home = home
+        self.lines: list[str] = []
+        self._arrived: queue.Queue[str | None] = queue.Queue()
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("AMAML_")}
+        self.process = subprocess.Popen(
+            command,
+            env={**settings, "AMAML_HOME": str(home), "AMAML_PORT": str(port), **extra},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as stream:
+            for line in stream:
+                self.lines.append(line.rstrip())
+                self._arrived.put(line.rstrip())
+        self._arrived.put(None)
+
+    def wait_for(self, pattern: str, seconds: float = READY_SECONDS) -> re.Match[str]:
+        """The next line that has the pattern."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(f"no line like {pattern!r} within {seconds} s:\n" + "\n".join(self.lines))
+            if line is None:
+                pytest.fail(f"the launcher ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
+            if found := re.search(pattern, line):
+                return found
+
+    def ready(self) -> Stack:
+        self.url = self.wait_for(r"ready at (http://\S+);")[1]
+        return self
+
+    def pids(self) -> dict[str, int]:
+        return {entry["name"]: entry["pid"] for entry in json.loads((self.home / "children.json").read_text())}
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(GONE_SECONDS)
+        self._reader.join(5)
+        return status
+
+    def get(self, path: str) -> tuple[int, str]:
+        key = (self.home / "admin.key").read_text().strip()
+        answer = httpx2.get(self.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+        return answer.status_code, answer.text
+
+    def becomes_ready_again(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if self.get("/readyz")[0] == 200:
+                    return
+            except httpx2.TransportError:
+                pass  # not up yet: asked again until the deadline
+            assert time.monotonic() < deadline, "\n".join(self.lines)
+            time.sleep(0.1)
+
+
+@contextmanager
+def stack(home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = {}) -> Iterator[Stack]:
+    running = Stack(home, port, command, extra)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            try:
+                running.process.wait(GONE_SECONDS)
+            except subprocess.TimeoutExpired:
+                running.process.kill()
+                running.process.wait()
+                raise
+        running._reader.join(5)
+
+
+def processes_of(home: Path) -> list[str]:
+    """Every process that has this home in its environment or in its command line (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(folder.name) != os.getpid() and (str(home).encode() in command or f"={home}\0".encode() in environment):
+            found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def all_gone(home: Path, seconds: float) -> None:
+    if sys.platform != "linux":
+        return
+    deadline = time.monotonic() + seconds
+    while left := processes_of(home):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_a_life_from_start_to_stop_and_again(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = set(Path(tmp_path).iterdir())
+    with stack(home) as first:
+        first.ready()
+        assert first.get("/readyz")[0] == 200
+        assert (home / "url").read_text() == first.url
+        assert (home / "admin.key").stat().st_mode & 0o777 == 0o600
+        assert first.get("/v1/jobs")[0] == 200
+        pids = first.pids()
+        assert list(pids) == ["api", "worker", "valkey", "postgres"]
+        for pid in pids.values():  # a terminal's Ctrl-C reaches none of them
+            assert os.getsid(pid) == pid
+        with socket.socket() as neighbour, pytest.raises(ConnectionRefusedError):
+            neighbour.connect(("127.0.0.2", int(first.url.rpartition(":")[2])))
+        key = (home / "admin.key").read_text()
+        first.process.send_signal(signal.SIGINT)
+        first.wait_for("stopping api", 5)
+        assert first.stop(signal.SIGINT) == 0  # the same request once more: a terminal's Ctrl-C under make does that
+    stopped = [line.split()[-1] for line in first.lines if line.startswith("launcher | stopping")]
+    assert stopped == ["api", "worker", "valkey", "postgres"]
+    assert not any("killing it" in line for line in first.lines)
+    all_gone(home, 0.5)
+    assert is_free(int(first.url.rpartition(":")[2]))
+    assert list((home / "tmp").iterdir()) == []
+    assert not (home / "url").exists()
+    assert set(tmp_path.iterdir()) == before | {home}
+
+    with stack(home) as second:
+        second.ready()
+        assert (home / "admin.key").read_text() == key
+        assert second.get("/v1/jobs")[0] == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends what is left")
+def test_a_hard_kill_of_the_launcher_leaves_nothing_and_a_second_start_works(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with stack(home) as first:
+        first.ready()
+        port = int(first.url.rpartition(":")[2])
+        first.process.kill()
+        first.process.wait()
+    with stack(home, port) as second:  # at once, on the same port
+        second.ready()
+        assert second.get("/v1/jobs")[0] == 200
+    all_gone(home, 0.5)
+
+
+def test_children_that_end_unasked_are_started_again(tmp_path: Path) -> None:
+    with stack(tmp_path / "home") as running:
+        running.ready()
+        before = running.pids()
+        for name in ["api", "worker", "valkey", "postgres"]:
+            os.kill(before[name], signal.SIGKILL)
+            running.wait_for(rf"launcher \| {name} was ended by SIGKILL; starting it again", 5)
+        running.becomes_ready_again()
+        after = running.pids()
+        assert set(after) == set(before)
+        assert not set(after.values()) & set(before.values())
+
+
+def test_two_stacks_side_by_side_but_not_on_one_home_or_one_port(tmp_path: Path) -> None:
+    with stack(tmp_path / "one") as one, stack(tmp_path / "two") as two:
+        one.ready()
+        two.ready()
+        assert one.url != two.url
+        assert one.get("/v1/jobs")[0] == two.get("/v1/jobs")[0] == 200
+
+        with stack(tmp_path / "one") as refused:
+            refused.wait_for("another launcher runs on")
+            assert refused.process.wait(GONE_SECONDS) == 1
+        port = int(one.url.rpartition(":")[2])
+        with stack(tmp_path / "three", port) as refused:
+            refused.wait_for(f"port {port} is taken: name another by AMAML_PORT")
+            assert refused.process.wait(GONE_SECONDS) == 1
+
+        two.process.kill()
+        two.process.wait()
+        all_gone(two.home, 10)
+        assert one.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("after", [r"initdb|postgres \|", r"valkey \||launcher \|", r"migrate \||api"])
+def test_a_stop_during_the_start_ends_everything(tmp_path: Path, after: str) -> None:
+    home = tmp_path / "home"
+    with stack(home) as running:
+        running.wait_for(after)
+        assert running.stop() == 0
+    all_gone(home, 0.5)
+    assert running.lines[-1] == "launcher | stopped"
+
+
+def test_a_port_that_is_none(tmp_path: Path) -> None:
+    with stack(tmp_path / "home", extra={"AMAML_PORT": "eighty"}) as running:
+        running.wait_for("AMAML_PORT=eighty isn't a port")
+        assert running.process.wait(GONE_SECONDS) == 1
+
+
+def test_a_home_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with stack(tmp_path / "file") as running:
+        running.wait_for("can't be used: .*; name another folder")
+        assert running.process.wait(GONE_SECONDS) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="root becomes another user here")
+def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of root's privileges it keeps only to read below closed folders, since the interpreter may lie in one."""
+    home = tmp_path_factory.mktemp("ordinary") / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    child = str(ROOT / "launcher" / "child.py")
+    command = [sys.executable, "-I", "-S", child, str(os.getpid()), "15", "nobody+search", *UP]
+    with stack(home, command=command) as running:
+        running.ready()
+        for pid in running.pids().values():
+            assert Path(f"/proc/{pid}").stat().st_uid == 65534
+        assert running.get("/v1/jobs")[0] == 200
+    assert all(path.stat().st_uid == 65534 for path in home.rglob("*"))
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the make target runs .venv's Python")
+def test_ctrl_c_under_make(tmp_path: Path) -> None:
+    """As a terminal does it: SIGINT to the whole foreground process group, make included."""
+    home = tmp_path / "home"
+    with stack(home, command=["make", "-o", ".venv/.installed", "up"]) as running:
+        running.ready()
+        os.killpg(running.process.pid, signal.SIGINT)
+        running.process.wait(GONE_SECONDS)
+    all_gone(home, 0.5)
+    assert "launcher | stopped" in running.lines
+    assert not any("killing it" in line for line in running.lines)
+
+
+def test_given_stores_are_used_and_none_started(tmp_path: Path, empty_database_url: str, broker_url: str) -> None:
+    given = {"AMAML_DATABASE_URL": empty_database_url, "AMAML_BROKER_URL": broker_url}
+    with stack(tmp_path / "home", extra=given) as running:
+        running.ready()
+        assert list(running.pids()) == ["api", "worker"]

@@ -10,9 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+EXIT_OUT_OF_MEMORY = 71
+"""The trainer's exit status when an allocation failed: unlike a `Failed` run, it may well work elsewhere or later."""
+EXIT_NOT_TRUSTED = 72
+"""The trainer's exit status when its deadline passed or its supervisor went away."""
+
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON knows no NaN and no infinity, and metrics may be either: they travel as strings.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 # Supervisor → trainer
@@ -33,6 +39,10 @@ class Run(Message):
     """Path of the checkpoint that the run resumes from."""
     folder: str
     """Where the trainer puts its files."""
+    device: Literal["cpu", "cuda"]
+    """What `auto` is for this job: a resumed run gets the kind of device that the first attempt had."""
+    threads: int
+    """Of the numerical libraries. Bits depend on it, so a resumed run gets as many as the first attempt had."""
     deadline: float
     """As `Lease.deadline`."""
 
@@ -60,6 +70,7 @@ class Ready(Message):
 
     kind: Literal["ready"] = "ready"
     versions: dict[str, str]
+    devices: list[Literal["cpu", "cuda"]]
 
 
 class Progress(Message):
@@ -74,6 +85,9 @@ class Progress(Message):
 
 
 class Checkpoint(Message):
+    """A checkpoint lies in this file. The supervisor removes the file once it is committed; until then the trainer
+    writes no other."""
+
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
     path: str
@@ -92,11 +106,23 @@ class Stopped(Message):
     step: int
 
 
+FailureReason = Literal[
+    "bad_spec",
+    "bad_data",
+    "checkpoint_refused",
+    "diverged",
+    "solver_failed",
+    "certificate_failed",
+    "timed_out",
+    "error",
+]
+
+
 class Failed(Message):
     """The run itself failed: trying again would fail again."""
 
     kind: Literal["failed"] = "failed"
-    reason: Literal["bad_spec", "bad_data", "diverged", "solver_failed", "certificate_failed", "timed_out", "error"]
+    reason: FailureReason
     detail: str
 
 

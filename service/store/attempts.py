@@ -17,10 +17,12 @@ from service.store import outbox
 from service.store.claims import newest_checkpoint
 from service.store.states import become
 from service.store.tables import Attempt, Job
+from service.store.transitions import State
 
 Crash = Literal["killed", "out_of_memory", "native_crash", "stalled", "lost_worker"]
 CRASHES: Final[tuple[Crash, ...]] = ("killed", "out_of_memory", "native_crash", "stalled", "lost_worker")
 
+_ASKED: Final[dict[State, State]] = {"pausing": "paused", "cancelling": "cancelled"}
 LONGEST_BACK_OFF = timedelta(minutes=1)
 
 
@@ -39,12 +41,13 @@ def failed(session: Session, job: Job, reason: str, detail: str) -> None:
     become(session, job, "failed", reason=reason, detail=detail)
 
 
-def stopped(session: Session, job: Job, reason: str, detail: str) -> None:
-    """The trainer was stopped as asked: by the user who pauses or cancels, or since its worker shuts down."""
-    if _as_the_user_asked(session, job, reason, detail):
+def stopped(session: Session, job: Job) -> None:
+    """The trainer was stopped as the user asked who pauses or cancels, or else because its worker shuts down."""
+    if _as_the_user_asked(session, job, None, None):
         return
-    _end(session, job, reason, detail)
-    become(session, job, "queued", reason=reason, detail=detail)
+    detail = "The worker that ran it was shut down; another goes on from the newest checkpoint."
+    _end(session, job, "worker_shutdown", detail)
+    become(session, job, "queued", reason="worker_shutdown", detail=detail)
     outbox.put(session, "wake")
 
 
@@ -98,16 +101,13 @@ _REMEDIES: Final[dict[Crash, str]] = {
 }
 
 
-def _as_the_user_asked(session: Session, job: Job, reason: str, detail: str) -> bool:
-    """A job that is pausing or cancelling ends so, however its trainer ended."""
-    if job.state == "pausing":
-        _end(session, job, "paused" if reason == "stopped" else reason, detail)
-        become(session, job, "paused")
-        return True
-    if job.state == "cancelling":
-        _end(session, job, "cancelled" if reason == "stopped" else reason, detail)
-        become(session, job, "cancelled")
-        return True
+def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: str | None) -> bool:
+    """A job that is pausing or cancelling becomes so, however its trainer ended; `reason` None: it was asked to."""
+    for asked, target in _ASKED.items():
+        if job.state == asked:
+            _end(session, job, reason or target, detail)
+            become(session, job, target)
+            return True
     return False
 
 

@@ -7,18 +7,34 @@ All times are Postgres' own.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, defer
 
 from service.store.states import become
 from service.store.tables import Attempt, Checkpoint, Job
 from service.store.transitions import LEASED, State
+
+NO_CUDA_WORKER = "no_cuda_worker"
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """The worker that asks for a job."""
+
+    id: UUID
+    host: str
+    devices: Collection[str]
+    """What it can run on: cpu, or cpu and cuda."""
+    threads: int
+    """Of a job that names no number."""
+    versions: Mapping[str, str]
+    """Of the libraries that compute."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,8 @@ class Claim:
     """The fence."""
     spec: dict[str, Any]
     dataset_id: UUID | None
-    runtime: dict[str, Any] | None
-    """What earlier attempts ran with, if any did."""
+    runtime: dict[str, Any]
+    """`device`, `threads` and `versions` that the attempt is to run with."""
     checkpoint: tuple[int, UUID] | None
     """Step and blob of the newest committed checkpoint."""
 
@@ -43,12 +59,13 @@ class StaleFence(Exception):
         super().__init__(f"attempt {claim.attempt} of job {claim.job_id} is over: another may have taken the job")
 
 
-def take_next(session: Session, worker_id: UUID, host: str, devices: Collection[str], lease: timedelta) -> Claim | None:
-    """Claims the job that has waited longest among those which a worker with `devices` can run; None if there is none.
+def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | None:
+    """Claims the job that has waited longest among those which the worker can run; None if there is none.
 
     Jobs that another worker is claiming at the same moment are passed over, so no two workers get the same one.
+    What the bits of a result depend on is settled by the first attempt, and anew by each that starts from nothing.
     """
-    runnable = ["auto", *devices]
+    runnable = ["auto", *worker.devices]
     job = session.scalars(
         select(Job)
         .where(Job.state == "queued", Job.queued_at <= func.now(), Job.device.in_(runnable))
@@ -60,20 +77,29 @@ def take_next(session: Session, worker_id: UUID, host: str, devices: Collection[
         return None
     checkpoint = newest_checkpoint(session, job.id)
     job.attempt += 1
-    job.worker_id = worker_id
+    job.worker_id = worker.id
     job.lease_expires_at = func.now() + lease
     job.progress_at = func.now()
     job.started_at = func.coalesce(Job.started_at, func.now())
     job.phase = "starting"
     job.iteration = checkpoint.step if checkpoint else 0
-    session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, host=host))
+    if checkpoint is None:
+        asked = job.spec["runtime"]
+        device = ("cuda" if "cuda" in worker.devices else "cpu") if asked["device"] == "auto" else asked["device"]
+        job.device = device
+        job.runtime = {
+            "device": device,
+            "threads": asked["threads"] or worker.threads,
+            "versions": dict(worker.versions),
+        }
+    session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker.id, host=worker.host))
     become(session, job, "running")
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
         spec=job.spec,
         dataset_id=job.dataset_id,
-        runtime=job.runtime,
+        runtime=job.runtime or {},
         checkpoint=(checkpoint.step, checkpoint.blob_id) if checkpoint else None,
     )
 
@@ -124,7 +150,22 @@ def lapsed(session: Session) -> Job | None:
     return session.scalars(oldest).first()
 
 
-def waiting_for(session: Session, at_least: timedelta) -> bool:
-    """Whether a job has been due in the queue for that long."""
-    due = select(Job.id).where(Job.state == "queued", Job.queued_at < func.now() - at_least).limit(1)
-    return session.scalar(due) is not None
+def some_wait(session: Session, at_least: timedelta, devices: Collection[str]) -> bool:
+    """Whether a job for one of these devices has been due in the queue for that long."""
+    due = select(Job.id).where(Job.state == "queued", Job.queued_at < func.now() - at_least, Job.device.in_(devices))
+    return session.scalar(due.limit(1)) is not None
+
+
+def explain_missing_device(session: Session, cuda: bool) -> None:
+    """Says to queued jobs that need CUDA why they wait where no worker has it (`cuda` False), and unsays it."""
+    jobs = update(Job).where(Job.state == "queued", Job.device == "cuda").execution_options(synchronize_session=False)
+    if cuda:
+        session.execute(jobs.where(Job.status_reason == NO_CUDA_WORKER).values(status_reason=None, status_detail=None))
+    else:
+        session.execute(
+            jobs.where(Job.status_reason.is_(None)).values(
+                status_reason=NO_CUDA_WORKER,
+                status_detail="No worker with a CUDA device is running: start one, "
+                "or cancel the job and submit it with runtime.device cpu or auto.",
+            )
+        )

@@ -1,0 +1,39 @@
+"""A thread of the worker that does one thing again and again as long as the process lives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Event, Thread
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+log = logging.getLogger(__name__)
+
+LONGEST_BACK_OFF = 5.0
+
+
+class Duty(Thread):
+    """Calls `step` every `pause` seconds until `stopping` is set; less often while the database is away.
+
+    Any other error is a fault of the program: it ends the thread, and with it the process (see worker.app), to be
+    started anew by whoever watches over it.
+    """
+
+    def __init__(self, name: str, step: Callable[[], None], pause: float, stopping: Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._step, self._pause, self._stopping = step, pause, stopping
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._step()
+                failures = 0
+                pause = self._pause
+            except (OperationalError, InterfaceError) as error:
+                failures += 1
+                pause = min(self._pause * 2**failures, LONGEST_BACK_OFF)
+                if failures == 1:
+                    log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
+            self._stopping.wait(pause)

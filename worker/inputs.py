@@ -1,0 +1,52 @@
+"""What a job reads, as blobs of the store: its data set, its checkpoint, the θ that it starts from."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from service.store.claims import Claim
+from service.store.database import transaction
+from service.store.sources import initialization_blob
+from service.store.tables import Dataset
+
+Input = Literal["dataset", "checkpoint", "initialization"]
+
+
+class MissingInput(Exception):
+    """Something that the job reads was deleted; the message is a whole sentence for its user."""
+
+
+def inputs(claim: Claim) -> dict[Input, UUID]:
+    """Blob ids by what they are to the job; raises MissingInput."""
+    found: dict[Input, UUID] = {}
+    dataset_id = claim.spec["family"].get("dataset")
+    if dataset_id is not None:
+        found["dataset"] = _dataset(UUID(dataset_id))
+    init_from = claim.spec["meta"]["init_from"]
+    if claim.checkpoint is not None:
+        found["checkpoint"] = claim.checkpoint[1]
+    elif init_from is not None:
+        found["initialization"] = _initialization(claim.job_id, UUID(init_from["job"]), init_from["step"])
+    return found
+
+
+def _dataset(dataset_id: UUID) -> UUID:
+    with transaction() as session:
+        dataset = session.get(Dataset, dataset_id)
+    if dataset is None:
+        raise MissingInput(
+            f"Data set {dataset_id} (family.dataset) was deleted: upload it again, and name the new one."
+        )
+    return dataset.blob_id
+
+
+def _initialization(job_id: UUID, source_id: UUID, step: int | None) -> UUID:
+    with transaction() as session:
+        blob_id = initialization_blob(session, job_id, source_id, step)
+    if blob_id is None:
+        what = "finished initialization" if step is None else f"checkpoint at iteration {step}"
+        raise MissingInput(
+            f"Job {source_id} (meta.init_from) has no {what} (any more): name a job that succeeded, or a checkpoint it has."
+        )
+    return blob_id

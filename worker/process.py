@@ -1,0 +1,96 @@
+"""The trainer's process, seen from the worker: start it, speak with it, kill it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from pydantic import ValidationError
+
+from worker.protocol import FromTrainer, Ready, ToTrainer, encode, from_trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The trainer closed its end of the pipe: it has ended or is about to."""
+
+
+class TrainerProcess:
+    """A trainer and the pipes to it. Start it in a thread that outlives it: Linux kills it when that thread ends."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "worker.trainer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                # Whether CUDA is there is asked of the driver's library without starting CUDA in the process.
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                "PYTHONHASHSEED": "0",
+            },
+            start_new_session=True,
+        )
+        self._said: SimpleQueue[FromTrainer | Gone] = SimpleQueue()
+        Thread(target=self._listen, name=f"trainer-{self.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self, timeout: float) -> Ready | None:
+        """What the trainer says first; None if it didn't within `timeout` seconds, or ended."""
+        said = self.receive(timeout)
+        return said if isinstance(said, Ready) else None
+
+    def send(self, message: ToTrainer) -> None:
+        """Nothing happens if the trainer has ended: `receive` tells of that."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(encode(message))
+            self._process.stdin.flush()
+
+    def receive(self, timeout: float) -> FromTrainer | Gone | None:
+        """The next message; None if there was none within `timeout` seconds."""
+        try:
+            return self._said.get(timeout=max(0.0, timeout))
+        except Empty:
+            return None
+
+    def kill(self) -> None:
+        """Ends it and waits until it is gone."""
+        self._process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        """Waits for its end; the exit status, negative for a signal."""
+        status = self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        return status
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    self._said.put(from_trainer(line))
+                except ValidationError:
+                    log.exception("trainer %d said what isn't in the protocol, and is killed: %r", self.pid, line[:500])
+                    self._process.kill()
+                    break
+        self._said.put(Gone())

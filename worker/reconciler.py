@@ -1,0 +1,100 @@
+"""Puts right what accidents leave behind: lapsed leases, lost wake-ups, rows that nobody needs any more.
+
+Every worker process has a reconciler; the one that holds the lease of the duty works. Each repair locks the row it
+repairs and looks again, so a second one that believes it leads does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from service.store import attempts, blobs, claims, housekeeping, leadership, outbox, workers
+from service.store.database import transaction
+
+log = logging.getLogger(__name__)
+
+DUTY = "reconciler"
+SECONDS = 1.0
+"""Between rounds: a lapsed lease is noticed within this time."""
+LEASE = timedelta(seconds=5)
+STALE_AFTER = timedelta(seconds=2)
+"""A job that has been due for that long has lost its wake-up, or all slots are busy: another wake-up does no harm."""
+EXPLAIN_SECONDS = 5.0
+TIDY_SECONDS = 60.0
+
+
+class Reconciler:
+    """`round` does what is due, if this process leads."""
+
+    def __init__(self, worker_id: UUID) -> None:
+        self._worker_id = worker_id
+        self._leads = False
+        self._next_explanation = self._next_tidying = time.monotonic()
+
+    def round(self) -> None:
+        with transaction() as session:
+            leads = leadership.lead(session, DUTY, self._worker_id, LEASE)
+        if leads != self._leads:
+            log.info("this worker %s the repairs", "leads" if leads else "no longer leads")
+            self._leads = leads
+        if not leads:
+            return
+        while end_one_lapsed_attempt():
+            pass
+        wake_for_stale_jobs()
+        now = time.monotonic()
+        if now >= self._next_explanation:
+            explain_missing_device()
+            self._next_explanation = now + EXPLAIN_SECONDS
+        if now >= self._next_tidying:
+            tidy()
+            self._next_tidying = now + TIDY_SECONDS
+
+    def close(self) -> None:
+        """Lets another lead at once."""
+        with transaction() as session:
+            leadership.give_back(session, DUTY, self._worker_id)
+
+
+def wake_for_stale_jobs() -> None:
+    """Re-sends a wake-up when jobs wait that a living worker could run."""
+    with transaction() as session:
+        devices = ["auto", "cpu", "cuda"] if workers.any_with(session, "cuda") else ["auto", "cpu"]
+        if claims.some_wait(session, STALE_AFTER, devices):
+            outbox.put_unless_recent(session, "wake", STALE_AFTER)
+
+
+def explain_missing_device() -> None:
+    """Says so to jobs that wait for a device which no worker has."""
+    with transaction() as session:
+        claims.explain_missing_device(session, cuda=workers.any_with(session, "cuda"))
+
+
+def end_one_lapsed_attempt() -> bool:
+    """Ends the attempt whose lease lapsed first, in a transaction of its own; False if there is none."""
+    with transaction() as session:
+        job = claims.lapsed(session)
+        if job is None:
+            return False
+        log.warning("job %s: the lease of attempt %d has lapsed", job.id, job.attempt)
+        attempts.crashed(session, job, "lost_worker", "The worker that ran it was lost")
+    return True
+
+
+def tidy() -> None:
+    """Removes what has served its time."""
+    steps: list[Callable[[Session], object]] = [
+        lambda session: workers.prune(session, timedelta(minutes=5)),
+        lambda session: outbox.prune(session, timedelta(hours=1)),
+        housekeeping.expire_idempotency_keys,
+        blobs.sweep,
+    ]
+    for step in steps:
+        with transaction() as session:
+            step(session)

@@ -1,0 +1,97 @@
+"""Warm spares: trainers that have imported everything and wait for a job, as many as there are slots.
+
+Importing torch takes seconds; a job that is claimed starts in a trainer that has done it before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from threading import Condition, Thread
+
+from worker.process import TrainerProcess
+from worker.protocol import Ready
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_GET_READY = 120.0
+LONGEST_BACK_OFF = 30.0
+
+
+class Spares:
+    """Keeps `count` ready trainers. Its thread starts them all and never ends before the process: see TrainerProcess."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._ready: deque[TrainerProcess] = deque()
+        self._starting: TrainerProcess | None = None
+        self._changed = Condition()
+        self._closed = False
+        self.what_it_is: Ready | None = None
+        """What the trainers of this machine say of themselves, once the first is ready."""
+
+    def start(self) -> None:
+        Thread(target=self._keep, name="spares", daemon=True).start()
+
+    def take(self) -> TrainerProcess | None:
+        """A ready trainer, waited for if need be; None once the spares are closed."""
+        with self._changed:
+            while not self._closed:
+                while self._ready:
+                    trainer = self._ready.popleft()
+                    self._changed.notify_all()
+                    if trainer.is_alive:
+                        return trainer
+                self._changed.wait()
+        return None
+
+    def give_back(self, trainer: TrainerProcess) -> None:
+        """Returns a trainer that got no job."""
+        with self._changed:
+            if not self._closed:
+                self._ready.append(trainer)
+                self._changed.notify_all()
+                return
+        trainer.kill()
+
+    def close(self) -> None:
+        """Ends the trainers that wait; none is given out any more."""
+        with self._changed:
+            self._closed = True
+            waiting = [*self._ready, *([self._starting] if self._starting else [])]
+            self._ready.clear()
+            self._changed.notify_all()
+        for trainer in waiting:
+            trainer.kill()
+
+    def _keep(self) -> None:
+        back_off = 1.0
+        while True:
+            with self._changed:
+                self._drop_dead()
+                if self._closed or len(self._ready) >= self._count:
+                    self._changed.wait(1.0)
+                    continue
+                self._starting = TrainerProcess()
+            ready = self._starting.wait_until_ready(SECONDS_TO_GET_READY)
+            with self._changed:
+                trainer, self._starting = self._starting, None
+                if ready is not None and not self._closed:
+                    self.what_it_is = ready
+                    self._ready.append(trainer)
+                    self._changed.notify_all()
+                    back_off = 1.0
+                    continue
+            trainer.kill()
+            if not self._closed:
+                log.error("a trainer didn't get ready; the reason stands above; the next is tried in %g s", back_off)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, back_off)
+                back_off = min(2 * back_off, LONGEST_BACK_OFF)
+
+    def _drop_dead(self) -> None:
+        dead = [trainer for trainer in self._ready if not trainer.is_alive]
+        for trainer in dead:
+            log.warning("spare trainer %d ended while it waited; another is started", trainer.pid)
+            self._ready.remove(trainer)
+            trainer.wait()

@@ -1,0 +1,235 @@
+"""One attempt of one job, watched over from its claim to its end.
+
+The supervisor runs in the thread of a Celery task. It hands the trainer its files, keeps the lease alive, writes what
+the trainer tells, and ends the attempt as the trainer, the user or an accident will have it. When the fence turns out
+stale the attempt is over: the trainer is killed and all that it made is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import NoReturn, TypeVar
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from service.store import attempts, blobs, progress
+from service.store.claims import Claim, StaleFence
+from service.store.tables import Job
+from service.store.transitions import State
+from worker.crashes import classify, oom_kills
+from worker.inputs import MissingInput, inputs
+from worker.lease import HeldLease, TrustLost
+from worker.process import Gone, TrainerProcess
+from worker.protocol import Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
+from worker.settings import Settings
+from worker.told import Told
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 0.5
+"""Between looks at the job: how soon a cancel is noticed, and how often progress is written."""
+PIECE_BYTES = 1 << 20
+
+
+class AttemptOver(Exception):
+    """The attempt has ended, and its end is written; the message is its reason."""
+
+
+class Supervisor:
+    """Runs a claim to its end. `run` returns when nothing of the attempt is left on this machine but its history.
+
+    `claimed_at`: time.monotonic() before the claim's transaction began. `stopping`: set when the worker shuts down.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        trainer: TrainerProcess,
+        folder: Path,
+        settings: Settings,
+        stopping: Event,
+        claimed_at: float,
+    ) -> None:
+        self._claim, self._trainer, self._folder = claim, trainer, folder
+        self._settings, self._stopping = settings, stopping
+        self._lease = HeldLease(claim, settings.lease_seconds, claimed_at)
+        self._told = Told()
+        self._next_beat = claimed_at + BEAT_SECONDS
+        self._advanced_at = claimed_at
+        self._is_alive = False
+        self._asked_to_stop = False
+        self._kill_at = float("inf")
+        self._oom_kills = oom_kills()
+
+    def run(self) -> None:
+        claim = self._claim
+        log.info("job %s: attempt %d begins in trainer %d", claim.job_id, claim.attempt, self._trainer.pid)
+        try:
+            self._begin()
+            while True:
+                self._watch()
+        except AttemptOver as end:
+            log.info("job %s: attempt %d ended: %s", claim.job_id, claim.attempt, end)
+        except (StaleFence, TrustLost) as lost:
+            log.warning("job %s: %s; the trainer is killed and what it made is dropped", claim.job_id, lost)
+        finally:
+            self._trainer.kill()
+            shutil.rmtree(self._folder)
+
+    # Beginning
+
+    def _begin(self) -> None:
+        """Fetches what the job reads, and hands it to the trainer."""
+        claim = self._claim
+        try:
+            blob_ids = self._lease.reach(lambda: inputs(claim))
+        except MissingInput as missing:
+            self._end_failed("bad_data", str(missing))
+        paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
+        self._trainer.send(
+            Run(
+                job_id=str(claim.job_id),
+                attempt=claim.attempt,
+                spec=claim.spec,
+                datasets={claim.spec["family"]["dataset"]: paths["dataset"]} if "dataset" in paths else {},
+                initialization=paths.get("initialization"),
+                checkpoint=paths.get("checkpoint"),
+                folder=str(self._folder),
+                device=claim.runtime["device"],
+                threads=claim.runtime["threads"],
+                deadline=self._lease.trusted_until,
+            )
+        )
+        self._advanced_at = time.monotonic()
+
+    def _fetch(self, name: str, blob_id: UUID) -> str:
+        path = self._folder / name
+
+        def copy() -> None:
+            with path.open("wb") as file:
+                for piece in blobs.read(blob_id):
+                    file.write(piece)
+                    self._keep_alive()
+
+        self._lease.reach(copy)
+        return str(path)
+
+    # Watching
+
+    def _watch(self) -> None:
+        """Takes what the trainer says, if anything, and does what has come due."""
+        match self._trainer.receive(self._next_beat - time.monotonic()):
+            case Progress() as told:
+                self._take(told)
+            case Checkpoint(step=step, path=path):
+                self._commit_checkpoint(step, Path(path))
+            case Succeeded(path=path, parameters=parameters):
+                self._end_succeeded(Path(path), parameters)
+            case Failed(reason=reason, detail=detail):
+                self._end_failed(reason, detail)
+            case Stopped():
+                self._end_stopped()
+            case Gone():
+                crash, sentence = classify(self._trainer.wait(), self._oom_kills)
+                self._end_crashed(crash, sentence)
+        self._keep_alive()
+
+    def _take(self, told: Progress) -> None:
+        self._told.take(told)
+        self._advanced_at = time.monotonic()
+        if not self._is_alive:
+            self._is_alive = True
+            self._next_beat = self._advanced_at  # the first sign of life is shown at once
+
+    def _keep_alive(self) -> None:
+        """Every beat: writes progress, renews the lease, does what the user asked for, ends what stands still."""
+        if time.monotonic() < self._next_beat:
+            return
+        write_now = self._told.is_waiting or self._lease.is_due
+        state = self._write(_state) if write_now else self._lease.look()
+        self._obey(state)
+        stall = self._settings.stall_seconds
+        if time.monotonic() - self._advanced_at > stall:
+            self._trainer.kill()
+            self._end_crashed("stalled", f"The trainer got no further for {stall:g} s and was killed")
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+
+    def _obey(self, state: State) -> None:
+        """Ends the attempt where it was cancelled; has the trainer stop where it was paused, or the worker shuts down."""
+        if state == "cancelling":
+            self._trainer.kill()
+            self._end_stopped()
+        stopping = self._stopping.is_set()
+        if (state == "pausing" or stopping) and not self._asked_to_stop:
+            self._asked_to_stop = True
+            self._trainer.send(Stop(checkpoint=True))
+        if stopping:
+            self._kill_at = min(self._kill_at, time.monotonic() + self._settings.shutdown_seconds)
+        if time.monotonic() >= self._kill_at:
+            self._trainer.kill()
+            self._end_stopped()
+
+    # Writing
+
+    def _write(self, work: Callable[[Session, Job], T]) -> T:
+        """One transaction under the fence: what the trainer told so far, then the work. Renews the lease."""
+
+        def both(session: Session, job: Job) -> T:
+            self._told.write(session, job)
+            return work(session, job)
+
+        result = self._lease.write(both)
+        self._told.written()
+        self._trainer.send(Lease(deadline=self._lease.trusted_until))
+        return result
+
+    def _commit_checkpoint(self, step: int, path: Path) -> None:
+        """The transaction is the commit point; removing the file tells the trainer that it may write the next."""
+        blob_id = self._upload(path)
+
+        def commit(session: Session, job: Job) -> None:
+            if not progress.add_checkpoint(session, job, step, blob_id):
+                blobs.remove(session, [blob_id])
+
+        self._write(commit)
+        path.unlink()
+
+    def _upload(self, path: Path) -> UUID:
+        return self._lease.reach(lambda: blobs.write(self._pieces(path)).blob_id)
+
+    def _pieces(self, path: Path) -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                self._keep_alive()
+                yield piece
+
+    # Ending
+
+    def _end_succeeded(self, path: Path, parameters: int) -> NoReturn:
+        blob_id = self._upload(path)
+        self._write(lambda session, job: attempts.succeeded(session, job, blob_id, parameters))
+        raise AttemptOver("succeeded")
+
+    def _end_failed(self, reason: str, detail: str) -> NoReturn:
+        self._write(lambda session, job: attempts.failed(session, job, reason, detail))
+        raise AttemptOver(f"{reason}: {detail}")
+
+    def _end_crashed(self, crash: attempts.Crash, sentence: str) -> NoReturn:
+        self._write(lambda session, job: attempts.crashed(session, job, crash, sentence))
+        raise AttemptOver(f"{crash}: {sentence}")
+
+    def _end_stopped(self) -> NoReturn:
+        self._write(attempts.stopped)
+        raise AttemptOver("stopped as asked")
+
+
+def _state(_: Session, job: Job) -> State:
+    return job.state  # type: ignore[return-value]

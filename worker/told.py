@@ -1,0 +1,55 @@
+"""What a trainer has told of its progress and isn't written yet."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy.orm import Session
+
+from service.store import progress
+from service.store.tables import Job
+from worker.protocol import Progress
+
+LONGEST_BETWEEN_EVENTS = 10.0
+
+
+class Told:
+    """Takes the trainer's progress; `write` puts it into the caller's transaction, `written` forgets it thereafter."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._latest: Progress | None = None
+        self._points: dict[str, list[tuple[int, float]]] = {}
+        self._event_phase: str | None = None
+        self._event_at = float("-inf")
+
+    def take(self, told: Progress) -> None:
+        self._latest = told
+        for name, points in told.metrics.items():
+            self._points.setdefault(name, []).extend(points)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to write."""
+        return self._latest is not None
+
+    def write(self, session: Session, job: Job) -> None:
+        if self._latest is None:
+            return
+        progress.advance(job, self._latest.phase, self._latest.iteration, self._latest.eta_seconds)
+        progress.add_metrics(session, job, self._points)
+        if self._event_is_due(self._latest):
+            progress.tell(session, job)
+
+    def written(self) -> None:
+        """The transaction of `write` was committed."""
+        if self._latest is not None and self._event_is_due(self._latest):
+            self._event_phase, self._event_at = self._latest.phase, time.monotonic()
+        self._latest, self._points = None, {}
+
+    def _event_is_due(self, latest: Progress) -> bool:
+        """One event a second at first, ever rarer as the attempt goes on, and one for each new phase."""
+        now = time.monotonic()
+        between = min(max(1.0, (now - self._began) / 100), LONGEST_BETWEEN_EVENTS)
+        last = latest.iteration == latest.iterations
+        return latest.phase != self._event_phase or now - self._event_at >= between or last

@@ -1,0 +1,298 @@
+"""The trainer: the process that runs one attempt of one job, and ends.
+
+    python -m worker.trainer
+
+It imports the mathematics, says that it is ready, and waits on its stdin for a `Run`; `worker.protocol` is all that it
+shares with its supervisor. It ends itself as soon as it isn't trusted any more: when the deadline that each renewal of
+the lease hands it passes, or when its supervisor is gone. A supervisor that is stopped can't do that for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Condition, Lock, Thread
+from typing import TYPE_CHECKING, Literal
+
+from worker.protocol import (
+    EXIT_NOT_TRUSTED,
+    EXIT_OUT_OF_MEMORY,
+    Checkpoint,
+    Failed,
+    FailureReason,
+    FromTrainer,
+    Lease,
+    Progress,
+    Ready,
+    Run,
+    Stop,
+    Stopped,
+    Succeeded,
+    encode,
+    to_trainer,
+)
+
+if TYPE_CHECKING:
+    from amaml.training import Report, Training
+
+SECONDS_BETWEEN_MESSAGES = 0.1
+
+
+class Orders:
+    """What the supervisor says, read by a thread of its own; another ends the process when trust ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._stop: Stop | None = None
+        self._deadline = float("inf")
+        self._changed = Condition()
+        Thread(target=self._read, args=(descriptor,), daemon=True).start()
+        Thread(target=self._watch, daemon=True).start()
+
+    def run(self) -> Run:
+        """Waits for the job."""
+        return self._runs.get()
+
+    @property
+    def stop(self) -> Stop | None:
+        """The order to end early, once it has come."""
+        return self._stop
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as lines:
+            for line in lines:
+                match to_trainer(line):
+                    case Run() as run:
+                        self._trust_until(run.deadline)
+                        self._runs.put(run)
+                    case Lease(deadline=deadline):
+                        self._trust_until(deadline)
+                    case Stop() as stop:
+                        self._stop = stop
+        os._exit(EXIT_NOT_TRUSTED)
+
+    def _trust_until(self, deadline: float) -> None:
+        with self._changed:
+            self._deadline = deadline
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while (left := self._deadline - time.monotonic()) > 0:
+                self._changed.wait(None if left == float("inf") else left)
+        os._exit(EXIT_NOT_TRUSTED)
+
+
+class Wire:
+    """The way to the supervisor: a copy of stdout. What anything prints goes to stderr instead."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(1)
+        os.dup2(2, 1)
+        self._lock = Lock()
+
+    def send(self, message: FromTrainer) -> None:
+        line = encode(message)
+        with self._lock:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+
+class Telling:
+    """Gathers reports into progress messages, some ten a second at most, with an estimate of the time left."""
+
+    def __init__(self, wire: Wire, training: Training) -> None:
+        self._wire, self._training = wire, training
+        self._began, self._began_at = time.monotonic(), training.iteration
+        self._last: Report | None = None
+        self._sent_at = float("-inf")
+        self._points: dict[str, list[tuple[int, float]]] = {}
+
+    def add(self, report: Report) -> None:
+        for name, value in report.metrics.items():
+            self._points.setdefault(name, []).append((report.iteration, value))
+        new_phase = self._last is None or self._last.phase != report.phase
+        self._last = report
+        if new_phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._last is None:
+            return
+        self._wire.send(
+            Progress(
+                phase=self._last.phase,
+                iteration=self._last.iteration,
+                iterations=self._training.iterations,
+                eta_seconds=self._eta(self._last.iteration),
+                metrics=self._points,
+            )
+        )
+        self._points = {}
+        self._sent_at = time.monotonic()
+
+    def _eta(self, iteration: int) -> float | None:
+        done = iteration - self._began_at
+        if done <= 0:
+            return None
+        return (time.monotonic() - self._began) / done * (self._training.iterations - iteration)
+
+
+def main() -> None:
+    faulthandler.enable()
+    _die_with_the_worker()
+    wire = Wire()
+    orders = Orders(os.dup(0))
+    _warm_up()
+    wire.send(Ready(versions=_versions(), devices=_devices()))
+    run = orders.run()
+    last: Succeeded | Stopped | Failed
+    try:
+        last = _train(run, orders, wire)
+    except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
+        if _is_out_of_memory(error):
+            traceback.print_exc()
+            _exit(EXIT_OUT_OF_MEMORY)
+        last = _failure(error)
+    wire.send(last)
+    _exit(0)
+
+
+def _warm_up() -> None:
+    """Imports all that a job needs, by running a tiny one: torch imports much of itself only when it is first used."""
+    from amaml.spec import AdamSpec, EvaluationSpec, JobSpec, MetaSpec, MLPSpec, SinusoidSpec  # noqa: PLC0415
+    from amaml.training import train  # noqa: PLC0415
+
+    tiny = JobSpec(
+        family=SinusoidSpec(shots=2, queries=2, test_tasks=1),
+        model=MLPSpec(hidden=[2]),
+        meta=MetaSpec(iterations=1, tasks_per_batch=1, optimizer=AdamSpec()),
+        evaluation=EvaluationSpec(tasks=1, epochs=1),
+    )
+    train(tiny)
+
+
+def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
+    """Runs the job to its end, or until told to stop."""
+    import torch  # noqa: PLC0415 - imported with amaml.training
+
+    from amaml.spec import JobSpec  # noqa: PLC0415
+    from amaml.training import Training  # noqa: PLC0415
+
+    if run.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that runtime.device auto means the CPU
+    torch.set_num_threads(run.threads)
+    spec = JobSpec.model_validate_json(json.dumps(run.spec))
+    folder = Path(run.folder)
+    training = Training(
+        spec,
+        {dataset: Path(path) for dataset, path in run.datasets.items()},
+        initialization=_path(run.initialization),
+        checkpoint=_path(run.checkpoint),
+    )
+    telling = Telling(wire, training)
+    committed = training.iteration
+    uncommitted: Path | None = None
+    for report in training:
+        telling.add(report)
+        due = training.iteration // spec.runtime.checkpoint_every > committed // spec.runtime.checkpoint_every
+        stop = orders.stop
+        if due or (stop is not None and stop.checkpoint):
+            _wait_until_gone(uncommitted)
+            telling.flush()
+            uncommitted = folder / f"checkpoint-{training.iteration}.safetensors"
+            training.save_checkpoint(uncommitted)
+            committed = training.iteration
+            wire.send(Checkpoint(step=committed, path=str(uncommitted)))
+        if stop is not None:
+            telling.flush()
+            return Stopped(step=training.iteration)
+    telling.flush()
+    path = folder / "initialization.safetensors"
+    training.save_initialization(path, {"job_id": run.job_id})
+    return Succeeded(path=str(path), parameters=training.parameters)
+
+
+def _failure(error: Exception) -> Failed:
+    """The run's own failure, with the sentence that the job shows."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from amaml.checkpoint import CheckpointError  # noqa: PLC0415
+    from amaml.families.base import DataError  # noqa: PLC0415
+    from amaml.flow.result import SolveError  # noqa: PLC0415
+    from amaml.initialization import InitializationError  # noqa: PLC0415
+    from amaml.training import Diverged, TimedOut  # noqa: PLC0415
+
+    reasons: Mapping[type[Exception], FailureReason] = {
+        SolveError: "solver_failed",
+        Diverged: "diverged",
+        DataError: "bad_data",
+        InitializationError: "bad_data",
+        CheckpointError: "checkpoint_refused",
+        TimedOut: "timed_out",
+        ValidationError: "bad_spec",
+    }
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return Failed(reason=reason, detail=str(error))
+    traceback.print_exception(error)
+    return Failed(reason="error", detail=f"The run raised {type(error).__name__}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch  # noqa: PLC0415
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        # torch has no exception of its own for an allocation that the host refused.
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def _wait_until_gone(uncommitted: Path | None) -> None:
+    """Waits for the supervisor to commit the checkpoint before; so at most one waits, and none is left out."""
+    while uncommitted is not None and uncommitted.exists():
+        time.sleep(0.005)
+
+
+def _versions() -> dict[str, str]:
+    """Of what the bits of a result depend on."""
+    packages = {name: version(name) for name in ("amaml-service", "numpy", "torch", "torchdiffeq")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _devices() -> list[Literal["cpu", "cuda"]]:
+    import torch  # noqa: PLC0415
+
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _die_with_the_worker() -> None:
+    """Asks Linux to kill this process when the worker dies: even if it is stopped, or deep in native code."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _exit(status: int) -> None:
+    """Ends at once: tearing down torch takes time and has nothing to save."""
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

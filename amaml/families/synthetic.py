@@ -97,7 +97,7 @@ class SyntheticFamily:
     @cached_property
     def _test_points(self) -> Array:
         """The points [m, dim] every unseen task is judged at."""
-        return test_points(self._formula.dim, self._formula.low, self._formula.high)
+        return judged_points(self._formula.dim, self._formula.low, self._formula.high)
 
     @cached_property
     def _mean_function(self) -> Array:
@@ -151,7 +151,7 @@ def _some(random: np.random.Generator, points: Array, size: int) -> Array:
     return chosen
 
 
-def test_points(dim: int, low: float, high: float) -> Array:
+def judged_points(dim: int, low: float, high: float) -> Array:
     """Where unseen tasks are judged, [m, dim]: 200 on a line, a 32 × 32 grid on a square (borders included), and in
     higher dimensions 1024 points of a Sobol sequence, since a grid of them would be too large."""
     if dim == 1:

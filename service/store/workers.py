@@ -40,3 +40,9 @@ def any_with(session: Session, device: str) -> bool:
     """Whether a living worker can run on `device`."""
     living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.devices.contains([device]))
     return bool(session.scalar(select(living)))
+
+
+def any_on(session: Session, host: str) -> bool:
+    """Whether a worker lives on this host."""
+    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.host == host)
+    return bool(session.scalar(select(living)))

@@ -13,7 +13,7 @@ from threading import Thread
 
 from pydantic import ValidationError
 
-from worker.protocol import FromTrainer, Ready, ToTrainer, encode, from_trainer
+from worker.protocol import FromTrainer, Ready, Run, ToTrainer, encode, from_trainer
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class TrainerProcess:
             },
             start_new_session=True,
         )
+        self.jobs = 0
+        """Runs that it was given."""
         self._said: SimpleQueue[FromTrainer | Gone] = SimpleQueue()
         Thread(target=self._listen, name=f"trainer-{self.pid}", daemon=True).start()
 
@@ -58,6 +60,7 @@ class TrainerProcess:
 
     def send(self, message: ToTrainer) -> None:
         """Nothing happens if the trainer has ended: `receive` tells of that."""
+        self.jobs += isinstance(message, Run)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(encode(message))

@@ -25,7 +25,7 @@ class Message(BaseModel):
 
 
 class Run(Message):
-    """Start this job. Sent once; a warm trainer has been waiting for it."""
+    """Start this job; a warm trainer has been waiting for it. It takes the next after it has said how this one ended."""
 
     kind: Literal["run"] = "run"
     job_id: str

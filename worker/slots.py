@@ -69,3 +69,4 @@ class Slots:
     def _run(self, claim: Claim, trainer: TrainerProcess, claimed_at: float) -> None:
         folder = self._folder.attempt(f"{claim.job_id}-{claim.attempt}")
         Supervisor(claim, trainer, folder, self._settings, self._stopping, claimed_at).run()
+        self._spares.give_back(trainer)

@@ -1,11 +1,13 @@
 """Warm spares: trainers that have imported everything and wait for a job, as many as there are slots.
 
-Importing torch takes seconds; a job that is claimed starts in a trainer that has done it before.
+Importing torch takes seconds; a job that is claimed starts in a trainer that has done it before. A trainer that ended a
+job in good order is warm too and waits for another, save on CUDA machines, where only its end frees the device's memory.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from threading import Condition, Thread
 
@@ -16,6 +18,10 @@ log = logging.getLogger(__name__)
 
 SECONDS_TO_GET_READY = 120.0
 LONGEST_BACK_OFF = 30.0
+MOST_JOBS = 100
+"""Of one trainer: bounds what memory a job may have left behind."""
+HEAD_START = 2.0
+"""Seconds a job has the cores to itself before the next spare is started."""
 
 
 class Spares:
@@ -27,6 +33,7 @@ class Spares:
         self._starting: TrainerProcess | None = None
         self._changed = Condition()
         self._closed = False
+        self._start_after = float("-inf")
         self.what_it_is: Ready | None = None
         """What the trainers of this machine say of themselves, once the first is ready."""
 
@@ -39,20 +46,26 @@ class Spares:
             while not self._closed:
                 while self._ready:
                     trainer = self._ready.popleft()
-                    self._changed.notify_all()
+                    self._start_after = time.monotonic() + HEAD_START
                     if trainer.is_alive:
                         return trainer
+                self._start_after = time.monotonic()
+                self._changed.notify_all()
                 self._changed.wait()
         return None
 
     def give_back(self, trainer: TrainerProcess) -> None:
-        """Returns a trainer that got no job."""
+        """Takes back a trainer that got no job, or has ended one; ends it if it is of no more use."""
         with self._changed:
-            if not self._closed:
-                self._ready.append(trainer)
+            if not self._closed and trainer.is_alive and trainer.jobs < self._most_jobs():
+                self._ready.appendleft(trainer)
                 self._changed.notify_all()
                 return
         trainer.kill()
+
+    def _most_jobs(self) -> int:
+        assert self.what_it_is is not None, "a trainer was ready"
+        return 1 if "cuda" in self.what_it_is.devices else MOST_JOBS
 
     def close(self) -> None:
         """Ends the trainers that wait; none is given out any more."""
@@ -69,7 +82,7 @@ class Spares:
         while True:
             with self._changed:
                 self._drop_dead()
-                if self._closed or len(self._ready) >= self._count:
+                if self._closed or len(self._ready) >= self._count or time.monotonic() < self._start_after:
                     self._changed.wait(1.0)
                     continue
                 self._starting = TrainerProcess()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -44,7 +44,8 @@ class AttemptOver(Exception):
 
 
 class Supervisor:
-    """Runs a claim to its end. `run` returns when nothing of the attempt is left on this machine but its history.
+    """Runs a claim to its end. `run` returns when nothing of the attempt is left on this machine; the trainer is alive
+    then if it has said how the job ended and can take another, and killed otherwise.
 
     `claimed_at`: time.monotonic() before the claim's transaction began. `stopping`: set when the worker shuts down.
     """
@@ -64,7 +65,8 @@ class Supervisor:
         self._told = Told()
         self._next_beat = claimed_at + BEAT_SECONDS
         self._advanced_at = claimed_at
-        self._is_alive = False
+        self._stage: Literal["waiting", "working", "done"] = "waiting"  # what the trainer is to this attempt
+        self._has_told = False
         self._asked_to_stop = False
         self._kill_at = float("inf")
         self._oom_kills = oom_kills()
@@ -81,7 +83,8 @@ class Supervisor:
         except (StaleFence, TrustLost) as lost:
             log.warning("job %s: %s; the trainer is killed and what it made is dropped", claim.job_id, lost)
         finally:
-            self._trainer.kill()
+            if self._stage == "working":
+                self._trainer.kill()
             shutil.rmtree(self._folder)
 
     # Beginning
@@ -94,6 +97,7 @@ class Supervisor:
         except MissingInput as missing:
             self._end_failed("bad_data", str(missing))
         paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
+        self._stage = "working"
         self._trainer.send(
             Run(
                 job_id=str(claim.job_id),
@@ -132,10 +136,13 @@ class Supervisor:
             case Checkpoint(step=step, path=path):
                 self._commit_checkpoint(step, Path(path))
             case Succeeded(path=path, parameters=parameters):
+                self._stage = "done"
                 self._end_succeeded(Path(path), parameters)
             case Failed(reason=reason, detail=detail):
+                self._stage = "done"
                 self._end_failed(reason, detail)
             case Stopped():
+                self._stage = "done"
                 self._end_stopped()
             case Gone():
                 crash, sentence = classify(self._trainer.wait(), self._oom_kills)
@@ -145,8 +152,8 @@ class Supervisor:
     def _take(self, told: Progress) -> None:
         self._told.take(told)
         self._advanced_at = time.monotonic()
-        if not self._is_alive:
-            self._is_alive = True
+        if not self._has_told:
+            self._has_told = True
             self._next_beat = self._advanced_at  # the first sign of life is shown at once
 
     def _keep_alive(self) -> None:
@@ -163,19 +170,26 @@ class Supervisor:
         self._next_beat = time.monotonic() + BEAT_SECONDS
 
     def _obey(self, state: State) -> None:
-        """Ends the attempt where it was cancelled; has the trainer stop where it was paused, or the worker shuts down."""
+        """Ends the attempt if it was cancelled; has the trainer stop if it was paused, or the worker shuts down."""
         if state == "cancelling":
-            self._trainer.kill()
-            self._end_stopped()
+            self._stop_now()
         stopping = self._stopping.is_set()
-        if (state == "pausing" or stopping) and not self._asked_to_stop:
+        if self._stage == "done" or not (stopping or state == "pausing"):
+            return
+        if self._stage == "waiting":
+            self._stop_now()
+        if not self._asked_to_stop:
             self._asked_to_stop = True
             self._trainer.send(Stop(checkpoint=True))
         if stopping:
             self._kill_at = min(self._kill_at, time.monotonic() + self._settings.shutdown_seconds)
         if time.monotonic() >= self._kill_at:
+            self._stop_now()
+
+    def _stop_now(self) -> NoReturn:
+        if self._stage == "working":
             self._trainer.kill()
-            self._end_stopped()
+        self._end_stopped()
 
     # Writing
 

@@ -1,4 +1,4 @@
-"""The trainer: the process that runs one attempt of one job, and ends.
+"""The trainer: the process that runs attempts of jobs, one after another.
 
     python -m worker.trainer
 
@@ -39,6 +39,7 @@ from worker.protocol import (
     Stop,
     Stopped,
     Succeeded,
+    ToTrainer,
     encode,
     to_trainer,
 )
@@ -54,6 +55,7 @@ class Orders:
 
     def __init__(self, descriptor: int) -> None:
         self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._runs_one = False
         self._stop: Stop | None = None
         self._deadline = float("inf")
         self._changed = Condition()
@@ -61,30 +63,36 @@ class Orders:
         Thread(target=self._watch, daemon=True).start()
 
     def run(self) -> Run:
-        """Waits for the job."""
+        """Waits for the next job."""
         return self._runs.get()
+
+    def done(self) -> None:
+        """The job is done: what comes late for it changes nothing any more, and without a job there is no deadline."""
+        with self._changed:
+            self._runs_one = False
+            self._deadline = float("inf")
 
     @property
     def stop(self) -> Stop | None:
-        """The order to end early, once it has come."""
+        """The order to end the job early, once it has come."""
         return self._stop
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb") as lines:
             for line in lines:
-                match to_trainer(line):
-                    case Run() as run:
-                        self._trust_until(run.deadline)
-                        self._runs.put(run)
-                    case Lease(deadline=deadline):
-                        self._trust_until(deadline)
-                    case Stop() as stop:
-                        self._stop = stop
+                self._take(to_trainer(line))
         os._exit(EXIT_NOT_TRUSTED)
 
-    def _trust_until(self, deadline: float) -> None:
+    def _take(self, order: ToTrainer) -> None:
         with self._changed:
-            self._deadline = deadline
+            match order:
+                case Run():
+                    self._runs_one, self._stop, self._deadline = True, None, order.deadline
+                    self._runs.put(order)
+                case Lease() if self._runs_one:
+                    self._deadline = order.deadline
+                case Stop() if self._runs_one:
+                    self._stop = order
             self._changed.notify()
 
     def _watch(self) -> None:
@@ -156,17 +164,18 @@ def main() -> None:
     orders = Orders(os.dup(0))
     _warm_up()
     wire.send(Ready(versions=_versions(), devices=_devices()))
-    run = orders.run()
-    last: Succeeded | Stopped | Failed
-    try:
-        last = _train(run, orders, wire)
-    except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
-        if _is_out_of_memory(error):
-            traceback.print_exc()
-            _exit(EXIT_OUT_OF_MEMORY)
-        last = _failure(error)
-    wire.send(last)
-    _exit(0)
+    while True:
+        run = orders.run()
+        last: Succeeded | Stopped | Failed
+        try:
+            last = _train(run, orders, wire)
+        except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
+            if _is_out_of_memory(error):
+                traceback.print_exc()
+                _exit(EXIT_OUT_OF_MEMORY)
+            last = _failure(error)
+        orders.done()
+        wire.send(last)
 
 
 def _warm_up() -> None:

@@ -45,9 +45,19 @@ class Unreachable(AmamlError):
 
 
 class FieldError(NamedTuple):
-    pointer: str
-    """JSON Pointer into the request's body."""
     detail: str
+    pointer: str | None = None
+    """JSON Pointer into the request's body, where that is at fault."""
+    parameter: str | None = None
+    """The query parameter, where that is at fault."""
+    line: int | None = None
+    """Line of the uploaded file, where that is at fault."""
+
+    @property
+    def place(self) -> str:
+        if self.pointer is not None:
+            return self.pointer or "/"
+        return self.parameter or (f"line {self.line}" if self.line else "/")
 
 
 class Problem(AmamlError):
@@ -61,11 +71,10 @@ class Problem(AmamlError):
         self.request_id = document.get("request_id")
         self.retry_after = retry_after
         self.errors = [
-            FieldError(str(error.get("pointer", "")), str(error.get("detail", "")))
+            FieldError(**{name: error[name] for name in FieldError._fields if name in error})
             for error in document.get("errors") or ()
         ]
-        fields = "".join(f"\n  {error.pointer or '/'}: {error.detail}" for error in self.errors)
-        super().__init__(f"{self.detail}{fields}")
+        super().__init__("\n  ".join([self.detail, *(f"{error.place}: {error.detail}" for error in self.errors)]))
 
 
 class Refused(Problem): ...

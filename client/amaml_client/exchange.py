@@ -78,7 +78,7 @@ def exchange(send: Send, patience: float = PATIENCE) -> Conversation[Reply]:
     pause = 0.1
     while True:
         outcome = yield send
-        if isinstance(outcome, Reply) and outcome.status not in BUSY:
+        if isinstance(outcome, Reply) and not _busy(outcome):
             break
         if monotonic() + pause > give_up:
             break
@@ -90,6 +90,11 @@ def exchange(send: Send, patience: float = PATIENCE) -> Conversation[Reply]:
     if isinstance(outcome, Unreachable):
         raise outcome
     raise TypeError(f"a Send must be answered by a Reply or an Unreachable, not {outcome!r}")
+
+
+def _busy(reply: Reply) -> bool:
+    """Worth asking again: nobody behind the door yet, or our own first try is still at work."""
+    return reply.status in BUSY or (reply.status == 409 and b'"idempotency_in_flight"' in reply.body)
 
 
 def check(reply: Reply) -> None:

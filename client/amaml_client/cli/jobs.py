@@ -159,10 +159,10 @@ def download(
 def _located(problem: Invalid, file: SpecFile) -> Invalid:
     """The same refusal, each of its errors with its place in the file."""
     errors, lines = [], [problem.detail]
-    for pointer, detail in problem.errors:
-        line = file.line(pointer)
-        errors.append({"pointer": pointer, "detail": detail, "file": file.name, "line": line})
-        lines.append(f"  {file.name}{'' if line is None else f':{line}'}: {pointer or '/'}: {detail}")
+    for error in problem.errors:
+        line = file.line(error.pointer or "")
+        errors.append({"pointer": error.pointer, "detail": error.detail, "file": file.name, "line": line})
+        lines.append(f"  {file.name}{'' if line is None else f':{line}'}: {error.place}: {error.detail}")
     located = Invalid(problem.status, {**problem.document, "errors": errors})
     located.args = ("\n".join(lines),)
     return located

@@ -105,7 +105,7 @@ def _task(model: nn.Module, like: Tensor, x: Rows, y: Rows, units: Units) -> Tas
 def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
     """[n, width] in the model's dtype, on its device."""
     try:
-        rows = torch.as_tensor(values).to(like)
+        rows = torch.as_tensor(values, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} can't be read as rows of numbers ({error}): give every row the same length"

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -155,6 +155,14 @@ class Training:
     def __iter__(self) -> Iterator[Report]:
         """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose
         metrics come with its last report. Raises SolveError, Diverged, TimedOut."""
+        try:
+            yield from self._run()
+        except SolveError as error:
+            if error.code is Result.NON_FINITE:
+                raise self._diverged(str(error)) from error
+            raise
+
+    def _run(self) -> Iterator[Report]:
         while True:
             if self._evaluation_is_due():
                 yield from self._evaluate()
@@ -209,27 +217,22 @@ class Training:
     def _meta_gradient(self, tasks: dict[str, Tensor], iteration: int) -> MetaGradient:
         method, trajectory = self.spec.method, self.spec.trajectory
         horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
-        try:
-            return meta_gradient(
-                self._theta,
-                *self._losses,
-                tasks,
-                length=None if horizons else length_at(trajectory, iteration),
-                horizons=horizons,
-                solver=self._solver,
-                adjoint=self._adjoint,
-                proximal=method.proximal,
-                proximal_in_query=method.proximal_in_query,
-            )
-        except SolveError as error:
-            if error.code is Result.NON_FINITE:
-                raise self._diverged(str(error)) from error
-            raise
+        return meta_gradient(
+            self._theta,
+            *self._losses,
+            tasks,
+            length=None if horizons else length_at(trajectory, iteration),
+            horizons=horizons,
+            solver=self._solver,
+            adjoint=self._adjoint,
+            proximal=method.proximal,
+            proximal_in_query=method.proximal_in_query,
+        )
 
     def _diverged(self, what: str) -> Diverged:
         return Diverged(
-            f"meta-training diverged in meta-iteration {self.iteration + 1} ({what}): lower meta.optimizer.lr, "
-            "trajectory.length or solver.step, or keep solver.guard on"
+            f"meta-training diverged after {self.iteration} of {self.iterations} meta-iterations ({what}): lower "
+            "meta.optimizer.lr, trajectory.length or solver.step, or keep solver.guard on"
         )
 
     # Evaluation
@@ -279,9 +282,10 @@ class Training:
         return score
 
     def _flow(self) -> Flow:
-        """The flow that the last meta-iteration trained for."""
+        """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen
+        task that is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
         length = length_at(self.spec.trajectory, self.iteration - 1)
-        return Flow(length, self._solver, self.spec.method.proximal)
+        return Flow(length, replace(self._solver, guard=False), self.spec.method.proximal)
 
     def _alive(self, work: Generator[None, None, Value]) -> Generator[Report, None, Value]:
         """The work, with a report wherever it yields."""

@@ -1,0 +1,141 @@
+"""Adapting a loaded model to rows: both ways by hand, units, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amaml.adaptation import adapt, predict
+from amaml.families.scaling import Scaling
+from amaml.initialization import load, metadata_of, write
+from amaml.models.mlp import MLP
+from amaml.registry import build_family
+from amaml.spec import CosMixtureSpec, EvaluationSpec, JobSpec, MLPSpec, RuntimeSpec, SolverSpec, TrajectorySpec
+
+SPEC = JobSpec(
+    family=CosMixtureSpec(dim=2, train_tasks=3, test_tasks=2),
+    model=MLPSpec(hidden=[6]),
+    trajectory=TrajectorySpec(length=0.2, schedule=[(5, 0.5), (50, 0.9)]),
+    solver=SolverSpec(kind="euler", step=0.1),
+    evaluation=EvaluationSpec(epochs=15, lr=0.02),
+    runtime=RuntimeSpec(dtype="float64"),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    path: Path = tmp_path_factory.mktemp("initialization") / "init"
+    torch.manual_seed(2)
+    family = build_family(SPEC.family, seed=0, dtype=torch.float64, device=torch.device("cpu"), datasets={})
+    write(path, dict(MLP(2, [6], 1).double().named_parameters()), metadata_of(SPEC, family, 10))
+    return load(path)
+
+
+def rows(n: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return (torch.randn(n, width, generator=generator, dtype=torch.float64) for width in (2, 1))  # type: ignore[return-value]
+
+
+def trained(model: nn.Module, x: Tensor, y: Tensor, make: Any, steps: int) -> nn.Module:
+    own = MLP(2, [6], 1).double()
+    own.load_state_dict(model.state_dict())
+    optimizer = make(own.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (0.5 * (own(x) - y).square().mean()).backward()
+        optimizer.step()
+    return own
+
+
+def assert_alike(one: nn.Module, other: nn.Module) -> None:
+    assert list(one.state_dict()) == list(other.state_dict())
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-9, atol=1e-11)
+
+
+def test_by_flow_over_the_runs_own_length(model: nn.Module) -> None:
+    x, y = rows()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adapted = adapt(model, x, y)
+    # θ is that after 10 meta-iterations, when the trajectory was 0.5 long: five steps of 0.1
+    assert_alike(adapted, trained(model, x, y, lambda p: torch.optim.SGD(p, lr=0.1), 5))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert adapted.spec == SPEC
+    assert isinstance(adapted, nn.Module)
+
+
+def test_by_flow_over_another_length(model: nn.Module) -> None:
+    x, y = rows()
+    assert_alike(adapt(model, x, y, length=1.2), trained(model, x, y, lambda p: torch.optim.SGD(p, lr=0.1), 12))
+
+
+@pytest.mark.parametrize(("given", "epochs", "lr"), [({}, 15, 0.02), ({"epochs": 3, "lr": 0.1}, 3, 0.1)])
+def test_by_finetune(model: nn.Module, given: dict[str, Any], epochs: int, lr: float) -> None:
+    x, y = rows()
+    adapted = adapt(model, x, y, by="finetune", **given)
+    assert_alike(adapted, trained(model, x, y, lambda p: torch.optim.Adam(p, lr=lr, weight_decay=1e-6), epochs))
+
+
+def test_raw_units(model: nn.Module) -> None:
+    x, y = rows()
+    scaling = model.scaling
+    assert isinstance(scaling, Scaling)
+    raw_x = x * x.new_tensor(scaling.x_std) + x.new_tensor(scaling.x_mean)
+    adapted = adapt(model, raw_x, scaling.raw_y(y), units="raw")
+    assert_alike(adapted, adapt(model, x, y))
+    torch.testing.assert_close(predict(adapted, raw_x), scaling.raw_y(adapted(x)).detach())
+
+
+def test_rows_as_lists(model: nn.Module) -> None:
+    x, y = rows(3)
+    assert_alike(adapt(model, x.tolist(), y.flatten().tolist()), adapt(model, x, y))
+
+
+def test_a_model_of_ones_own() -> None:
+    net = MLP(1, [4], 1)
+    x = torch.linspace(-1, 1, 9)
+    adapted = adapt(net, x, x.sin(), by="finetune", epochs=300, lr=0.02)
+    assert (adapted(x[:, None]) - x.sin()[:, None]).square().mean() < 1e-2
+    flown = adapt(net, x, x.sin())
+    assert (
+        0
+        < (flown(x[:, None]) - x.sin()[:, None]).square().mean()
+        < (net(x[:, None]) - x.sin()[:, None]).square().mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"x": [[1.0, 2.0, 3.0]]}, r"x has shape \(1, 3\), the model needs \[rows, 2\]"),
+        ({"x": []}, "at least one row"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "give every row the same length"),
+        ({"x": [["a", "b"]]}, "can't be read as rows of numbers"),
+        ({"x": [[1.0, float("nan")]]}, "x holds NaN or infinite values"),
+        ({"y": [[1e400]]}, "y holds NaN or infinite values"),
+        ({"y": [[1.0], [2.0]]}, "x has 1 rows and y has 2"),
+        ({"y": [[1.0, 2.0]]}, r"the model needs \[rows, 1\]"),
+        ({"by": "magic"}, "by must be flow or finetune, got 'magic'"),
+        ({"units": "furlongs"}, "units must be standardised or raw, got 'furlongs'"),
+        ({"epochs": 3}, "epochs has no meaning with by='flow'"),
+        ({"by": "finetune", "length": 3.0}, "length has no meaning with by='finetune'"),
+        ({"by": "finetune", "epochs": 0}, "at least 1 epoch"),
+        ({"by": "finetune", "lr": -1.0}, "positive finite lr"),
+        ({"length": 0.0}, "length must be a positive finite number"),
+    ],
+)
+def test_what_is_refused(model: nn.Module, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        adapt(model, **{"x": [[1.0, 2.0]], "y": [[0.5]], **given})
+
+
+def test_raw_units_need_a_scaling() -> None:
+    net = MLP(1, [4], 1)
+    with pytest.raises(ValueError, match=r"load it by amaml\.load"):
+        adapt(net, [0.0], [0.0], units="raw")
+    with pytest.raises(ValueError, match=r"load it by amaml\.load"):
+        predict(net, [0.0])

@@ -1,0 +1,420 @@
+"""The training loop: one step by hand, resumes to the bit, what ends a run, schedules, selection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import torch
+
+import amaml
+from amaml.checkpoint import CheckpointError
+from amaml.flow.result import SolveError
+from amaml.initialization import InitializationError, load, read, write
+from amaml.registry import build_family, build_model, build_solver
+from amaml.schedules import INVERSE_SQRT_AFTER, learning_rate, length_at
+from amaml.spec import AdamSpec, Horizon, JobSpec, SolverSpec, TrajectorySpec
+from amaml.training import Diverged, Report, TimedOut, Training, train
+
+OTHER_JOB = UUID("0198b2a0-0000-7000-8000-000000000002")
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """A training sets these for the whole process."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_num_threads(before[1])
+
+
+def small(**changes: dict[str, Any]) -> JobSpec:
+    """A sinusoid job that takes a second; `changes` go into the parts they name."""
+    parts: dict[str, dict[str, Any]] = {
+        "family": {"kind": "sinusoid", "shots": 5, "queries": 5, "test_tasks": 4},
+        "model": {"kind": "mlp", "hidden": [8]},
+        "trajectory": {"length": 0.5},
+        "solver": {"kind": "euler", "step": 0.1},
+        "meta": {"iterations": 20, "tasks_per_batch": 3},
+        "evaluation": {"every": 10, "tasks": 4, "epochs": 20},
+        "runtime": {"threads": 1, "device": "cpu"},
+    }
+    for name, change in changes.items():
+        parts[name] = {**parts.get(name, {}), **change}
+    return JobSpec.model_validate_json(json.dumps(parts))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def bits(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
+    """All metrics of a run that aren't wall-clock times."""
+    return [
+        (report.iteration, {name: value for name, value in report.metrics.items() if name != "seconds"})
+        for report in reports
+        if report.metrics
+    ]
+
+
+def test_one_step_by_hand() -> None:
+    spec = small(
+        meta={"iterations": 1, "optimizer": {"kind": "sgd", "lr": 0.3}},
+        runtime={"dtype": "float64"},
+        method={"proximal": 0.5},
+    )
+    run = train(spec)
+    family = build_family(spec.family, seed=0, dtype=torch.float64, device=torch.device("cpu"), datasets={})
+    net = build_model(spec.model, in_features=1, out_features=1, seed=0).double()
+    theta = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    g = amaml.meta_gradient(
+        theta,
+        *amaml.regression_losses(net),
+        family.training_batch(0, 3),
+        length=0.5,
+        solver=amaml.Euler(step=0.1),
+        proximal=0.5,
+    )
+    for name, tensor in run.initialization.items():
+        torch.testing.assert_close(tensor, theta[name] - 0.3 * g.grad[name], rtol=1e-12, atol=1e-14)
+    metrics = {name: points[0] for name, points in run.metrics.items()}
+    assert metrics["meta_loss"] == (1, pytest.approx(g.loss.mean().item(), rel=1e-12))
+    norm = math.sqrt(sum(float(tensor.square().sum()) for tensor in g.grad.values()))
+    assert metrics["gradient_norm"] == (1, pytest.approx(norm, rel=1e-12))
+    assert metrics["gradients"] == (1, g.stats.gradients.double().mean().item())
+    assert metrics["hvps"] == (1, g.stats.hvps.double().mean().item())
+    assert metrics["lambda_max"] == (1, pytest.approx(g.stats.lambda_max.max().item()))
+    assert metrics["seconds"][1] > 0
+
+
+def test_training_pays() -> None:
+    spec = small(
+        family={"shots": 10, "queries": 10, "test_tasks": 20},
+        model={"hidden": [16, 16]},
+        trajectory={"length": 1.0},
+        solver={"kind": "dopri5", "step": None, "rtol": 1e-4, "atol": 1e-4},
+        meta={"iterations": 150, "tasks_per_batch": 8, "optimizer": {"lr": 0.01}},
+        evaluation={"every": 1000, "tasks": 20, "epochs": 50},
+    )
+    run = train(spec)
+    (_, flow), (_, tuned), (_, random) = (run.metrics[f"nrmse_{how}"][-1] for how in ("flow", "tuned", "random"))
+    assert flow < random - 0.1
+    assert tuned < random - 0.1
+    assert run.metrics["meta_loss"][-1][0] == 150
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        small(),
+        small(evaluation={"select": "validation", "every": 4}, solver={"kind": "dopri5", "step": None}),
+        small(runtime={"dtype": "float64"}, meta={"optimizer": {"kind": "sgd", "schedule": "cosine"}}),
+    ],
+    ids=["adam", "selected on validation", "sgd"],
+)
+@pytest.mark.parametrize("stop", [7, 10])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, spec: JobSpec, stop: int) -> None:
+    whole = Training(spec)
+    undisturbed = list(whole)
+    whole.save_initialization(tmp_path / "whole", {"job_id": "a"})
+
+    first = Training(spec)
+    before = []
+    for report in first:
+        before.append(report)
+        if report.iteration == stop:  # 10: an evaluation is due, but not done
+            break
+    first.save_checkpoint(tmp_path / "checkpoint")
+    torch.manual_seed(torch.seed())
+    second = Training(spec, checkpoint=tmp_path / "checkpoint")
+    assert second.iteration == stop
+    after = list(second)
+    second.save_initialization(tmp_path / "resumed", {"job_id": "a"})
+
+    assert sha256(tmp_path / "whole") == sha256(tmp_path / "resumed")
+    assert bits(before) + bits(after) == bits(undisturbed)
+
+
+def test_a_run_stopped_within_an_evaluation_evaluates_again(tmp_path: Path) -> None:
+    spec = small()
+    undisturbed = bits(list(Training(spec)))
+    first = Training(spec)
+    for report in first:
+        if report.phase == "evaluating":
+            break
+    first.save_checkpoint(tmp_path / "checkpoint")
+    after = bits(list(Training(spec, checkpoint=tmp_path / "checkpoint")))
+    assert after == [point for point in undisturbed if point[0] > 10 or "nrmse_flow" in point[1]]
+
+
+def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:
+    whole = Training(small())
+    list(whole)
+    whole.save_checkpoint(tmp_path / "checkpoint")
+    again = Training(small(), checkpoint=tmp_path / "checkpoint")
+    assert list(again) == []
+    again.save_initialization(tmp_path / "again")
+    whole.save_initialization(tmp_path / "whole")
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
+
+
+def test_a_run_depends_on_nothing_before_it() -> None:
+    one = train(small())
+    torch.manual_seed(5)
+    train(small(runtime={"seed": 1}, meta={"iterations": 2}))
+    other = train(small())
+    assert all(torch.equal(one.initialization[name], other.initialization[name]) for name in one.initialization)
+    assert one.metrics["nrmse_tuned"] == other.metrics["nrmse_tuned"]
+
+
+def test_reports(tmp_path: Path) -> None:
+    training = Training(small())
+    assert training.parameters == 8 + 8 + 8 + 1
+    reports = list(training)
+    assert training.iteration == training.iterations == 20
+    steps = [report for report in reports if report.phase == "training"]
+    assert [report.iteration for report in steps] == list(range(1, 21))
+    assert all(set(step.metrics) >= {"meta_loss", "gradient_norm", "gradients", "hvps", "seconds"} for step in steps)
+    quiet = [report for report in reports if report.phase == "evaluating" and not report.metrics]
+    assert len(quiet) == 3 + 2 * (1 + 3)  # the random start once, then the flow and three records each time
+    evaluated = [report for report in reports if "nrmse_flow" in report.metrics]
+    assert [report.iteration for report in evaluated] == [10, 20]
+    assert evaluated[0].metrics["nrmse_random"] == evaluated[1].metrics["nrmse_random"]
+    expected = {"nrmse_tuned", "nrmse_tuned_best", "nrmse_flow_error", "nrmse_zero", "nrmse_population_mean"}
+    assert set(evaluated[0].metrics) >= expected
+    assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
+    assert training.evaluations[20].curve.nrmse.shape == (3, 4)
+
+
+def test_the_last_iteration_is_always_evaluated_and_none_twice() -> None:
+    run = train(small(meta={"iterations": 5}, evaluation={"every": 3}))
+    assert [step for step, _ in run.metrics["nrmse_flow"]] == [3, 5]
+
+
+def test_selection_keeps_the_best_on_validation_tasks(tmp_path: Path) -> None:
+    spec = small(
+        meta={"iterations": 6, "optimizer": {"kind": "sgd", "lr": 4.0}},
+        evaluation={"every": 1, "epochs": 1, "select": "validation"},
+        solver={"guard": False},
+    )
+    run = train(spec)
+    scores = run.metrics["nrmse_validation"]
+    best = min(scores, key=lambda point: point[1])[0]
+    assert best != 6, "the rate was chosen so that training overshoots; the test needs that"
+    run.save(tmp_path / "init")
+    tensors, metadata = read(tmp_path / "init")
+    assert metadata["iteration"] == str(best)
+    shorter = train(
+        small(**{"meta": {"iterations": best, "optimizer": {"kind": "sgd", "lr": 4.0}}, "solver": {"guard": False}})
+    )
+    assert all(torch.equal(tensors[name], shorter.initialization[name]) for name in tensors)
+
+
+# Files it starts from
+
+
+def test_it_starts_from_another_runs_initialization_or_checkpoint(tmp_path: Path) -> None:
+    first = train(small())
+    first.save(tmp_path / "init")
+    first.training.save_checkpoint(tmp_path / "checkpoint")
+    still = small(
+        meta={"iterations": 1, "optimizer": {"kind": "sgd", "lr": 1e-30}, "init_from": {"job": str(OTHER_JOB)}}
+    )
+    for name in ("init", "checkpoint"):
+        run = train(still, initialization=tmp_path / name)
+        assert all(torch.equal(run.initialization[name], first.initialization[name]) for name in run.initialization)
+    # What a random start scores is the spec's own, whatever this one starts from.
+    assert run.metrics["nrmse_random"][0][1] == first.metrics["nrmse_random"][0][1]
+
+
+def test_init_from_without_a_file() -> None:
+    with pytest.raises(ValueError, match=r"set meta\.init_from to null"):
+        Training(small(meta={"init_from": {"job": str(OTHER_JOB)}}))
+
+
+def test_init_from_another_model(tmp_path: Path) -> None:
+    train(small()).save(tmp_path / "init")
+    with pytest.raises(InitializationError, match="same model"):
+        Training(small(model={"hidden": [9]}), initialization=tmp_path / "init")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    training = Training(small(meta={"iterations": 1}))
+    list(training)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    training.save_initialization(tmp_path / "init")
+    with pytest.raises(CheckpointError, match="another spec"):
+        Training(small(), checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Training(training.spec, checkpoint=tmp_path / "init")
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "said"),
+    [("versions", "torch", r"libraries \(torch 1.0 → "), ("machine", "kind", r"machine \(kind 1.0 → ")],
+)
+def test_a_checkpoint_of_another_machine_is_refused(tmp_path: Path, field: str, name: str, said: str) -> None:
+    training = Training(small(meta={"iterations": 1}))
+    list(training)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    tensors, metadata = read(tmp_path / "checkpoint")
+    metadata[field] = json.dumps(json.loads(metadata[field]) | {name: "1.0"})
+    write(tmp_path / "checkpoint", tensors, metadata, form=metadata["format"])
+    with pytest.raises(CheckpointError, match=said):
+        Training(training.spec, checkpoint=tmp_path / "checkpoint")
+
+
+def test_a_resume_keeps_the_number_of_threads(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = small(runtime={"threads": None}, meta={"iterations": 1})
+    training = Training(spec)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    torch.set_num_threads(2)
+    Training(spec, checkpoint=tmp_path / "checkpoint")
+    assert torch.get_num_threads() == 1
+
+
+# What ends it
+
+
+def test_divergence_says_what_to_lower() -> None:
+    with pytest.raises(Diverged, match=r"diverged after \d+ of 20 .* lower meta.optimizer.lr"):
+        train(
+            small(meta={"optimizer": {"kind": "sgd", "lr": 100.0}}, solver={"guard": False}, trajectory={"length": 5.0})
+        )
+
+
+def test_a_fine_tuning_that_diverges_is_not_hidden() -> None:
+    with pytest.raises(Diverged, match=r"nrmse_random of \d of 4 tasks is not finite .* lower evaluation.lr"):
+        train(
+            small(
+                meta={"iterations": 1},
+                evaluation={"lr": 100.0, "epochs": 60},
+                model={"activation": "relu", "hidden": [64] * 8},
+            )
+        )
+
+
+def test_a_step_outside_the_stability_region_fails_the_solve() -> None:
+    with pytest.raises(SolveError, match="use a step below"):
+        train(small(solver={"step": 5.0}, trajectory={"length": 50.0}))
+
+
+def test_time_runs_out(tmp_path: Path) -> None:
+    spec = small(runtime={"max_seconds": 1e-6})
+    with pytest.raises(TimedOut, match=r"max_seconds of 1e-06 was used up after 0 of 20"):
+        list(Training(spec))
+
+
+def test_time_spent_before_a_resume_counts(tmp_path: Path) -> None:
+    spec = small(runtime={"max_seconds": 1000.0})
+    training = Training(spec)
+    next(iter(training))
+    training.save_checkpoint(tmp_path / "checkpoint")
+    tensors, metadata = read(tmp_path / "checkpoint")
+    metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"seconds": 1001.0})
+    write(tmp_path / "checkpoint", tensors, metadata, form=metadata["format"])
+    with pytest.raises(TimedOut, match="after 1 of 20"):
+        list(Training(spec, checkpoint=tmp_path / "checkpoint"))
+
+
+def test_cuda_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="set it to auto or cpu"):
+        Training(small(runtime={"device": "cuda"}))
+
+
+# Schedules
+
+
+def test_learning_rates() -> None:
+    def rate(schedule: str, iteration: int) -> float:
+        return learning_rate(AdamSpec.model_validate({"lr": 2.0, "schedule": schedule}), iteration, 100)
+
+    assert [rate("constant", i) for i in (0, 50, 99)] == [2.0, 2.0, 2.0]
+    assert rate("inverse_sqrt", 0) == 2.0
+    assert rate("inverse_sqrt", INVERSE_SQRT_AFTER) == pytest.approx(2.0 / math.sqrt(2))
+    assert rate("inverse_sqrt", 99 * INVERSE_SQRT_AFTER) == pytest.approx(0.2)
+    assert rate("cosine", 0) == 2.0
+    assert rate("cosine", 50) == pytest.approx(1.0)
+    assert 0 < rate("cosine", 99) < 1e-3
+
+
+def test_lengths() -> None:
+    growing = TrajectorySpec(length=1.0, schedule=[(2, 3.0), (5, 7.0)])
+    assert [length_at(growing, i) for i in range(7)] == [1.0, 1.0, 3.0, 3.0, 3.0, 7.0, 7.0]
+    assert length_at(TrajectorySpec(length=4.0), 9) == 4.0
+    assert length_at(TrajectorySpec(horizons=[Horizon(at=1.0), Horizon(at=2.5)]), 0) == 2.5
+
+
+def test_the_trajectory_grows_with_its_schedule() -> None:
+    run = train(
+        small(
+            trajectory={"schedule": [[2, 1.0]]},
+            meta={"iterations": 3},
+            solver={"guard": False},
+            evaluation={"epochs": 1},
+        )
+    )
+    assert [hvps for _, hvps in run.metrics["hvps"]] == [5.0, 5.0, 10.0]
+    assert "lambda_max" not in run.metrics  # without the guard nobody looked
+
+
+def test_horizons_share_a_solve() -> None:
+    horizons = [{"at": 0.2, "weight": 1.0}, {"at": 0.5, "weight": 2.0}]
+    run = train(
+        small(
+            trajectory={"horizons": horizons}, meta={"iterations": 1}, solver={"guard": False}, evaluation={"epochs": 1}
+        )
+    )
+    assert run.metrics["hvps"] == [(1, 5.0)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"adjoint": {"kind": "interpolated", "scheme": "heun"}},
+        {"adjoint": {"kind": "discrete", "checkpoints": 2}},
+        {"proximal": 1.0, "proximal_in_query": True},
+    ],
+)
+def test_the_methods_options_reach_the_solver(method: dict[str, Any]) -> None:
+    plain, other = train(small(meta={"iterations": 1})), train(small(meta={"iterations": 1}, method=method))
+    assert other.metrics["meta_loss"][0][1] > 0
+    same = torch.equal(plain.initialization["0.weight"], other.initialization["0.weight"])
+    assert same == (method.get("adjoint", {}).get("kind") == "discrete")
+
+
+@pytest.mark.parametrize("kind", ["euler", "heun", "rk4", "bosh3", "dopri5", "midpoint", "dopri8"])
+def test_every_solver_of_the_spec_is_built(kind: str) -> None:
+    spec = SolverSpec.model_validate({"kind": kind, "guard": False})
+    solver = build_solver(spec)
+    assert solver.guard is False
+    if spec.step is None:
+        assert not hasattr(solver, "step") or solver.step is None
+    else:
+        assert getattr(solver, "step", None) == 0.01
+
+
+# From end to end
+
+
+def test_ratings_from_end_to_end(tmp_path: Path) -> None:
+    lines = [f"u{u},i{i},{1 + (u * 7 + i * 3 + u * i) % 5}" for u in range(30) for i in range(10)]
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n" + "\n".join(lines))
+    family = {"kind": "ratings", "dataset": str(OTHER_JOB), "items": 10, "shots": 4, "queries": 5, "test_tasks": 5}
+    base = json.loads(small().canonical()) | {"family": family}
+    spec = JobSpec.model_validate_json(json.dumps(base))
+    run = train(spec, {str(OTHER_JOB): tmp_path / "ratings.csv"})
+    assert {"nrmse_user_mean", "nrmse_item_mean", "nrmse_user_item_effects", "nrmse_zero"} <= set(run.metrics)
+    run.save(tmp_path / "init")
+    model = load(tmp_path / "init")
+    assert model.inputs == run.training._family.inputs
+    assert model.spec == spec

@@ -1,0 +1,256 @@
+"""A job store of one's own, jobs small enough for a test, and real worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.engine import URL
+
+from amaml.spec import JobSpec
+from service.store import events, outbox
+from service.store.blobs import read
+from service.store.database import engine, transaction
+from service.store.states import become
+from service.store.tables import Attempt, Base, Event, Job, Metric, Workspace
+from service.store.transitions import FINAL, State
+from tests.conftest import execute, url_text
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 2.0
+
+
+@pytest.fixture(scope="session")
+def database(postgres_url: URL, template_database: URL) -> Iterator[str]:
+    with _new_database(postgres_url, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def store(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database, which the store's functions use."""
+    monkeypatch.setenv("AMAML_DATABASE_URL", database)
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    with engine().begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables}"))
+    return database
+
+
+@pytest.fixture(scope="module")
+def shared_store(postgres_url: URL, template_database: URL) -> Iterator[str]:
+    """A database for all tests of a module, which the store's functions use."""
+    with _new_database(postgres_url, template_database) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMAML_DATABASE_URL", url)
+        yield url
+
+
+@contextmanager
+def _new_database(server: URL, template: URL) -> Iterator[str]:
+    name = f"amaml_test_{secrets.token_hex(8)}"
+    execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{template.database}"')
+    url = url_text(server.set(database=name))
+    yield url
+    engine(url).dispose()
+    execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+class Workers:
+    """Starts worker processes as the launcher does, and ends what a test leaves."""
+
+    def __init__(self, database_url: str, broker_url: str, home: Path) -> None:
+        self._environment = {
+            **os.environ,
+            "AMAML_DATABASE_URL": database_url,
+            "AMAML_BROKER_URL": broker_url,
+            "AMAML_HOME": str(home),
+            "AMAML_LEASE_SECONDS": str(LEASE_SECONDS),
+            "AMAML_SHUTDOWN_SECONDS": "6",
+        }
+        self._home = home
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).with_name("celery")), "-A", "worker.app", "worker"]
+        log = self._home / f"worker-{len(self._running)}.log"
+        with log.open("wb") as stream:
+            worker = subprocess.Popen(
+                command, env=self._environment, stdout=stream, stderr=stream, start_new_session=True
+            )
+        self._running.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for worker in self._running:
+            worker.send_signal(signal.SIGCONT)
+            worker.terminate()
+        for worker in self._running:
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+                raise
+
+
+@pytest.fixture(scope="module")
+def workers(shared_store: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    workers = Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home"))
+    yield workers
+    workers.stop()
+
+
+def spec(
+    iterations: int = 20, *, seed: int = 0, shots: int = 5, evaluation: dict[str, Any] | None = None, **runtime: Any
+) -> JobSpec:
+    """A job of some milliseconds an iteration."""
+    return JobSpec.model_validate_json(
+        json.dumps(
+            {
+                "family": {"kind": "sinusoid", "shots": shots, "queries": 5, "test_tasks": 2},
+                "model": {"kind": "mlp", "hidden": [8]},
+                "trajectory": {"length": 0.5},
+                "solver": {"kind": "euler", "step": 0.1},
+                "meta": {"iterations": iterations, "tasks_per_batch": 2},
+                "evaluation": evaluation or {"every": 1_000_000, "tasks": 2, "epochs": 5},
+                "runtime": {"seed": seed, "threads": 1, "checkpoint_every": 10, **runtime},
+            }
+        )
+    )
+
+
+def submit(spec: JobSpec) -> UUID:
+    """As the API does: job, event and wake-up in one transaction."""
+    with transaction() as session:
+        workspace = session.scalars(select(Workspace)).first()
+        if workspace is None:
+            workspace = Workspace(name="default")
+            session.add(workspace)
+            session.flush()
+        job = Job(
+            workspace_id=workspace.id,
+            name=spec.name,
+            tags=spec.tags,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec.sha256(),
+            family=spec.family.kind,
+            method=spec.method.kind,
+            device=spec.runtime.device,
+            iterations=spec.meta.iterations,
+        )
+        session.add(job)
+        session.flush()
+        events.append(session, job.id, "state", {"state": "queued", "from": None, "reason": None, "detail": None})
+        outbox.put(session, "wake")
+        return job.id
+
+
+def ask(job_id: UUID, target: State) -> None:
+    """The user asks for it."""
+    with transaction() as session:
+        job = session.get_one(Job, job_id, with_for_update=True)
+        become(session, job, target)
+        if target == "queued":
+            outbox.put(session, "wake")
+
+
+def job_of(job_id: UUID) -> Job:
+    with transaction() as session:
+        return session.get_one(Job, job_id)
+
+
+def attempts_of(job_id: UUID) -> list[Attempt]:
+    with transaction() as session:
+        return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+
+
+def events_of(job_id: UUID) -> list[Event]:
+    with transaction() as session:
+        return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
+
+
+def metrics_of(job_id: UUID) -> dict[str, dict[int, float]]:
+    with transaction() as session:
+        found: dict[str, dict[int, float]] = {}
+        for metric in session.scalars(select(Metric).where(Metric.job_id == job_id).order_by(Metric.step)):
+            found.setdefault(metric.name, {})[metric.step] = metric.value
+        return found
+
+
+def wait_until(what: Callable[[], T], seconds: float = 40.0) -> T:
+    """What the function gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.02)
+    return value
+
+
+def wait_for(job_id: UUID, *states: State, seconds: float = 60.0) -> Job:
+    """The job once it is in one of the states; fails as soon as it has ended in another."""
+
+    def reached() -> Job | None:
+        job = job_of(job_id)
+        assert job.state in states or job.state not in FINAL, f"{job.state}: {job.status_detail}"
+        return job if job.state in states else None
+
+    return wait_until(reached, seconds)
+
+
+def wait_for_iteration(job_id: UUID, iteration: int) -> Job:
+    def reached() -> Job | None:
+        job = job_of(job_id)
+        assert job.state not in FINAL, f"it ended too soon: {job.state}, {job.status_detail}"
+        return job if job.state == "running" and job.iteration >= iteration else None
+
+    return wait_until(reached, 60.0)
+
+
+def result_of(job_id: UUID) -> dict[str, str]:
+    """The metadata of the job's initialization, which holds the hash of its tensors."""
+    job = job_of(job_id)
+    assert job.initialization_blob_id is not None
+    data = b"".join(read(job.initialization_blob_id))
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def trainers_of(worker: subprocess.Popen[bytes]) -> list[int]:
+    """Process ids of its living trainers."""
+    return [child for child in _children(worker.pid) if b"worker.trainer" in _command_line(child)]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended (it may still be a zombie of a stopped parent)."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -1,0 +1,270 @@
+"""Claims, fences and the ends of attempts, on a real store and without processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from service.store import attempts, blobs, claims, progress
+from service.store.claims import Claim, Claimant, StaleFence, hold, take_next
+from service.store.database import transaction
+from service.store.tables import Attempt, Checkpoint, Job, Metric, OutboxMessage
+from tests.worker.conftest import ask, attempts_of, events_of, job_of, spec, submit
+
+pytestmark = pytest.mark.usefixtures("store")
+
+LEASE = timedelta(seconds=30)
+
+
+def claimant(*devices: str) -> Claimant:
+    return Claimant(id=uuid4(), host="here", devices=devices or ("cpu",), threads=3, versions={"torch": "2"})
+
+
+def take(*devices: str) -> Claim | None:
+    with transaction() as session:
+        return take_next(session, claimant(*devices), LEASE)
+
+
+def taken() -> Claim:
+    claim = take()
+    assert claim is not None
+    return claim
+
+
+def held(claim: Claim, work: Callable[[Session, Job], Any]) -> Any:
+    with transaction() as session:
+        return work(session, hold(session, claim))
+
+
+def lapse(job_id: UUID) -> None:
+    with transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
+
+
+def reconcile() -> None:
+    with transaction() as session:
+        job = claims.lapsed(session)
+        assert job is not None
+        attempts.crashed(session, job, "lost_worker", "The worker that ran it was lost")
+
+
+def test_the_claim_itself_sets_lease_and_fence() -> None:
+    job_id = submit(spec())
+    claim = taken()
+    job = job_of(job_id)
+    with transaction() as session:
+        left = session.scalars(select(Job.lease_expires_at - func.now())).one()
+    assert (claim.job_id, claim.attempt, job.state, job.attempt) == (job_id, 1, "running", 1)
+    assert timedelta(seconds=25) < left <= LEASE
+    assert [(one.number, one.ended_at) for one in attempts_of(job_id)] == [(1, None)]
+    assert [one.data["state"] for one in events_of(job_id)] == ["queued", "running"]
+    assert take() is None
+
+
+def test_the_longest_waiting_job_comes_first_and_one_that_backs_off_does_not_come() -> None:
+    first, second, third = submit(spec(seed=1)), submit(spec(seed=2)), submit(spec(seed=3))
+    with transaction() as session:
+        session.execute(update(Job).where(Job.id == first).values(queued_at=func.now() + timedelta(minutes=1)))
+    assert [taken().job_id, taken().job_id] == [second, third]
+    assert take() is None
+
+
+def test_claims_at_the_same_moment_get_different_jobs() -> None:
+    ids = {submit(spec(seed=seed)) for seed in range(4)}
+    together = Barrier(8)
+
+    def claim_one(_: int) -> Claim | None:
+        together.wait()
+        return take()
+
+    with ThreadPoolExecutor(8) as pool:
+        got = [claim.job_id for claim in pool.map(claim_one, range(8)) if claim is not None]
+    assert len(got) == len(set(got))
+    while (claim := take()) is not None:  # a claimant that met only locked rows went home empty-handed
+        got.append(claim.job_id)
+    assert sorted(got) == sorted(ids)
+
+
+def test_only_a_worker_with_cuda_gets_a_job_that_needs_it() -> None:
+    job_id = submit(spec(device="cuda"))
+    assert take() is None
+    with transaction() as session:
+        claims.explain_missing_device(session, cuda=False)
+    assert "CUDA" in (job_of(job_id).status_detail or "")
+    claim = take("cpu", "cuda")
+    assert claim is not None
+    assert claim.runtime["device"] == "cuda"
+    assert job_of(job_id).status_detail is None
+
+
+def test_a_resumed_job_gets_the_device_and_threads_of_its_first_attempt() -> None:
+    submit(spec(device="auto", threads=None))
+    claim = take("cpu", "cuda")
+    assert claim is not None
+    assert claim.runtime == {"device": "cuda", "threads": 3, "versions": {"torch": "2"}}
+    blob = blobs.write([b"checkpoint"]).blob_id
+    held(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blob))
+    held(claim, attempts.stopped)
+    assert take() is None, "it began on cuda and would end in other bits on a cpu"
+    with transaction() as session:
+        again = take_next(session, Claimant(uuid4(), "there", ("cpu", "cuda"), 8, {"torch": "3"}), LEASE)
+    assert again is not None
+    assert again.runtime == claim.runtime
+    assert again.checkpoint == (10, blob)
+
+
+WRITES: dict[str, Callable[[Session, Job], Any]] = {
+    "progress": lambda _, job: progress.advance(job, "training", 5, None),
+    "metrics": lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(5, 0.5)]}),
+    "event": progress.tell,
+    "checkpoint": lambda session, job: progress.add_checkpoint(session, job, 5, blobs.write([b"x"]).blob_id),
+    "success": lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 7),
+    "failure": lambda session, job: attempts.failed(session, job, "diverged", "It diverged."),
+    "stop": attempts.stopped,
+    "crash": lambda session, job: attempts.crashed(session, job, "killed", "It was killed"),
+}
+
+
+@pytest.mark.parametrize("since", ["requeued", "claimed again", "cancelled"])
+@pytest.mark.parametrize("write", WRITES)
+def test_no_write_of_a_stale_fence_is_taken(write: str, since: str) -> None:
+    job_id = submit(spec())
+    claim = taken()
+    if since == "cancelled":
+        ask(job_id, "cancelling")
+    lapse(job_id)
+    reconcile()
+    if since == "claimed again":
+        taken()
+    before = job_of(job_id), attempts_of(job_id), events_of(job_id)
+    with pytest.raises(StaleFence):
+        held(claim, WRITES[write])
+    after = job_of(job_id), attempts_of(job_id), events_of(job_id)
+    assert [_columns(row) for row in _flat(before)] == [_columns(row) for row in _flat(after)]
+    with transaction() as session:
+        assert session.scalars(select(Checkpoint)).all() == []
+        assert session.scalars(select(Metric)).all() == []
+
+
+def _flat(rows: tuple[Job, list[Any], list[Any]]) -> list[Any]:
+    return [rows[0], *rows[1], *rows[2]]
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {column.name: getattr(row, column.key) for column in row.__table__.columns}
+
+
+def test_a_job_is_retried_with_back_off_until_its_attempts_are_used_up() -> None:
+    job_id = submit(spec(max_attempts=3))
+    for expected in (0.0, 1.0):
+        held(taken(), lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+        with transaction() as session:
+            wait = session.scalars(select(Job.queued_at - func.now())).one()
+            session.execute(update(Job).values(queued_at=func.now()))
+        assert wait <= timedelta(seconds=expected)
+        assert wait > timedelta(seconds=expected - 0.5)
+        assert job_of(job_id).state == "queued"
+    held(taken(), lambda session, job: attempts.crashed(session, job, "out_of_memory", "No memory was left"))
+    job = job_of(job_id)
+    assert (job.state, job.status_reason) == ("failed", "out_of_memory")
+    assert "runtime.max_attempts" in (job.status_detail or "")
+    assert "meta.tasks_per_batch" in (job.status_detail or "")
+
+
+def test_a_committed_checkpoint_starts_the_count_of_crashes_anew() -> None:
+    job_id = submit(spec(max_attempts=2))
+    for step in (10, 20, 30):
+        claim = taken()
+        blob = blobs.write([b"checkpoint"]).blob_id
+        held(claim, lambda session, job, at=step, id_=blob: progress.add_checkpoint(session, job, at, id_))
+        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+        assert job_of(job_id).state == "queued"
+    held(taken(), lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+    assert job_of(job_id).state == "failed"
+
+
+def test_a_shutdown_counts_for_nothing_and_queues_the_job_at_once() -> None:
+    job_id = submit(spec(max_attempts=1))
+    for _ in range(3):
+        held(taken(), attempts.stopped)
+    job = job_of(job_id)
+    assert (job.state, job.status_reason) == ("queued", "worker_shutdown")
+    with transaction() as session:
+        assert session.scalars(select(func.count()).select_from(OutboxMessage)).one() == 4
+
+
+@pytest.mark.parametrize(("asked", "ends"), [("pausing", "paused"), ("cancelling", "cancelled")])
+@pytest.mark.parametrize("by", ["stop", "crash", "lapse"])
+def test_a_job_that_was_paused_or_cancelled_becomes_so_however_its_attempt_ends(asked: Any, ends: str, by: str) -> None:
+    job_id = submit(spec())
+    claim = taken()
+    ask(job_id, asked)
+    if by == "stop":
+        held(claim, attempts.stopped)
+    elif by == "crash":
+        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+    else:
+        lapse(job_id)
+        reconcile()
+    assert job_of(job_id).state == ends
+    assert attempts_of(job_id)[0].ended_at is not None
+
+
+def test_a_run_that_failed_by_itself_is_not_retried() -> None:
+    job_id = submit(spec())
+    held(taken(), lambda session, job: attempts.failed(session, job, "diverged", "It diverged."))
+    assert job_of(job_id).state == "failed"
+    assert take() is None
+
+
+def test_old_checkpoints_go_with_their_bytes() -> None:
+    submit(spec())
+    claim = taken()
+    for step in range(1, progress.KEPT_CHECKPOINTS + 3):
+        blob = blobs.write([b"checkpoint"]).blob_id
+        assert held(claim, lambda session, job, at=step, id_=blob: progress.add_checkpoint(session, job, at, id_))
+    with transaction() as session:
+        steps = list(session.scalars(select(Checkpoint.step).order_by(Checkpoint.step)))
+        kept = session.scalars(select(func.count()).select_from(blobs.Blob)).one()
+    assert steps == list(range(3, progress.KEPT_CHECKPOINTS + 3))
+    assert kept == progress.KEPT_CHECKPOINTS
+
+
+def test_a_metric_has_one_value_a_step_and_may_be_infinite() -> None:
+    job_id = submit(spec())
+    claim = taken()
+    held(claim, lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(1, 0.5), (2, 0.4)]}))
+    held(claim, lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(2, 0.25), (3, float("inf"))]}))
+    with transaction() as session:
+        points = [(one.step, one.value) for one in session.scalars(select(Metric).order_by(Metric.step))]
+    assert points == [(1, 0.5), (2, 0.25), (3, float("inf"))]
+    assert job_of(job_id).metrics == {"meta_loss": None}
+
+
+def test_events_are_numbered_without_gaps_when_writers_meet() -> None:
+    job_id = submit(spec())
+    claim = taken()
+
+    def tell(_: int) -> None:
+        held(claim, progress.tell)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tell, range(24)))
+    assert [one.seq for one in events_of(job_id)] == list(range(1, 27))
+
+
+def test_attempts_say_why_they_ended() -> None:
+    job_id = submit(spec())
+    held(taken(), lambda session, job: attempts.crashed(session, job, "stalled", "It stood still"))
+    held(taken(), lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 25))
+    assert [(one.number, one.reason) for one in attempts_of(job_id)] == [(1, "stalled"), (2, "succeeded")]
+    with transaction() as session:
+        assert session.scalars(select(func.count()).select_from(Attempt).where(Attempt.ended_at.is_(None))).one() == 0

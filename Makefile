@@ -26,12 +26,12 @@ check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
-# The mark `.unfinished` stays behind an interrupted installation: what pip had half unpacked then is thrown away.
+# No stamp, no trust: it goes before anything is changed, so what an interrupted run had half unpacked is thrown away.
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: name one with make PYTHON=python3.12" % sys.version_info[:2])'
-	@if [ -e .venv/.unfinished ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
-		echo "making .venv"; $(PYTHON) -m venv --clear .venv; fi
-	@touch .venv/.unfinished
+	@if ! [ -e $@ ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		echo "making .venv"; rm -f $@; $(PYTHON) -m venv --clear .venv; fi
+	@rm -f $@
 	@echo "installing into .venv (PyTorch is large: this takes a minute)"
 	@.venv/bin/python -m pip install --quiet -c constraints.txt -e ./client -e '.[dev]'
-	@rm .venv/.unfinished && touch $@
+	@touch $@

@@ -123,32 +123,32 @@ class Telling:
     def __init__(self, wire: Wire, training: Training) -> None:
         self._wire, self._training = wire, training
         self._began, self._began_at = time.monotonic(), training.iteration
-        self._last: Report | None = None
+        self._untold: Report | None = None
+        self._phase: str | None = None
         self._sent_at = float("-inf")
         self._points: dict[str, list[tuple[int, float]]] = {}
 
     def add(self, report: Report) -> None:
         for name, value in report.metrics.items():
             self._points.setdefault(name, []).append((report.iteration, value))
-        new_phase = self._last is None or self._last.phase != report.phase
-        self._last = report
-        if new_phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES:
+        self._untold = report
+        if report.phase != self._phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES:
             self.flush()
 
     def flush(self) -> None:
-        if self._last is None:
+        if self._untold is None:
             return
         self._wire.send(
             Progress(
-                phase=self._last.phase,
-                iteration=self._last.iteration,
+                phase=self._untold.phase,
+                iteration=self._untold.iteration,
                 iterations=self._training.iterations,
-                eta_seconds=self._eta(self._last.iteration),
+                eta_seconds=self._eta(self._untold.iteration),
                 metrics=self._points,
             )
         )
-        self._points = {}
-        self._sent_at = time.monotonic()
+        self._phase, self._sent_at = self._untold.phase, time.monotonic()
+        self._untold, self._points = None, {}
 
     def _eta(self, iteration: int) -> float | None:
         done = iteration - self._began_at

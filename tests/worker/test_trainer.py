@@ -1,0 +1,221 @@
+"""The trainer's process by itself: what it says, when it ends, and that a resumed run has the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from amaml.spec import JobSpec
+from tests.worker.conftest import is_gone, spec, wait_until
+from worker.process import Gone, TrainerProcess
+from worker.protocol import (
+    EXIT_NOT_TRUSTED,
+    Checkpoint,
+    Failed,
+    FromTrainer,
+    Lease,
+    Progress,
+    Ready,
+    Run,
+    Stop,
+    Stopped,
+    Succeeded,
+    ToTrainer,
+    encode,
+    from_trainer,
+)
+
+COMMAND = [sys.executable, "-m", "worker.trainer"]
+
+READY_SECONDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[TrainerProcess]:
+    """One trainer for all tests that leave it alive."""
+    trainer = TrainerProcess()
+    ready = trainer.wait_until_ready(READY_SECONDS)
+    assert ready is not None
+    assert "cpu" in ready.devices
+    yield trainer
+    trainer.kill()
+
+
+@pytest.fixture
+def doomed() -> Iterator[subprocess.Popen[bytes]]:
+    """A ready trainer whose pipes are the test's."""
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout is not None
+        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        yield trainer
+        trainer.kill()
+
+
+def tell(trainer: subprocess.Popen[bytes], message: ToTrainer) -> None:
+    assert trainer.stdin is not None
+    trainer.stdin.write(encode(message))
+    trainer.stdin.flush()
+
+
+def run(spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: float = 60.0) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(
+        job_id="00000000-0000-7000-8000-000000000000",
+        attempt=1,
+        spec=spec.model_dump(mode="json"),
+        datasets={},
+        checkpoint=checkpoint,
+        folder=str(folder),
+        device="cpu",
+        threads=1,
+        deadline=time.monotonic() + seconds,
+    )
+
+
+def hear(trainer: TrainerProcess, last: type[FromTrainer] | type[Gone]) -> list[FromTrainer | Gone]:
+    """All that it says up to the last message of this kind; removes checkpoints' files as their commit does."""
+    heard: list[FromTrainer | Gone] = []
+    while not heard or not isinstance(heard[-1], last | Gone):
+        said = trainer.receive(30)
+        assert said is not None, "silence"
+        heard.append(said)
+        if isinstance(said, Checkpoint):
+            path = Path(said.path)
+            path.rename(path.with_suffix(".committed"))
+    assert isinstance(heard[-1], last), heard[-1]
+    return heard
+
+
+def points(heard: list[FromTrainer | Gone], name: str) -> dict[int, float]:
+    return {step: value for said in heard if isinstance(said, Progress) for step, value in said.metrics.get(name, [])}
+
+
+def tensors(path: Path) -> str:
+    data = path.read_bytes()
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return str(metadata["tensors_sha256"])
+
+
+def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: TrainerProcess, tmp_path: Path) -> None:
+    warm.send(run(spec(25), tmp_path))
+    heard = hear(warm, Succeeded)
+    succeeded = heard[-1]
+    assert isinstance(succeeded, Succeeded)
+    assert succeeded.parameters == 25
+    assert Path(succeeded.path).is_file()
+    assert list(points(heard, "meta_loss")) == list(range(1, 26))
+    assert list(points(heard, "nrmse_tuned")) == [25]
+    assert [said.step for said in heard if isinstance(said, Checkpoint)] == [10, 20]
+
+
+def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Path) -> None:
+    whole = spec(25, evaluation={"every": 10, "tasks": 2, "epochs": 5, "select": "validation"})
+    warm.send(run(whole, tmp_path / "whole"))
+    undisturbed = hear(warm, Succeeded)
+    warm.send(run(whole, tmp_path / "again", checkpoint=str(tmp_path / "whole" / "checkpoint-10.committed")))
+    resumed = hear(warm, Succeeded)
+    results = [tensors(tmp_path / name / "initialization.safetensors") for name in ("whole", "again")]
+    assert results[0] == results[1]
+    for name, first_step in {"meta_loss": 11, "nrmse_flow": 10, "nrmse_validation": 10, "nrmse_random": 10}.items():
+        before = {step: value for step, value in points(undisturbed, name).items() if step >= first_step}
+        assert points(resumed, name) == before, name
+
+
+def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: TrainerProcess, tmp_path: Path) -> None:
+    warm.send(run(spec(100_000), tmp_path / "first"))
+    hear(warm, Progress)
+    warm.send(Stop(checkpoint=True))
+    heard = hear(warm, Stopped)
+    stopped, checkpoint = heard[-1], heard[-2]
+    assert isinstance(stopped, Stopped)
+    assert isinstance(checkpoint, Checkpoint)
+    assert checkpoint.step == stopped.step < 100_000
+    warm.send(Lease(deadline=time.monotonic()))  # comes late: must not end a trainer that has no job
+    warm.send(run(spec(2), tmp_path / "second"))
+    hear(warm, Succeeded)
+
+
+def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerProcess, tmp_path: Path) -> None:
+    broken = run(spec(2), tmp_path)
+    broken = broken.model_copy(update={"spec": {**broken.spec, "meta": {"iterations": -1}}})
+    warm.send(broken)
+    failed = hear(warm, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.reason == "bad_spec"
+    (tmp_path / "foreign").write_bytes(b"not a checkpoint")
+    warm.send(run(spec(2), tmp_path, checkpoint=str(tmp_path / "foreign")))
+    failed = hear(warm, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.reason in ("checkpoint_refused", "bad_data")
+
+
+def test_a_checkpoint_of_another_spec_is_refused(warm: TrainerProcess, tmp_path: Path) -> None:
+    warm.send(run(spec(10), tmp_path / "first"))
+    hear(warm, Succeeded)
+    warm.send(run(spec(20), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed")))
+    failed = hear(warm, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.reason == "checkpoint_refused"
+    assert "another spec" in failed.detail
+
+
+def test_it_ends_itself_when_its_deadline_passes_and_nobody_reads(
+    doomed: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """So it is when its supervisor is stopped: renewals end, and nobody kills it."""
+    began = time.monotonic()
+    tell(doomed, run(spec(100_000), tmp_path, seconds=1.0))
+    tell(doomed, Lease(deadline=began + 2.0))
+    assert doomed.wait(10) == EXIT_NOT_TRUSTED
+    assert 1.9 < time.monotonic() - began < 4.0
+
+
+def test_it_ends_when_the_pipe_closes(doomed: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    assert doomed.stdin is not None
+    tell(doomed, run(spec(100_000), tmp_path))
+    doomed.stdin.close()
+    assert doomed.wait(5) == EXIT_NOT_TRUSTED
+
+
+STARTER = """
+import signal
+from worker.process import TrainerProcess
+trainer = TrainerProcess()
+trainer.wait_until_ready(90)
+print(trainer.pid, flush=True)
+signal.pause()
+"""
+
+
+def test_a_stopped_trainer_dies_with_its_worker() -> None:
+    """Stopped, it can neither see the pipe close nor watch its deadline: the kernel ends it."""
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        pid = int(worker.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        worker.kill()
+    wait_until(lambda: is_gone(pid), 5)
+
+
+PRINTER = """
+from worker.protocol import Stopped
+from worker.trainer import Wire
+wire = Wire()
+print("hello")
+wire.send(Stopped(step=1))
+"""
+
+
+def test_what_is_printed_never_gets_among_the_messages() -> None:
+    """Libraries print; the messages go by a copy of stdout that only the trainer's wire has."""
+    done = subprocess.run([sys.executable, "-c", PRINTER], capture_output=True, check=True)
+    assert isinstance(from_trainer(done.stdout), Stopped)
+    assert done.stderr == b"hello\n"

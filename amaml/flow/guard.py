@@ -15,15 +15,20 @@ FIRST_ITERATIONS = 12
 """HVPs at t=0; later one a step suffices, since the vector is warm."""
 
 
+def start_vector(like: Tensor) -> Tensor:
+    """Where every power iteration starts: a fixed direction of length 1, as many numbers as `like` [P]."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(like), generator=generator, dtype=torch.float64)
+    start /= start.norm()
+    return start.to(like)
+
+
 class PowerIteration:
     """Follows the dominant eigenvector of every task of the whole batch. The start vector is fixed and the warm start
     lives within one solve, so that results don't depend on what was solved before."""
 
     def __init__(self, field: GradientFlow, u: Tensor) -> None:
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(u.shape[1], generator=generator, dtype=torch.float64)
-        start /= start.norm()
-        self.vector = start.to(u).expand_as(u).clone()
+        self.vector = start_vector(u[0]).expand_as(u).clone()
         """[B, P], each row of length 1."""
         self.lambda_max = u.new_zeros(len(u))
         """Latest estimate [B]."""

@@ -22,6 +22,7 @@ from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
 from amaml.flow.solve import fixed_steps, solve
 from amaml.flow.solvers import Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.kernel import solve as kernel
 from amaml.methods.certificate import Certificate, finer
 from amaml.methods.certificate import certify as certify_answer
 from amaml.methods.parameters import Layout, Params
@@ -183,7 +184,24 @@ def _certify(
 
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
-    """Solves forward, then backward."""
+    """Solves forward, then backward: by the compiled kernel where there is one for the problem, else all tasks at once."""
+    solved = kernel.solve(problem, wanted)
+    if solved is not None:
+        return Answer(
+            gradients=solved.gradients,
+            losses=solved.losses,
+            adapted=solved.adapted,
+            stats=Stats(
+                solved.steps,
+                solved.rejected,
+                solved.gradient_count,
+                solved.hvp_count,
+                solved.lambda_max,
+                problem.target,
+            ),
+            length=solved.length,
+            sensitivity=solved.sensitivity,
+        )
     flow = problem.flow()
     forward = _solve(problem, flow)
     losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)

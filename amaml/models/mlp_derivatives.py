@@ -57,33 +57,33 @@ class MLPDerivatives:
         support: tuple[Tensor, Tensor],
         query: tuple[Tensor, Tensor],
     ) -> None:
-        self._widths, self._activation = tuple(widths), activation
-        self._support, self._query = support, query
-        sizes = [(outputs * inputs, outputs) for inputs, outputs in pairwise(self._widths)]
+        self.widths, self.activation = tuple(widths), activation
+        self.support, self.query_set = support, query
+        sizes = [(outputs * inputs, outputs) for inputs, outputs in pairwise(self.widths)]
         self._sizes = [size for pair in sizes for size in pair]
 
     def take(self, rows: Tensor) -> MLPDerivatives:
         def pick(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             return pair[0][rows], pair[1][rows]
 
-        return MLPDerivatives(self._widths, self._activation, pick(self._support), pick(self._query))
+        return MLPDerivatives(self.widths, self.activation, pick(self.support), pick(self.query_set))
 
     def gradient(self, u: Tensor) -> Tensor:
         layers = self._layers(u)
-        return self._backward(u, layers, self._forward(layers, self._support[0]), self._support[1])
+        return self._backward(u, layers, self._forward(layers, self.support[0]), self.support[1])
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
         layers = self._layers(u)
-        activations = self._forward(layers, self._query[0])
-        loss = 0.5 * (activations[-1] - self._query[1]).square().mean(dim=(1, 2))
-        return loss, self._backward(u, layers, activations, self._query[1])
+        activations = self._forward(layers, self.query_set[0])
+        loss = 0.5 * (activations[-1] - self.query_set[1]).square().mean(dim=(1, 2))
+        return loss, self._backward(u, layers, activations, self.query_set[1])
 
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
         parts = torch.split(u, self._sizes, dim=1)
         return [
             (weight.view(len(u), outputs, inputs), bias.unsqueeze(1))
-            for weight, bias, (inputs, outputs) in zip(parts[::2], parts[1::2], pairwise(self._widths), strict=True)
+            for weight, bias, (inputs, outputs) in zip(parts[::2], parts[1::2], pairwise(self.widths), strict=True)
         ]
 
     def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
@@ -91,7 +91,7 @@ class MLPDerivatives:
         activations = [x]
         for index, (weight, bias) in enumerate(layers):
             z = torch.baddbmm(bias, activations[-1], weight.mT)
-            activations.append(z if index + 1 == len(layers) else _activate(self._activation, z))
+            activations.append(z if index + 1 == len(layers) else _activate(self.activation, z))
         return activations
 
     def _backward(self, u: Tensor, layers: list[tuple[Tensor, Tensor]], activations: list[Tensor], y: Tensor) -> Tensor:
@@ -101,14 +101,14 @@ class MLPDerivatives:
             torch.bmm(delta.mT, activations[index], out=weight)
             torch.sum(delta, dim=1, keepdim=True, out=bias)
             if index:
-                delta = torch.bmm(delta, layers[index][0]).mul_(_slope(self._activation, activations[index]))
+                delta = torch.bmm(delta, layers[index][0]).mul_(_slope(self.activation, activations[index]))
         return out
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        x, y = self._support
+        x, y = self.support
         layers, tangents = self._layers(u), self._layers(v)
         activations = self._forward(layers, x)
-        slopes = [_slope(self._activation, a) for a in activations[1:-1]]
+        slopes = [_slope(self.activation, a) for a in activations[1:-1]]
         # Forward: R{z} and R{a} of every layer; R{x} = 0.
         pre: list[Tensor] = []
         moved: list[Tensor] = []
@@ -132,7 +132,7 @@ class MLPDerivatives:
             slope = slopes[index - 1]
             pulled = torch.bmm(delta, layers[index][0])
             moved_delta = torch.bmm(moved_delta, layers[index][0]).baddbmm_(delta, tangents[index][0]).mul_(slope)
-            bend = _bend(self._activation, activations[index], slope)
+            bend = _bend(self.activation, activations[index], slope)
             if bend is not None:
                 moved_delta.addcmul_(pulled, bend.mul_(pre[index - 1]))
             delta = pulled.mul_(slope)

@@ -1,0 +1,443 @@
+// The whole meta-gradient of one task after another: forward flow with step control and stability guard, query loss,
+// discrete adjoint with checkpointing. It does what amaml/flow and amaml/adjoint/discrete.py do for batches of any losses,
+// for fully connected networks and regression losses, with a task's data in the processor's cache.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <map>
+#include <numeric>
+#include <system_error>
+#include <thread>
+
+#include "network.h"
+
+namespace {
+
+// The face towards Python: amaml/kernel/problem.py mirrors it field by field. B tasks, P parameters, K horizons.
+template <class T> struct Problem {
+    int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
+    int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
+    int64_t proximal_in_query, want_length, want_rates, want_proximal;
+    double proximal, rtol, atol, stability_limit, step_cap;
+    const int64_t* widths;
+    const double *times, *weights;  // [K]
+    const int64_t* counts;          // fixed steps of each stretch [K]
+    const double* steps;            // their sizes [K]
+    const double *a, *b, *error;    // tableau: lower triangle row by row, [stages], [stages + 1]
+    const T *theta, *rates, *power_start;  // [P]; rates may be null
+    const T *support_x, *support_y, *query_x, *query_y;
+    T *gradients, *through_theta, *by_rates, *by_proximal;  // [B, P], [B, P], [B, P], [B]
+    T *by_length, *losses, *adapted, *lambda_max;           // [B, K], [B, K], [B, P], [B]
+    int64_t *accepted, *rejected, *gradient_count, *hvp_count;  // [B]
+    int64_t* code;                                              // [B], as in amaml.flow.result.Result
+    double *failed_at, *value, *bound;                          // [B]
+};
+
+enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT };
+struct Failure {
+    Code code;
+    double time, value = NAN, bound = NAN;
+};
+
+constexpr double SAFETY = 0.9, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
+constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16;
+constexpr size_t CHEAP_BYTES = 1 << 20;  // of states of one trajectory, kept without thinning them
+constexpr size_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for each stage
+
+// Σ term(i) in double, in a fixed order that vectorises.
+template <class F> double total(int64_t n, F term) {
+    double part[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int q = 0; q < 8; ++q) part[q] += term(i + q);
+    for (; i < n; ++i) part[i % 8] += term(i);
+    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+template <class T> class Task {
+  public:
+    Task(const Problem<T>& problem)
+        : p(problem), P(problem.parameters), support(p.support_points, p.widths[0], p.widths[p.layers]),
+          query(p.query_points, p.widths[0], p.widths[p.layers]),
+          net(p.layers, p.widths, Activation(p.activation), std::max(support.length, query.length), slots()),
+          u(P), next(P), slope(P), end_slope(P), lambda(P), scratch(P), seed(P), power(P), jumps(p.horizons * P),
+          states(p.stages * P), slopes(p.stages * P) {
+        if (p.rates) root_rates.resize(P), std::transform(p.rates, p.rates + P, root_rates.begin(), [](T r) { return std::sqrt(r); });
+    }
+
+    void solve(int64_t task) {
+        b = task;
+        const auto row = [&](const T* data, int64_t points, int64_t width) { return data + b * points * width; };
+        support.fill(p.support_points, row(p.support_x, p.support_points, support.inputs), row(p.support_y, p.support_points, support.outputs));
+        query.fill(p.query_points, row(p.query_x, p.query_points, query.inputs), row(p.query_y, p.query_points, query.outputs));
+        kept.clear(), sizes.clear(), boundaries.assign(1, 0), spacing = 1, rounds = 0, by_proximal = 0, misjudged = {SUCCESS, 0};
+        p.lambda_max[b] = NAN;
+        std::copy_n(p.theta, P, u.data());
+        p.adaptive ? forward_adaptive() : forward_fixed();
+        if (misjudged.code != SUCCESS) throw misjudged;
+        std::copy_n(u.data(), P, p.adapted + b * P);
+        backward();
+    }
+
+  private:
+    // ---- the flow f(u) = −α∘(∇L(u) + ρ(u−θ)), its Jacobian's products, and what they cost
+    void force(const T* at, T* out, int64_t slot = 0) {
+        net.gradient(support, at, out, slot);
+        ++p.gradient_count[b];
+        const T rho = T(p.proximal);
+        if (rho != 0) for (int64_t i = 0; i < P; ++i) out[i] += rho * (at[i] - p.theta[i]);
+    }
+    void field(const T* at, T* out, int64_t slot = 0) {
+        force(at, out, slot);
+        for (int64_t i = 0; i < P; ++i) out[i] *= p.rates ? -p.rates[i] : T(-1);
+    }
+    void hessian(const T* at, const T* v, T* out, int64_t slot, bool known) {
+        net.hvp(support, at, v, out, slot, known);
+        ++p.hvp_count[b];
+        const T rho = T(p.proximal);
+        if (rho != 0) for (int64_t i = 0; i < P; ++i) out[i] += rho * v[i];
+    }
+    void transposed(const T* at, const T* v, T* out, int64_t slot, bool known) {
+        const T* scaled = v;
+        if (p.rates) {
+            for (int64_t i = 0; i < P; ++i) scratch[i] = v[i] * p.rates[i];
+            scaled = scratch.data();
+        }
+        hessian(at, scaled, out, slot, known);
+        for (int64_t i = 0; i < P; ++i) out[i] = -out[i];
+    }
+
+    // ---- the guard: power iteration on √α(∇²L + ρ)√α at `at`, whose activations slot 0 may hold already
+    T look(const T* at, T* vector, bool known) {
+        for (int64_t i = 0; i < P; ++i) scratch[i] = p.rates ? vector[i] * root_rates[i] : vector[i];
+        hessian(at, scratch.data(), seed.data(), 0, known);
+        if (p.rates) for (int64_t i = 0; i < P; ++i) seed[i] *= root_rates[i];
+        const T size = T(std::sqrt(total(P, [&](int64_t i) { return double(seed[i]) * seed[i]; })));
+        if (size != 0) for (int64_t i = 0; i < P; ++i) vector[i] = seed[i] / size;
+        return size;
+    }
+    void first_looks(bool known) {
+        std::copy_n(p.power_start, P, power.data());
+        for (int64_t n = 0; n < FIRST_ITERATIONS; ++n) lambda_now = look(u.data(), power.data(), known || n);
+        p.lambda_max[b] = lambda_now;
+    }
+
+    // ---- steps
+    const T* state(int64_t stage, const T* from) const { return stage ? &states[stage * P] : from; }
+    // out = from + h·Σ_j c_j slopes_j, j < count
+    void combine(const T* from, T h, const double* c, int64_t count, T* out) const {
+        if (out != from) std::copy_n(from, P, out);
+        for (int64_t j = 0; j < count; ++j)
+            if (const T weight = h * T(c[j]); c[j] != 0)
+                for (int64_t i = 0; i < P; ++i) out[i] += weight * slopes[j * P + i];
+    }
+    // Stage states (the first is `from` itself) and the slopes of the first `count`; a stage's activations in its slot.
+    void stages(const T* from, T h, int64_t count, const T* first) {
+        const double* row = p.a;
+        for (int64_t s = 0; s < p.stages; row += s++) {
+            if (s) combine(from, h, row, s, &states[s * P]);
+            if (s || !first) { if (s < count) field(state(s, from), &slopes[s * P], slot(s)); }
+            else std::copy_n(first, P, slopes.data());
+        }
+    }
+    void advance(int64_t number, T* at) {
+        const T h = step_size(number);
+        stages(at, h, p.stages, nullptr);
+        combine(at, h, p.b, p.stages, at);
+    }
+    T step_size(int64_t number) const {
+        if (p.adaptive) return sizes[number];
+        return T(p.steps[std::upper_bound(boundaries.begin(), boundaries.end() - 1, number) - boundaries.begin() - 1]);
+    }
+    int64_t slots() const {
+        int64_t width = 0;
+        for (int64_t l = 1; l <= p.layers; ++l) width += p.widths[l];
+        return support.chunks == 1 && width * support.length * sizeof(T) <= SLOT_BYTES ? p.stages : 1;
+    }
+    int64_t slot(int64_t stage) const { return net.slots() > 1 ? stage : 0; }
+
+    // ---- forward
+    // Keeps u, from which step `rounds` starts, if it is due: all while they are cheap, then about √N, or at most a limit.
+    void offer() {
+        if (rounds % spacing == 0) kept.emplace(rounds, u);
+        const int64_t cheap = std::max<int64_t>(2, CHEAP_BYTES / (P * sizeof(T)));
+        while (int64_t(kept.size()) > (p.checkpoints >= 0 ? std::max<int64_t>(1, (p.checkpoints - 1) / 2) : spacing == 1 ? cheap : 2 * spacing)) {
+            spacing *= 2;
+            for (auto at = kept.begin(); at != kept.end();) at = at->first % spacing ? kept.erase(at) : std::next(at);
+        }
+    }
+    void arrive(int64_t k) {
+        boundaries.push_back(rounds);
+        T *jump = &jumps[k * P], loss = net.gradient(query, u.data(), jump), *direct = p.gradients + b * P;
+        const T weight = T(p.weights[k]), rho = T(p.proximal_in_query ? p.proximal : 0);
+        const double far = total(P, [&](int64_t i) { return double(u[i] - p.theta[i]) * (u[i] - p.theta[i]); });
+        if (rho != 0) loss += T(0.5 * rho * far);
+        for (int64_t i = 0; i < P; ++i) {
+            const T pull = rho * (u[i] - p.theta[i]);
+            jump[i] = weight * (jump[i] + pull);
+            direct[i] -= weight * pull;
+        }
+        if (p.proximal_in_query) by_proximal += 0.5 * weight * far;
+        if (misjudged.code == SUCCESS && !(std::isfinite(loss) && finite(jump))) misjudged = {NON_FINITE, p.times[k]};
+        p.losses[b * p.horizons + k] = loss;
+    }
+    bool finite(const T* v) const {
+        return std::isfinite(total(P, [&](int64_t i) { return double(v[i]) - double(v[i]); }));
+    }
+
+    void forward_fixed() {
+        const int64_t all = std::accumulate(p.counts, p.counts + p.horizons, int64_t(0));
+        if (p.checkpoints < 0 && all * P * sizeof(T) > CHEAP_BYTES) spacing = std::max<int64_t>(2, std::llround(std::sqrt(double(all))));
+        double start = 0;
+        for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
+            const T h = T(p.steps[k]);
+            for (int64_t n = 0; n < p.counts[k]; ++n, ++rounds) {
+                if (rounds % CHECK_EVERY == 0) check(h, start + n * p.steps[k]);
+                offer();
+                stages(u.data(), h, p.stages, nullptr);
+                combine(u.data(), h, p.b, p.stages, u.data());
+            }
+            arrive(k);
+        }
+        p.accepted[b] = rounds;
+        check(T(p.steps[p.horizons - 1]), start);
+    }
+    void check(T h, double time) {
+        if (!finite(u.data())) throw Failure{NON_FINITE, time};
+        if (!p.guard) return;
+        if (rounds == 0) first_looks(false);
+        else lambda_now = look(u.data(), power.data(), false);
+        p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
+        if (!(h * lambda_now <= p.stability_limit))
+            throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), 0.9 * p.stability_limit / lambda_now};
+    }
+
+    void forward_adaptive() {
+        field(u.data(), slope.data());
+        if (p.guard) first_looks(true);
+        double h = first_step(), start = 0;
+        for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
+            h = integrate(start, p.times[k], h);
+            arrive(k);
+            const T* jump = &jumps[k * P];
+            p.by_length[b * p.horizons + k] = T(total(P, [&](int64_t i) { return double(slope[i]) * jump[i]; }));
+        }
+        p.accepted[b] = rounds;
+    }
+    // Carries u and its slope from start to end; returns the step that would be tried next.
+    double integrate(double start, double end, double h) {
+        double time = start;
+        for (int64_t attempt = 0; attempt < p.max_steps; ++attempt) {
+            const double left = end - time, longest = p.guard ? std::min(h, p.step_cap / lambda_now) : h;
+            const double trial = left <= longest ? left : left < 2 * longest ? left / 2 : longest;
+            const double ratio = try_step(T(trial));
+            const bool small_error = ratio <= 1, good = small_error && stable(trial);
+            if (!good && trial < SMALLEST_STEP * (end - start))
+                throw std::isfinite(ratio) ? Failure{STEP_UNDERFLOW, time, trial} : Failure{NON_FINITE, time};
+            const double wish = SAFETY * std::pow(ratio, -1.0 / p.order);
+            h = trial * std::min(std::isnan(wish) ? SHRINK : std::clamp(wish, SHRINK, GROW), good ? GROW : SAFETY);
+            if (!good) { ++p.rejected[b]; continue; }
+            offer();
+            sizes.push_back(T(trial)), ++rounds;
+            u.swap(next), slope.swap(end_slope);
+            if (trial >= left) return h;
+            time += trial;
+        }
+        throw Failure{BUDGET_SPENT, time, NAN, double(p.max_steps)};
+    }
+    // Fills next and end_slope; returns the error over tolerance.
+    double try_step(T h) {
+        stages(u.data(), h, p.stages, slope.data());
+        combine(u.data(), h, p.b, p.stages, next.data());
+        field(next.data(), end_slope.data());
+        std::fill_n(seed.data(), P, T(0));
+        combine(seed.data(), h, p.error, p.stages, seed.data());
+        const T last = h * T(p.error[p.stages]), rtol = T(p.rtol), atol = T(p.atol);
+        return std::sqrt(total(P, [&](int64_t i) {
+            const T scale = std::max(std::abs(u[i]), std::abs(next[i])) * rtol + atol;
+            const T error = (seed[i] + last * end_slope[i]) / scale;
+            return double(error) * error;
+        }) / P);
+    }
+    // Whether a step that ends at `next` may stand. One that may not keeps its vector and learns how stiff it gets.
+    bool stable(double h) {
+        if (!p.guard) return true;
+        std::copy_n(power.data(), P, lambda.data());
+        lambda_now = look(next.data(), lambda.data(), true);
+        if (!(h * lambda_now <= END_SLACK * p.step_cap)) return false;
+        power.swap(lambda);
+        p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
+        return true;
+    }
+    // Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4.
+    double first_step() {
+        const auto size = [&](auto v) {
+            return std::sqrt(total(P, [&](int64_t i) {
+                const double scaled = double(v(i)) / (p.atol + p.rtol * std::abs(u[i]));
+                return scaled * scaled;
+            }) / P);
+        };
+        const double d0 = size([&](int64_t i) { return u[i]; }), d1 = size([&](int64_t i) { return slope[i]; });
+        const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
+        for (int64_t i = 0; i < P; ++i) next[i] = u[i] + T(h0) * slope[i];
+        field(next.data(), end_slope.data());
+        const double d2 = size([&](int64_t i) { return end_slope[i] - slope[i]; }) / h0, largest = std::max(d1, d2);
+        const double h1 = largest <= 1e-15 ? std::max(1e-6, h0 * 1e-3) : std::pow(0.01 / largest, 1.0 / p.order);
+        const double h = std::min(100 * h0, h1);
+        return std::isnan(h) ? 1e-6 : h;
+    }
+
+    // ---- backward
+    void backward() {
+        std::copy_n(&jumps[(p.horizons - 1) * P], P, lambda.data());
+        for (int64_t k = p.horizons - 1; k >= 0; --k) {
+            if (k + 1 < p.horizons) for (int64_t i = 0; i < P; ++i) lambda[i] += jumps[k * P + i];
+            by_length = 0;
+            back_to(boundaries[k], boundaries[k + 1]);
+            if (!p.adaptive && p.want_length) p.by_length[b * p.horizons + k] = T(by_length);
+        }
+        if (p.want_proximal) p.by_proximal[b] = T(by_proximal);
+        T* out = p.gradients + b * P;
+        for (int64_t i = 0; i < P; ++i) out[i] += lambda[i] + p.through_theta[b * P + i];
+        if (!finite(out)) throw Failure{NON_FINITE, 0};
+    }
+    // Reverses the steps end − 1 … start, from the kept states.
+    void back_to(int64_t start, int64_t end) {
+        while (end > start) {
+            const auto at = std::prev(kept.lower_bound(end));
+            const int64_t number = at->first, first = std::max(number, start);
+            Values<T> state = at->second;
+            for (int64_t n = number; n < first; ++n) advance(n, state.data());
+            if (p.checkpoints < 0) {
+                std::vector<Values<T>> between(1, state);
+                for (int64_t n = first; n < end - 1; ++n) between.push_back(between.back()), advance(n, between.back().data());
+                for (int64_t n = end - 1; n >= first; --n) reverse(n, between[n - first].data());
+            } else {
+                back(first, end, state, std::max<int64_t>(0, p.checkpoints - 1 - int64_t(kept.size())));
+            }
+            if (number >= start && number > 0) kept.erase(at);
+            end = first;
+        }
+    }
+    // The same from the state before step `start`, keeping `spare` states more (Griewank & Walther 2000, revolve).
+    void back(int64_t start, int64_t end, const Values<T>& state, int64_t spare) {
+        const int64_t middle = end - start > 1 && spare ? start + split(end - start, spare + 1) : end;
+        for (int64_t n = middle - 1; middle == end && n >= start; --n) {
+            Values<T> carried = state;
+            for (int64_t m = start; m < n; ++m) advance(m, carried.data());
+            reverse(n, carried.data());
+        }
+        if (middle == end) return;
+        {
+            Values<T> carried = state;
+            for (int64_t m = start; m < middle; ++m) advance(m, carried.data());
+            back(middle, end, carried, spare - 1);
+        }
+        back(start, middle, state, spare);
+    }
+    static double choose(int64_t n, int64_t k) {
+        double result = 1;
+        for (int64_t i = 1; i <= k; ++i) result = result * double(n - k + i) / double(i);
+        return std::round(result);
+    }
+    static int64_t split(int64_t length, int64_t slots) {
+        int64_t repeats = 1;
+        while (choose(slots + repeats, slots) < length) ++repeats;
+        const double right = length - choose(slots - 1 + repeats, slots - 1);
+        const double left = std::floor(choose(slots + repeats - 1, slots) / 2);
+        return std::min<int64_t>(length - 1, std::max<int64_t>(1, int64_t(std::min(right, left))));
+    }
+
+    // λ before step `number` from λ after it; `from` is the state before it. Gathers what the field's own parameters see.
+    void reverse(int64_t number, const T* from) {
+        const T h = step_size(number);
+        stages(from, h, p.stages - 1, nullptr);
+        std::copy_n(lambda.data(), P, next.data());
+        for (int64_t s = p.stages - 1; s >= 0; --s) {
+            for (int64_t i = 0; i < P; ++i) seed[i] = T(p.b[s]) * lambda[i];
+            for (int64_t j = s + 1; j < p.stages; ++j)
+                if (const T a = T(p.a[j * (j - 1) / 2 + s]); a != 0)
+                    for (int64_t i = 0; i < P; ++i) seed[i] += a * slopes[j * P + i];
+            for (int64_t i = 0; i < P; ++i) seed[i] *= h;
+            bool known = net.slots() > 1 && s + 1 < p.stages;
+            known |= visit(state(s, from), slot(s));
+            transposed(state(s, from), seed.data(), &slopes[s * P], slot(s), known);
+            for (int64_t i = 0; i < P; ++i) next[i] += slopes[s * P + i];
+        }
+        lambda.swap(next);
+    }
+    // A stage's part, its weighted adjoint being `seed`; whether the force was evaluated, and its activations are known.
+    bool visit(const T* at, int64_t slot) {
+        const T rho = T(p.proximal), *alpha = p.rates;
+        T* through = p.through_theta + b * P;
+        if (rho != 0) for (int64_t i = 0; i < P; ++i) through[i] += rho * (alpha ? seed[i] * alpha[i] : seed[i]);
+        if (p.want_proximal)
+            by_proximal -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]); });
+        if (!p.want_rates && (p.adaptive || !p.want_length)) return false;
+        force(at, scratch.data(), slot);
+        if (p.want_rates) for (int64_t i = 0; i < P; ++i) p.by_rates[b * P + i] -= seed[i] * scratch[i];
+        by_length -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * scratch[i]; });
+        return true;
+    }
+
+    const Problem<T>& p;
+    const int64_t P;
+    int64_t b = 0;
+    Points<T> support, query;
+    Network<T> net;
+    Values<T> u, next, slope, end_slope, lambda, scratch, seed, power, jumps, states, slopes, root_rates;
+    std::map<int64_t, Values<T>> kept;  // states by the number of the step that starts from them
+    Values<T> sizes;                    // of the accepted adaptive steps
+    Values<int64_t> boundaries;         // steps up to each horizon, 0 first
+    int64_t spacing = 1, rounds = 0;
+    T lambda_now = 0;
+    Failure misjudged{SUCCESS, 0};  // the first horizon whose loss isn't finite
+    double by_proximal = 0, by_length = 0;
+};
+
+// Tasks are independent, so how many threads take them in which order changes nothing. Returns 1 where memory ran out.
+template <class T> int64_t solve(const Problem<T>& problem) {
+    std::atomic<int64_t> next{0}, exhausted{0};
+    const auto work = [&] {
+        try {
+            Task<T> solver(problem);
+            for (int64_t task; (task = next++) < problem.batch;) {
+                try {
+                    solver.solve(task);
+                } catch (const Failure& failure) {
+                    problem.code[task] = failure.code, problem.failed_at[task] = failure.time;
+                    problem.value[task] = failure.value, problem.bound[task] = failure.bound;
+                }
+            }
+        } catch (const std::exception&) {
+            exhausted = 1, next = problem.batch;
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int64_t n = 1; n < std::min(problem.threads, problem.batch); ++n) others.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads to be had: the others do the work
+    }
+    work();
+    for (auto& thread : others) thread.join();
+    return exhausted;
+}
+
+template <class T> void activate(int64_t kind, T* values, int64_t vectors) {
+    with<T>(Activation(kind), [&](auto f) {
+        for (T* v = values; v < values + vectors * Simd<T>::lanes; v += Simd<T>::lanes) store(v, f.value(load(v)));
+    });
+}
+
+}  // namespace
+
+extern "C" {
+int64_t amaml_problem_bytes() { return sizeof(Problem<float>); }
+int64_t amaml_vector_bytes() { return VECTOR_BYTES; }
+int64_t amaml_solve_float32(const Problem<float>* problem) { return solve(*problem); }
+int64_t amaml_solve_float64(const Problem<double>* problem) { return solve(*problem); }
+// σ in place, on whole vectors: for tests of its accuracy.
+void amaml_activate_float32(int64_t kind, float* values, int64_t vectors) { activate(kind, values, vectors); }
+void amaml_activate_float64(int64_t kind, double* values, int64_t vectors) { activate(kind, values, vectors); }
+}

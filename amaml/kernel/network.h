@@ -1,0 +1,291 @@
+// Loss ½·mean((net(x) − y)²) of a fully connected network on one task: gradient and Hessian-vector product.
+//
+// Arrays are feature-major, [width][points], and points come in chunks of a few vectors, so that everything stays in cache
+// whatever the number of points. Parameters lie flat: a layer's weight [outputs][inputs], then its bias.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "vectors.h"
+
+constexpr int CHUNK_VECTORS = 8;
+
+template <class T> using Values = std::vector<T>;
+
+// Points of a task, chunk by chunk; those that pad the last vectors weigh nothing.
+template <class T> struct Points {
+    int64_t chunks, length;  // length: points in a chunk
+    int64_t inputs, outputs;
+    Values<T> x, y, weight;  // [chunk][feature][point]; weight: 1/(points·outputs)
+
+    Points(int64_t points, int64_t in, int64_t out) : inputs(in), outputs(out) {
+        int64_t vectors = (points + Simd<T>::lanes - 1) / Simd<T>::lanes;
+        chunks = (vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
+        length = (vectors + chunks - 1) / chunks * Simd<T>::lanes;
+        x.resize(chunks * length * in), y.resize(chunks * length * out), weight.resize(chunks * length);
+        std::fill_n(weight.begin(), points, T(1) / T(points * out));
+    }
+    void fill(int64_t points, const T* from_x, const T* from_y) {
+        spread(points, inputs, from_x, x.data());
+        spread(points, outputs, from_y, y.data());
+    }
+
+  private:
+    void spread(int64_t points, int64_t features, const T* from, T* to) const {
+        for (int64_t p = 0; p < points; ++p)
+            for (int64_t f = 0; f < features; ++f)
+                to[(p / length * features + f) * length + p % length] = from[p * features + f];
+    }
+};
+
+// One of the terms of a product: weight[r·row + k·column] times in[k][·].
+template <class T> struct Term {
+    const T* weight;
+    int64_t row, column;
+    const T* in;
+};
+
+template <class T, int rows, int columns>
+inline void product_tile(const Term<T>* terms, int count, int64_t inner, int64_t length, const T* bias, T* out) {
+    using V = Vec<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    V sum[rows][columns];
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < columns; ++c) sum[r][c] = V{} + (bias ? bias[r] : T(0));
+    for (int t = 0; t < count; ++t) {
+        const T *weight = terms[t].weight, *in = terms[t].in;
+        for (int64_t k = 0; k < inner; ++k, weight += terms[t].column, in += length) {
+            V x[columns];
+            for (int c = 0; c < columns; ++c) x[c] = load(in + c * lanes);
+            for (int r = 0; r < rows; ++r)
+                for (int c = 0; c < columns; ++c) sum[r][c] += weight[r * terms[t].row] * x[c];
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < columns; ++c) store(out + r * length + c * lanes, sum[r][c]);
+}
+
+// Rows are taken `rows` at a time, the rest in halves of it.
+template <class T, int rows, int columns>
+void product_column(Term<T> (&terms)[2], int count, int64_t n, int64_t inner, int64_t length, const T* bias, T* out) {
+    for (; n >= rows; n -= rows, out += rows * length) {
+        product_tile<T, rows, columns>(terms, count, inner, length, bias, out);
+        for (int t = 0; t < count; ++t) terms[t].weight += rows * terms[t].row;
+        if (bias) bias += rows;
+    }
+    if constexpr (rows > 1)
+        if (n) product_column<T, rows / 2, columns>(terms, count, n, inner, length, bias, out);
+}
+
+// out[r][·] = bias[r] + Σ over terms and k < inner of weight[r, k]·in[k][·], for r < n.
+template <class T>
+void product(std::initializer_list<Term<T>> sum, int64_t n, int64_t inner, int64_t length, const T* bias, T* out) {
+    constexpr int lanes = Simd<T>::lanes;
+    const int count = int(sum.size());
+    for (int64_t at = 0; at < length;) {
+        Term<T> terms[2];
+        std::copy(sum.begin(), sum.end(), terms);
+        for (int t = 0; t < count; ++t) terms[t].in += at;
+        const int64_t left = (length - at) / lanes;
+        const int64_t columns = left == 5 || left == 6 ? 3 : std::min<int64_t>(left, 4);
+        switch (columns) {
+            case 4: product_column<T, 4, 4>(terms, count, n, inner, length, bias, out + at); break;
+            case 3: product_column<T, 4, 3>(terms, count, n, inner, length, bias, out + at); break;
+            case 2: product_column<T, 8, 2>(terms, count, n, inner, length, bias, out + at); break;
+            default: product_column<T, 8, 1>(terms, count, n, inner, length, bias, out + at);
+        }
+        at += columns * lanes;
+    }
+}
+
+template <class T> struct Pair {
+    const T *left, *right;
+};
+
+// out[i][j] += Σ over pairs and points of left[i][·]·right[j][·].
+template <class T>
+void outer(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
+    using V = Vec<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    for (int64_t i = 0; i < rows; i += 4)
+        for (int64_t j = 0; j < columns; j += 4) {
+            V sum[16] = {};
+            for (const Pair<T>& pair : pairs) {
+                const T *left[4], *right[4];  // beyond the last row: that row again, its sums unused
+                for (int q = 0; q < 4; ++q) {
+                    left[q] = pair.left + std::min(i + q, rows - 1) * length;
+                    right[q] = pair.right + std::min(j + q, columns - 1) * length;
+                }
+                for (int64_t p = 0; p < length; p += lanes) {
+                    V a[4], b[4];
+                    for (int q = 0; q < 4; ++q) a[q] = load(left[q] + p), b[q] = load(right[q] + p);
+                    for (int q = 0; q < 16; ++q) sum[q] += a[q / 4] * b[q % 4];
+                }
+            }
+            T sums[16];
+            for (int q = 0; q < 16; q += lanes) sum_lanes<T>(sum + q), store(sums + q, sum[q]);
+            const int64_t height = std::min<int64_t>(4, rows - i), width = std::min<int64_t>(4, columns - j);
+            for (int64_t r = 0; r < height; ++r)
+                for (int64_t c = 0; c < width; ++c) out[(i + r) * columns + j + c] += sums[4 * r + c];
+        }
+}
+
+// out[i] += Σ over points of left[i][·].
+template <class T> void row_sums(const T* left, int64_t rows, int64_t length, T* out) {
+    constexpr int lanes = Simd<T>::lanes;
+    for (int64_t i = 0; i < rows; i += lanes) {
+        Vec<T> sum[lanes] = {};
+        const int64_t height = std::min<int64_t>(lanes, rows - i);
+        for (int64_t r = 0; r < height; ++r)
+            for (int64_t p = 0; p < length; p += lanes) sum[r] += load(left + (i + r) * length + p);
+        sum_lanes<T>(sum);
+        for (int64_t r = 0; r < height; ++r) out[i + r] += sum[0][r];
+    }
+}
+
+template <class T> class Network {
+  public:
+    const int64_t layers;
+    int64_t parameters = 0;
+
+    // `slots`: at how many points u activations can be remembered at once.
+    Network(int64_t layers, const int64_t* widths, Activation activation, int64_t longest, int64_t slots)
+        : layers(layers), widths_(widths, widths + layers + 1), activation_(activation) {
+        const int64_t widest = *std::max_element(widths, widths + layers + 1);
+        for (int64_t l = 0; l < layers; ++l) {
+            weights_.push_back(parameters);
+            parameters += (widths[l] + 1) * widths[l + 1];
+        }
+        const auto arrays = [&](std::vector<Values<T>>& to) {
+            for (int64_t l = 1; l <= layers; ++l) to.emplace_back(widths[l] * longest);
+        };
+        slots_.resize(slots);
+        for (auto& slot : slots_) arrays(slot);
+        arrays(pre_), arrays(moved_);
+        for (auto* buffer : {&delta_, &next_, &moved_delta_, &moved_next_}) buffer->resize(widest * longest);
+    }
+
+    int64_t slots() const { return int64_t(slots_.size()); }
+
+    // Gradient at u into out; returns the loss.
+    T gradient(const Points<T>& set, const T* u, T* out, int64_t slot = 0) {
+        T loss = 0;
+        std::fill_n(out, parameters, T(0));
+        for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
+            forward(set, chunk, u, slot);
+            loss += residual(set, chunk, slot);
+            for (int64_t l = layers - 1; l >= 0; --l) {
+                const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
+                const T* a = activation(set, chunk, slot, l);
+                outer<T>({{delta_.data(), a}}, outputs, in, n, out + weights_[l]);
+                row_sums(delta_.data(), outputs, n, out + weights_[l] + in * outputs);
+                if (!l) break;
+                product<T>({{u + weights_[l], 1, in, delta_.data()}}, in, outputs, n, nullptr, next_.data());
+                with<T>(activation_, [&](auto f) {
+                    each(in * n, [&](int64_t p) { put(next_, p, get(next_, p) * f.slope(load(a + p))); });
+                });
+                std::swap(delta_, next_);
+            }
+        }
+        return loss;
+    }
+
+    // ∇²L(u)·v into out, by Pearlmutter's R-operator. `known`: the slot holds the activations at this u.
+    void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t slot = 0, bool known = false) {
+        std::fill_n(out, parameters, T(0));
+        for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
+            if (!known || set.chunks > 1) forward(set, chunk, u, slot);
+            tangents(set, chunk, u, v, slot);
+            residual(set, chunk, slot);
+            each(widths_[layers] * set.length, [&](int64_t p) {
+                put(moved_delta_, p, get(moved_[layers - 1], p) * weight(set, chunk, p));
+            });
+            for (int64_t l = layers - 1; l >= 0; --l) {
+                const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
+                const T *a = activation(set, chunk, slot, l), *w = u + weights_[l], *moved_w = v + weights_[l];
+                const T *delta = delta_.data(), *moved_delta = moved_delta_.data();
+                if (l) outer<T>({{moved_delta, a}, {delta, moved_[l - 1].data()}}, outputs, in, n, out + weights_[l]);
+                else outer<T>({{moved_delta, a}}, outputs, in, n, out + weights_[l]);
+                row_sums(moved_delta, outputs, n, out + weights_[l] + in * outputs);
+                if (!l) break;
+                product<T>({{w, 1, in, delta}}, in, outputs, n, nullptr, next_.data());
+                product<T>({{w, 1, in, moved_delta}, {moved_w, 1, in, delta}}, in, outputs, n, nullptr, moved_next_.data());
+                with<T>(activation_, [&](auto f) {
+                    each(in * n, [&](int64_t p) {
+                        const auto at = load(a + p), slope = f.slope(at), pulled = get(next_, p);
+                        put(moved_next_, p, get(moved_next_, p) * slope + pulled * f.bend(at, slope) * get(pre_[l - 1], p));
+                        put(next_, p, pulled * slope);
+                    });
+                });
+                std::swap(delta_, next_), std::swap(moved_delta_, moved_next_);
+            }
+        }
+    }
+
+  private:
+    template <class F> static void each(int64_t count, F run) {
+        for (int64_t p = 0; p < count; p += Simd<T>::lanes) run(p);
+    }
+    static Vec<T> get(const Values<T>& from, int64_t p) { return load(from.data() + p); }
+    static void put(Values<T>& to, int64_t p, Vec<T> v) { store(to.data() + p, v); }
+    static Vec<T> weight(const Points<T>& set, int64_t chunk, int64_t p) {
+        return load(set.weight.data() + chunk * set.length + p % set.length);
+    }
+
+    // Output of layer l − 1, or the inputs for l = 0.
+    const T* activation(const Points<T>& set, int64_t chunk, int64_t slot, int64_t l) const {
+        return l ? slots_[slot][l - 1].data() : set.x.data() + chunk * set.inputs * set.length;
+    }
+
+    void forward(const Points<T>& set, int64_t chunk, const T* u, int64_t slot) {
+        for (int64_t l = 0; l < layers; ++l) {
+            const int64_t in = widths_[l], outputs = widths_[l + 1];
+            const T *w = u + weights_[l], *a = activation(set, chunk, slot, l);
+            T* z = slots_[slot][l].data();
+            product<T>({{w, in, 1, a}}, outputs, in, set.length, w + in * outputs, z);
+            if (l + 1 < layers)
+                with<T>(activation_, [&](auto f) {
+                    each(outputs * set.length, [&](int64_t p) { store(z + p, f.value(load(z + p))); });
+                });
+        }
+    }
+
+    // δ of the output layer; returns the chunk's part of the loss.
+    T residual(const Points<T>& set, int64_t chunk, int64_t slot) {
+        const int64_t n = set.length, size = set.outputs * n;
+        Vec<T> loss{};
+        each(size, [&](int64_t p) {
+            const auto error = get(slots_[slot].back(), p) - load(set.y.data() + chunk * size + p);
+            put(delta_, p, error * weight(set, chunk, p));
+            loss += error * get(delta_, p);
+        });
+        T total = 0;
+        for (int q = 0; q < Simd<T>::lanes; ++q) total += loss[q];
+        return total / 2;
+    }
+
+    // How every layer's input to its activation (pre) and output (moved) move along v.
+    void tangents(const Points<T>& set, int64_t chunk, const T* u, const T* v, int64_t slot) {
+        for (int64_t l = 0; l < layers; ++l) {
+            const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
+            const T *w = u + weights_[l], *moved_w = v + weights_[l], *bias = moved_w + in * outputs;
+            const T* a = activation(set, chunk, slot, l);
+            T* pre = l + 1 < layers ? pre_[l].data() : moved_[l].data();
+            if (l) product<T>({{moved_w, in, 1, a}, {w, in, 1, moved_[l - 1].data()}}, outputs, in, n, bias, pre);
+            else product<T>({{moved_w, in, 1, a}}, outputs, in, n, bias, pre);
+            if (l + 1 < layers)
+                with<T>(activation_, [&](auto f) {
+                    const T* out = activation(set, chunk, slot, l + 1);
+                    each(outputs * n, [&](int64_t p) { put(moved_[l], p, get(pre_[l], p) * f.slope(load(out + p))); });
+                });
+        }
+    }
+
+    Values<int64_t> widths_, weights_;
+    Activation activation_;
+    std::vector<std::vector<Values<T>>> slots_;  // [slot][layer][width][point]
+    std::vector<Values<T>> pre_, moved_;
+    Values<T> delta_, next_, moved_delta_, moved_next_;
+};

@@ -1,0 +1,171 @@
+"""A meta-gradient by the compiled kernel, where there is one and the problem is of its kind."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.sensitivity import Sensitivity, Wanted
+from amaml.flow.guard import start_vector
+from amaml.flow.result import Failure, Result, SolveError
+from amaml.flow.solve import fixed_steps
+from amaml.flow.solvers import Adaptive, FixedStep
+from amaml.kernel.library import Kernel, KernelProblem, kernel
+from amaml.methods.problem import Problem
+from amaml.models.mlp_derivatives import MLPDerivatives
+
+_ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
+"""In the order of mlp_flow.cpp's enumeration."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A row a task; see `amaml.methods.amaml.Answer` and `Stats`."""
+
+    gradients: Tensor
+    losses: Tensor
+    adapted: Tensor
+    steps: Tensor
+    rejected: Tensor
+    gradient_count: Tensor
+    hvp_count: Tensor
+    lambda_max: Tensor
+    length: Tensor | None
+    sensitivity: Sensitivity
+
+
+def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Solved | None:
+    """The answer, or None where the batched path has to give it. Raises SolveError for tasks that can't be solved."""
+    found = kernel()
+    derivatives, solver = problem.derivatives, problem.solver
+    if (
+        found is None
+        or type(derivatives) is not MLPDerivatives
+        or not isinstance(solver, FixedStep | Adaptive)
+        or not isinstance(problem.adjoint, Discrete)
+        or problem.theta.device.type != "cpu"
+        or 0 in (*derivatives.support[0].shape, *derivatives.query_set[0].shape)
+    ):
+        return None
+    return _Solve(found, problem, derivatives, solver, problem.adjoint.checkpoints, wanted).run()
+
+
+class _Solve:
+    """One call of the kernel: keeps alive what the pointers point to."""
+
+    def __init__(
+        self,
+        found: Kernel,
+        problem: Problem,
+        derivatives: MLPDerivatives,
+        solver: FixedStep | Adaptive,
+        checkpoints: int | None,
+        wanted: AbstractSet[Wanted],
+    ) -> None:
+        self.problem, self.wanted, self._found = problem, wanted, found
+        self._alive: dict[str, Tensor] = {}
+        tableau, theta = solver.tableau, problem.theta
+        batch, parameters, horizons = problem.batch, len(theta), len(problem.horizons)
+        self.c = KernelProblem(
+            layers=len(derivatives.widths) - 1,
+            activation=_ACTIVATIONS.index(derivatives.activation),
+            batch=batch,
+            parameters=parameters,
+            support_points=derivatives.support[0].shape[1],
+            query_points=derivatives.query_set[0].shape[1],
+            horizons=horizons,
+            threads=torch.get_num_threads(),
+            stages=tableau.stages,
+            order=tableau.order,
+            adaptive=isinstance(solver, Adaptive),
+            guard=solver.guard,
+            checkpoints=-1 if checkpoints is None else checkpoints,
+            proximal_in_query=problem.proximal_in_query,
+            want_length="length" in wanted,
+            want_rates="rates" in wanted,
+            want_proximal="proximal" in wanted,
+            proximal=problem.proximal,
+            stability_limit=tableau.stability_limit,
+            step_cap=tableau.guard,
+        )
+        if isinstance(solver, Adaptive):
+            self.c.rtol, self.c.atol, self.c.max_steps = solver.rtol, solver.atol, solver.max_steps
+            self._numbers("error", tableau.error or ())
+        else:
+            counts, steps = zip(*fixed_steps(problem.horizons, solver.step), strict=True)
+            self._hold("counts", torch.tensor(counts, dtype=torch.int64))
+            self._numbers("steps", steps)
+        self._hold("widths", torch.tensor(derivatives.widths, dtype=torch.int64))
+        self._numbers("times", problem.horizons)
+        self._numbers("weights", problem.weights)
+        self._numbers("a", [weight for row in tableau.a for weight in row])
+        self._numbers("b", tableau.b)
+        self._hold("theta", theta)
+        if problem.rates is not None:
+            self._hold("rates", problem.rates)
+        self._hold("power_start", start_vector(theta))
+        for name, pair in (("support", derivatives.support), ("query", derivatives.query_set)):
+            for axis, tensor in zip("xy", pair, strict=True):
+                self._hold(f"{name}_{axis}", tensor.to(theta.dtype))
+        for name in ("gradients", "through_theta", "by_rates", "adapted"):
+            self._hold(name, theta.new_zeros(batch, parameters))
+        for name in ("by_length", "losses"):
+            self._hold(name, theta.new_zeros(batch, horizons))
+        for name in ("by_proximal", "lambda_max"):
+            self._hold(name, theta.new_zeros(batch))
+        for name in ("accepted", "rejected", "gradient_count", "hvp_count", "code"):
+            self._hold(name, torch.zeros(batch, dtype=torch.int64))
+        for name in ("failed_at", "value", "bound"):
+            self._hold(name, torch.zeros(batch, dtype=torch.float64))
+
+    def _numbers(self, name: str, values: Sequence[float]) -> None:
+        self._hold(name, torch.tensor(values, dtype=torch.float64))
+
+    def _hold(self, name: str, tensor: Tensor) -> None:
+        self._alive[name] = tensor = tensor.detach().contiguous()
+        setattr(self.c, name, tensor.data_ptr())
+
+    def run(self) -> Solved:
+        double = self.problem.theta.dtype == torch.float64
+        library = self._found.library
+        if (library.amaml_solve_float64 if double else library.amaml_solve_float32)(ctypes.byref(self.c)):
+            raise MemoryError(
+                "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
+            )
+        out = self._alive
+        failed = torch.nonzero(out["code"]).flatten().tolist()
+        if failed:
+            raise SolveError([self._failure(task) for task in failed])
+        problem, wanted = self.problem, self.wanted
+        discrete = problem.target == "discrete"
+        sensitivity = Sensitivity(out["gradients"], wanted if discrete else wanted - {"length"})
+        sensitivity.theta = out["through_theta"]
+        if "rates" in wanted:
+            sensitivity.rates = out["by_rates"]
+        if "proximal" in wanted:
+            sensitivity.proximal = out["by_proximal"]
+        return Solved(
+            out["gradients"], out["losses"], out["adapted"], out["accepted"], out["rejected"], out["gradient_count"],
+            out["hvp_count"], out["lambda_max"], self._length(discrete), sensitivity,
+        )  # fmt: skip
+
+    def _failure(self, task: int) -> Failure:
+        time, value, bound = (float(self._alive[name][task]) for name in ("failed_at", "value", "bound"))
+        return Failure(Result(int(self._alive["code"][task])), task, time, value, bound)
+
+    def _length(self, discrete: bool) -> Tensor | None:
+        """dJ/dT_k [B, K]; for equal steps a stretch's h is its length over a fixed N."""
+        by_length = self._alive["by_length"]
+        if not discrete:
+            return by_length
+        if "length" not in self.wanted:
+            return None
+        times = by_length.new_tensor(self.problem.horizons)
+        by_stretch = by_length / torch.diff(times, prepend=times.new_zeros(1))
+        return by_stretch - torch.cat([by_stretch[:, 1:], torch.zeros_like(by_stretch[:, :1])], dim=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points, version
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
 import typer
@@ -50,5 +51,17 @@ for command in (
     app.command()(command)
 app.add_typer(datasets.app, name="datasets")
 
+
+def _brought_along(point: EntryPoint) -> Callable[[], None]:
+    """A command without options of another package, which is imported when it is called and not before."""
+
+    def command() -> None:
+        point.load()()
+
+    package = point.dist.name if point.dist else point.module
+    command.__doc__ = f"Run `{point.name}` of the package {package}, which is installed here."
+    return command
+
+
 for point in entry_points(group="amaml.commands"):
-    app.command(point.name)(point.load())
+    app.command(point.name)(_brought_along(point))

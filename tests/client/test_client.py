@@ -1,0 +1,335 @@
+"""Both clients against the real API, over a wire that is cut at will."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amaml_client import (
+    AsyncClient,
+    ChecksumMismatch,
+    Client,
+    Conflict,
+    Invalid,
+    JobCancelled,
+    JobFailed,
+    NoInitialization,
+    NotFound,
+    TimedOut,
+    Unauthenticated,
+    Unreachable,
+    calls,
+)
+from amaml_client.errors import UnexpectedAnswer
+from launcher.ports import HOST, free_port
+from tests.client.conftest import Server, Wire
+
+SPEC = {"family": {"kind": "sinusoid"}, "meta": {"iterations": 10}}
+NOBODY = "0199a0a0-0000-7000-8000-000000000000"
+
+Open = Callable[..., Any]
+
+
+class Awaited:
+    """An AsyncClient whose calls are awaited at once, so that one test serves both."""
+
+    def __init__(self, *settings: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncClient(*settings)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = getattr(self._client, name)(*arguments, **options)
+            return self._collected(result) if inspect.isasyncgen(result) else self._loop.run_until_complete(result)
+
+        return call
+
+    def _collected(self, events: Any) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._loop.run_until_complete(anext(events))
+            except StopAsyncIteration:
+                return
+
+
+@pytest.fixture(params=[Client, Awaited])
+def open_client(request: pytest.FixtureRequest, server: Server) -> Iterator[Open]:
+    """Opens a client of either kind; to the server itself unless another address is given."""
+    opened = []
+
+    def open_(url: str = server.url, key: str = server.key) -> Any:
+        opened.append(request.param(url, key))
+        return opened[-1]
+
+    yield open_
+    for client in opened:
+        client.close()
+
+
+def later(seconds: float, action: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def test_submit_and_read_back(open_client: Open) -> None:
+    client = open_client()
+    job = client.submit({**SPEC, "name": "a name", "tags": {"for": "reading"}})
+    assert (job.state, job.name, job.tags) == ("queued", "a name", {"for": "reading"})
+    assert job.spec["meta"]["iterations"] == job.progress.iterations == 10
+    assert client.job(job.id) == job
+
+
+def test_a_lost_answer_does_not_become_a_second_job(open_client: Open, wire: Wire) -> None:
+    wire.cuts = [0, 20]  # nothing of the first answer arrives, half a status line of the second
+    job = open_client(wire.url).submit({**SPEC, "name": f"lost {wire.url}"})
+    assert wire.connections == 3
+    assert [found.id for found in open_client().jobs() if found.name == f"lost {wire.url}"] == [job.id]
+
+
+def test_the_same_key_is_the_same_job(open_client: Open) -> None:
+    client = open_client()
+    key = os.urandom(8).hex()
+    assert client.submit(SPEC, idempotency_key=key).id == client.submit(SPEC, idempotency_key=key).id
+    assert client.submit(SPEC).id != client.submit(SPEC).id
+    with pytest.raises(Invalid) as caught:
+        client.submit({**SPEC, "name": "other"}, idempotency_key=key)
+    assert caught.value.code == "idempotency_mismatch"
+
+
+def test_lists_go_over_pages(open_client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "PAGE", 2)
+    client = open_client()
+    submitted = [client.submit({**SPEC, "method": {"kind": "amaml"}, "name": "paged"}).id for _ in range(5)]
+    assert [job.id for job in client.jobs(limit=3)] == submitted[:1:-1]
+    assert [job.id for job in client.jobs() if job.name == "paged"][:5] == submitted[::-1]
+    client.cancel(submitted[0])
+    assert submitted[0] in [job.id for job in client.jobs(state="cancelled")]
+    assert submitted[1] not in [job.id for job in client.jobs(state="cancelled")]
+    assert client.jobs(family="alpine") == []
+
+
+def test_refusals_by_kind(open_client: Open, server: Server) -> None:
+    client = open_client()
+    with pytest.raises(Unauthenticated) as no_key:
+        open_client(key="amaml_nonsense").jobs()
+    assert no_key.value.status == 401
+    assert no_key.value.request_id
+    with pytest.raises(NotFound):
+        client.job(NOBODY)
+    with pytest.raises(NotFound):
+        client.job("../../healthz")
+    with pytest.raises(Invalid) as invalid:
+        client.submit({**SPEC, "trajectory": {"length": -1.0}, "nonsense": 1})
+    assert {error.pointer for error in invalid.value.errors} == {"/trajectory/length", "/nonsense"}
+    assert "/trajectory/length: " in str(invalid.value)
+    with pytest.raises(Invalid) as parameter:
+        client.jobs(state="nonsense")
+    assert parameter.value.errors[0].parameter == "state"
+    job = client.submit(SPEC)
+    server.fail(job.id)
+    with pytest.raises(Conflict) as conflict:
+        client.resume(job.id)
+    assert conflict.value.code == "wrong_state"
+
+
+def test_nobody_there(open_client: Open) -> None:
+    started = time.monotonic()
+    with pytest.raises(Unreachable, match="make up"):
+        open_client(f"http://{HOST}:{free_port()}").jobs()
+    assert 2 < time.monotonic() - started < 8
+
+
+def test_somebody_else_there(open_client: Open, server: Server) -> None:
+    client = open_client(f"{server.url}/openapi.json?")
+    with pytest.raises((UnexpectedAnswer, NotFound)):
+        client.job(NOBODY)
+
+
+def test_wait_for_a_good_end(open_client: Open, server: Server) -> None:
+    client = open_client()
+    job = client.submit(SPEC)
+    with pytest.raises(TimedOut) as caught:
+        client.wait(job.id, timeout=0.3)
+    assert caught.value.job.id == job.id
+    timer = later(0.3, lambda: server.finish(job.id, b"theta"))
+    ended = client.wait(job.id)
+    timer.join()
+    assert ended.succeeded
+    assert ended.check() is ended
+
+
+def test_wait_for_a_bad_end(open_client: Open, server: Server) -> None:
+    client = open_client()
+    failed, cancelled = client.submit(SPEC), client.submit(SPEC)
+    server.fail(failed.id)
+    with pytest.raises(JobFailed, match=r"diverged: lower meta\.optimizer\.lr"):
+        client.wait(failed.id).check()
+    assert client.cancel(cancelled.id).state == "cancelled"
+    with pytest.raises(JobCancelled):
+        client.wait(cancelled.id).check()
+
+
+def test_wait_and_stream_outlast_a_restart(open_client: Open, server: Server) -> None:
+    client = open_client()
+    job = client.submit(SPEC)
+    server.stop()
+
+    def restart() -> None:
+        server.start()
+        server.finish(job.id, b"theta")
+
+    timer = later(0.5, restart)
+    assert client.wait(job.id).succeeded
+    timer.join()
+    job = client.submit(SPEC)
+    events = client.stream(job.id)
+    first = next(events)
+    server.stop()
+    timer = later(0.5, restart)
+    assert [event.seq for event in events] == [first.seq + 1, first.seq + 2]
+    timer.join()
+
+
+def test_each_event_once_and_in_order_over_cuts(open_client: Open, server: Server, wire: Wire) -> None:
+    client = open_client(wire.url)
+    job = open_client().submit(SPEC)
+    wire.cuts = [700, 1100, 300, 900]
+    stop = threading.Event()
+
+    def tell() -> None:
+        for iteration in range(1, 21):
+            server.progress(job.id, phase="training", iteration=iteration, iterations=20, metrics={"meta_loss": 0.1})
+            stop.wait(0.02)
+        server.finish(job.id, b"theta")
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    events = list(client.stream(job.id))
+    teller.join()
+    assert wire.connections > len(wire.cuts)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.data["iteration"] for event in events if event.kind == "progress"] == list(range(1, 21))
+    assert events[-1].data["state"] == "succeeded"
+    assert [event.seq for event in client.stream(job.id, after=21)] == [event.seq for event in events[21:]]
+
+
+THETA = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def learned(server: Server, client: Client) -> str:
+    """A job whose initialization is THETA."""
+    job = client.submit(SPEC)
+    server.finish(job.id, THETA)
+    return job.id
+
+
+def test_download(open_client: Open, learned: str, tmp_path: Path) -> None:
+    target = tmp_path / "init.safetensors"
+    target.write_bytes(b"something older")
+    assert open_client().download(learned, target) == target
+    assert target.read_bytes() == THETA
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_cut_download_goes_on(open_client: Open, learned: str, wire: Wire, tmp_path: Path) -> None:
+    # The first connection is for the job's document and the first try; what a cut left is not asked for again.
+    wire.cuts = [1 << 20, 1 << 20, 100_000]
+    open_client(wire.url).download(learned, tmp_path / "init")
+    assert (tmp_path / "init").read_bytes() == THETA
+    assert wire.connections == 4
+
+
+def test_a_later_call_goes_on(open_client: Open, learned: str, wire: Wire, tmp_path: Path) -> None:
+    wire.cuts = [1 << 20] + [0] * 50
+    with pytest.raises(Unreachable):
+        open_client(wire.url).download(learned, tmp_path / "init")
+    (part,) = tmp_path.iterdir()
+    assert part.name != "init"
+    there = part.stat().st_size
+    assert 500_000 < there < len(THETA)
+    wire.cuts = [0] * wire.connections + [len(THETA) - there + 10_000]  # too few for the whole file again
+    open_client(wire.url).download(learned, tmp_path / "init")
+    assert (tmp_path / "init").read_bytes() == THETA
+
+
+def test_wrong_bytes_are_not_kept(open_client: Open, learned: str, tmp_path: Path) -> None:
+    digest = hashlib.sha256(THETA).hexdigest()
+    part = tmp_path / f".init.{digest[:16]}.part"
+    part.write_bytes(bytes(1 << 20))
+    with pytest.raises(ChecksumMismatch, match=digest):
+        open_client().download(learned, tmp_path / "init")
+    assert list(tmp_path.iterdir()) == []
+    part.write_bytes(bytes(len(THETA) + 1))  # more than there is: begun anew
+    open_client().download(learned, tmp_path / "init")
+    assert (tmp_path / "init").read_bytes() == THETA
+
+
+def test_nothing_to_download(open_client: Open, tmp_path: Path) -> None:
+    client = open_client()
+    with pytest.raises(NoInitialization, match="queued"):
+        client.download(client.submit(SPEC).id, tmp_path / "init")
+    assert list(tmp_path.iterdir()) == []
+
+
+RATINGS = "user_id,item_id,rating\n" + "".join(
+    f"{user},{item},{(user + item) % 5}\n" for user in range(9) for item in range(9)
+)
+
+
+def test_datasets(open_client: Open, tmp_path: Path) -> None:
+    client = open_client()
+    file = tmp_path / "ratings.csv"
+    file.write_text(RATINGS)
+    dataset = client.upload_dataset(file, name=f"ratings of {time.monotonic()}")
+    assert dataset.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (dataset.rows, dataset.tasks, dataset.bytes, dataset.format) == (81, 9, len(RATINGS), "csv")
+    assert client.dataset(dataset.id) == dataset
+    assert dataset.id in [found.id for found in client.datasets()]
+    client.delete_dataset(dataset.id)
+    with pytest.raises(NotFound):
+        client.dataset(dataset.id)
+    file.write_text(RATINGS + "1,2,three\n")
+    with pytest.raises(Invalid, match="line 83"):
+        client.upload_dataset(file)
+
+
+def test_what_specs_may_name(open_client: Open) -> None:
+    client = open_client()
+    assert {"cosmixture", "alpine", "sinusoid", "ratings"} <= {kind.kind for kind in client.families()}
+    assert "mlp" in {kind.kind for kind in client.models()}
+    assert "amaml" in {kind.kind for kind in client.methods()}
+    assert {"euler", "dopri5"} <= {kind.kind for kind in client.solvers()}
+    shots = next(kind for kind in client.families() if kind.kind == "sinusoid").json_schema["properties"]["shots"]
+    assert shots["minimum"] == 1
+
+
+def test_metrics(open_client: Open) -> None:
+    client = open_client()
+    job = client.submit(SPEC)
+    assert client.metrics(job.id) == {}
+    with pytest.raises(NotFound):
+        client.metrics(NOBODY, name="meta_loss", from_step=1, max_points=10)
+
+
+def test_the_client_is_light() -> None:
+    heavy = {"torch", "numpy", "sqlalchemy", "fastapi", "celery", "amaml", "service", "launcher"}
+    code = f"import sys, amaml_client, amaml_client.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from amaml.initialization import read, versions, write
+from amaml.kernel.library import backend
 from amaml.spec import JobSpec
 
 FORMAT = "amaml-checkpoint-1"
@@ -95,7 +96,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
 def _machine(device: torch.device) -> dict[str, str]:
     """What the bits depend on beside library versions and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": device.type, "kind": name}
+    return {"device": device.type, "kind": name, "solver": backend()}
 
 
 def _check_alike(what: str, then: dict[str, str], now: dict[str, str]) -> None:

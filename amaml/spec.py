@@ -118,7 +118,7 @@ class RatingsSpec(FamilySpec):
     shots: Shots = 10
     queries: Shots = 15
     train_tasks: TaskCount | None = None
-    """Null takes every user that isn't a test user and has enough ratings."""
+    """Null takes every user with enough ratings that is neither a test nor a validation user."""
     test_tasks: TestTasks = 100
 
 

@@ -212,10 +212,14 @@ class Training:
         lambda_max = result.stats.lambda_max.max().item()
         if not math.isnan(lambda_max):  # NaN: solved without the guard, so nobody looked
             metrics["lambda_max"] = lambda_max
+        if result.certificate is not None:
+            metrics["certificate_error"] = result.certificate.error.max().item()
+            if not result.certificate.duality.isnan().any():  # NaN: torchdiffeq shows no steps to test it along
+                metrics["certificate_duality"] = result.certificate.duality.max().item()
         return Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
     def _meta_gradient(self, tasks: dict[str, Tensor], iteration: int) -> MetaGradient:
-        method, trajectory = self.spec.method, self.spec.trajectory
+        method, trajectory, every = self.spec.method, self.spec.trajectory, self.spec.runtime.certify_every
         horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
         return meta_gradient(
             self._theta,
@@ -227,6 +231,7 @@ class Training:
             adjoint=self._adjoint,
             proximal=method.proximal,
             proximal_in_query=method.proximal_in_query,
+            certify=every is not None and (iteration + 1) % every == 0,
         )
 
     def _diverged(self, what: str) -> Diverged:

@@ -392,6 +392,13 @@ def test_the_methods_options_reach_the_solver(method: dict[str, Any]) -> None:
     assert same == (method.get("adjoint", {}).get("kind") == "discrete")
 
 
+def test_certificates_are_among_the_metrics() -> None:
+    run = train(small(meta={"iterations": 4}, runtime={"certify_every": 2}, evaluation={"epochs": 1}))
+    for name, bound in {"certificate_error": 1e-3, "certificate_duality": 1e-3}.items():
+        assert [step for step, _ in run.metrics[name]] == [2, 4]
+        assert all(0 <= value < bound for _, value in run.metrics[name])
+
+
 @pytest.mark.parametrize("kind", ["euler", "heun", "rk4", "bosh3", "dopri5", "midpoint", "dopri8"])
 def test_every_solver_of_the_spec_is_built(kind: str) -> None:
     spec = SolverSpec.model_validate({"kind": kind, "guard": False})

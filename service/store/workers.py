@@ -46,3 +46,14 @@ def any_on(session: Session, host: str) -> bool:
     """Whether a worker lives on this host."""
     living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.host == host)
     return bool(session.scalar(select(living)))
+
+
+def every(session: Session) -> list[tuple[Worker, bool]]:
+    """Each worker that was ever seen and hasn't been pruned, the oldest first, and whether it lives."""
+    query = select(Worker, Worker.seen_at > func.now() - LIVE_WITHIN).order_by(Worker.started_at, Worker.id)
+    return [(worker, lives) for worker, lives in session.execute(query)]
+
+
+def any_lives(session: Session) -> bool:
+    """Whether jobs would run."""
+    return bool(session.scalar(select(exists().where(Worker.seen_at > func.now() - LIVE_WITHIN))))

@@ -1,0 +1,79 @@
+"""The HTTP face: `uvicorn service.api.app:app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
+
+import amaml
+from service.api import access, api_keys, catalogue, health, problems, prometheus, reference, workers
+from service.api.authentication import authenticated
+from service.api.datasets import endpoints as datasets
+from service.api.jobs import endpoints as jobs
+from service.api.jobs import events, results
+from service.api.lingering import Lingering
+from service.api.notices import Notices
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+"""Paths that need no key. Everything else does; a test walks the routes."""
+
+DESCRIPTION = """\
+Meta-training as a service: submit a family of related tasks, get the initialization of a network from which every
+task of the family trains quickly.
+
+Every call but the health checks needs an API key: `Authorization: Bearer amaml_…`. Errors are RFC 9457 problem
+documents; `code` is the machine word, `detail` says what to do, `errors` point into the body.
+Lists come in pages: give `next_cursor` of one as `cursor` for the next. Times are RFC 3339, UTC.
+"""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.notices = Notices()
+    listening = asyncio.create_task(app.state.notices.listen())
+    yield
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The same from version to version, for clients that are generated from the reference."""
+    method = min(route.methods or {"GET"})
+    words = [word for word in route.path.strip("/").replace("-", "_").split("/") if not word.startswith("{")]
+    one = "_one" if route.path.endswith("}") else ""
+    return "_".join([method.lower(), *words[-2 if words[0] == "v1" and len(words) > 2 else -1 :]]) + one
+
+
+def build() -> FastAPI:
+    access.configure_log()
+    app = FastAPI(
+        title="A-MAML",
+        version=amaml.__version__,
+        summary="Adjoint MAML as a REST service.",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        swagger_ui_oauth2_redirect_url=None,
+        # Slashes are as the reference says: a redirect would lose a body.
+        redirect_slashes=False,
+    )
+    protected = APIRouter(prefix="/v1", dependencies=[Depends(authenticated)])
+    for resource in (jobs, events, results, datasets, catalogue, workers, api_keys):
+        protected.include_router(resource.router)
+    app.include_router(protected)
+    app.include_router(health.router)
+    app.include_router(prometheus.router)
+    app.add_middleware(Lingering)
+    app.add_middleware(access.Access)
+    problems.install(app)
+    reference.install(app)
+    return app
+
+
+app = build()

@@ -1,0 +1,255 @@
+"""/v1/jobs: submit, look, steer, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from amaml.spec import JobSpec
+from service.api import examples, validation
+from service.api.authentication import Caller
+from service.api.bodies import json_body
+from service.api.files import names
+from service.api.jobs.schemas import JobDocument, job_document
+from service.api.notices import Notices, news
+from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.api.problems import Problem, invalid, not_found
+from service.api.replies import documented, json_reply, path_id
+from service.store import idempotency, jobs
+from service.store.database import transaction
+from service.store.keys import Principal
+from service.store.transitions import FINAL, State
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+LONGEST_WAIT: Final = 60
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=(\d{1,6})\s*(?:$|[,;])")
+
+Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00]*$")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobDocument,
+    summary="Submit a job",
+    responses=documented(
+        examples.JOB,
+        "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
+        "idempotency_mismatch",
+        status=201,
+        description="The job is queued; Location names it.",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}, "example": examples.SPEC}
+            },
+        }
+    },
+)  # fmt: skip
+async def submit(
+    request: Request,
+    caller: Caller,
+    spec: Annotated[JobSpec, Depends(json_body(JobSpec))],
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Any text of your own; the same key and spec, sent again, submit nothing and answer the same."
+        ),
+    ] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer when the job has ended, or after N seconds, at most 60.")
+    ] = None,
+) -> Response:
+    """Queues a meta-training run. Only `family` is required; the job's `spec` shows every default written out.
+
+    The job is stored when the answer arrives, and runs as soon as a worker is free.
+    """
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        raise Problem("bad_header", "Idempotency-Key must be 1 to 255 visible ASCII characters: a UUID, for example.")
+    document, replayed = await run_in_threadpool(_submit, caller, spec, idempotency_key)
+    headers = {"Location": f"/v1/jobs/{document.id}"}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    seconds = _wanted_wait(prefer)
+    if seconds and document.state not in FINAL:
+        await _ended(request.app.state.notices, document.id, seconds)
+        headers["Preference-Applied"] = f"wait={seconds}"
+        found = await run_in_threadpool(_find, caller, document.id)
+        document = job_document(found) if found else document
+    return json_reply(document, 201, headers)
+
+
+@router.get(
+    "",
+    response_model=Page[JobDocument],
+    summary="List jobs",
+    responses=documented(examples.page(examples.JOB), "invalid", description="Newest first."),
+)
+def page(
+    caller: Caller,
+    state: Annotated[list[State] | None, Query(description="Only these states; may be repeated.")] = None,
+    family: Text = None,
+    method: Text = None,
+    tag: Annotated[
+        str | None, Query(max_length=400, pattern=r"^[^\x00]*$", description="A tag's name, or `name:value`.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """The workspace's jobs, newest first, a page at a time."""
+    wanted = jobs.Filter(state, family, method, tag)
+    with transaction() as session:
+        rows = jobs.page(session, caller.workspace_id, wanted, decode_id(cursor), limit + 1)
+    found, more = cut(rows, limit)
+    next_cursor = encode(found[-1].job.id) if more else None
+    return json_reply(Page[JobDocument](data=[job_document(one) for one in found], next_cursor=next_cursor))
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobDocument,
+    summary="Look at a job",
+    responses={
+        **documented(examples.JOB, "not_found", description="The job; its ETag changes with it."),
+        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
+    },
+)
+def look(
+    caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(description="An ETag seen before.")] = None
+) -> Response:
+    """The job as it is now. Polling with If-None-Match costs an empty 304 as long as nothing has changed."""
+    wanted = path_id(job_id, "job")
+    with transaction() as session:
+        if if_none_match is not None:
+            version = jobs.version(session, caller.workspace_id, wanted)
+            if version is not None and names(if_none_match, f'"{version}"'):
+                return Response(status_code=304, headers={"ETag": f'"{version}"', "Cache-Control": "private, no-cache"})
+        found = jobs.find(session, caller.workspace_id, wanted)
+    if found is None:
+        raise not_found("job")
+    return json_reply(job_document(found), headers={"ETag": f'"{found.version}"', "Cache-Control": "private, no-cache"})
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    summary="Delete an ended job",
+    responses=documented(None, "not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+)
+def delete(caller: Caller, job_id: str) -> Response:
+    """Removes the job with its metrics, events, checkpoints and initialization, for good."""
+    wanted = path_id(job_id, "job")
+    try:
+        with transaction() as session:
+            removed = jobs.remove(session, caller.workspace_id, wanted)
+    except jobs.WrongState as problem:
+        raise Problem("wrong_state", str(problem)) from None
+    except jobs.StillNeeded as problem:
+        raise Problem("in_use", str(problem)) from None
+    if not removed:
+        raise not_found("job")
+    return Response(status_code=204)
+
+
+_STEERED: Final = documented(examples.JOB, "not_found", "wrong_state", status=202, description="It will be so.")
+
+
+@router.post("/{job_id}/cancel", status_code=202, response_model=JobDocument, summary="Cancel", responses=_STEERED)
+def cancel(caller: Caller, job_id: str) -> Response:
+    """Ends the job for good: at once while it waits, within a few seconds while it runs. Cancelling twice is once."""
+    return _steer(caller, job_id, jobs.cancel)
+
+
+@router.post("/{job_id}/pause", status_code=202, response_model=JobDocument, summary="Pause", responses=_STEERED)
+def pause(caller: Caller, job_id: str) -> Response:
+    """Stops the job at a checkpoint, from which it can be resumed."""
+    return _steer(caller, job_id, jobs.pause)
+
+
+@router.post("/{job_id}/resume", status_code=202, response_model=JobDocument, summary="Resume", responses=_STEERED)
+def resume(caller: Caller, job_id: str) -> Response:
+    """Queues a paused job again; it goes on from its newest checkpoint."""
+    return _steer(caller, job_id, jobs.resume)
+
+
+def _steer(caller: Principal, job_id: str, step: Any) -> Response:
+    wanted = path_id(job_id, "job")
+    try:
+        with transaction() as session:
+            found = (
+                jobs.find(session, caller.workspace_id, wanted) if step(session, caller.workspace_id, wanted) else None
+            )
+            document = job_document(found) if found else None
+    except jobs.WrongState as problem:
+        raise Problem("wrong_state", str(problem)) from None
+    if document is None:
+        raise not_found("job")
+    return json_reply(document, 202)
+
+
+def _submit(caller: Principal, spec: JobSpec, key: str | None) -> tuple[JobDocument, bool]:
+    """The job's document, and whether it is a stored one."""
+    try:
+        with transaction() as session:
+            if key is not None:
+                stored = idempotency.take(session, caller.workspace_id, key, spec.sha256())
+                if stored is not None:
+                    return JobDocument.model_validate(stored), True
+            job_id = jobs.submit(session, caller.workspace_id, spec)
+            found = jobs.find(session, caller.workspace_id, job_id)
+            assert found is not None
+            document = job_document(found)
+            if key is not None:
+                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
+            return document, False
+    except jobs.BadReference as problem:
+        raise invalid([{"pointer": validation.pointer(problem.field), "detail": problem.detail}]) from None
+    except idempotency.InFlight:
+        raise Problem(
+            "idempotency_in_flight", "The first request with this Idempotency-Key isn't through: ask again in a second.",
+            headers={"Retry-After": "1"},
+        ) from None  # fmt: skip
+    except idempotency.Mismatch:
+        raise Problem(
+            "idempotency_mismatch", "This Idempotency-Key was used for another spec: choose a new key for a new job."
+        ) from None
+
+
+def _find(caller: Principal, job_id: UUID) -> jobs.Found | None:
+    with transaction() as session:
+        return jobs.find(session, caller.workspace_id, job_id)
+
+
+def _wanted_wait(prefer: str | None) -> int:
+    match = _WAIT.search(prefer or "")
+    return min(int(match[1]), LONGEST_WAIT) if match else 0
+
+
+async def _ended(notices: Notices, job_id: UUID, seconds: float) -> None:
+    """Returns when the job has ended, and at the latest after so many seconds."""
+    give_up = asyncio.get_running_loop().time() + seconds
+    with notices.of(job_id) as event:
+        while True:
+            event.clear()
+            if await run_in_threadpool(_has_ended, job_id):
+                return
+            left = give_up - asyncio.get_running_loop().time()
+            # Looks again every five seconds at least, should the connection to the database have been lost meanwhile.
+            if left <= 0 or not (await news(event, min(left, 5.0)) or left > 5.0):
+                return
+
+
+def _has_ended(job_id: UUID) -> bool:
+    with transaction() as session:
+        state = jobs.state(session, job_id)
+    return state is None or state in FINAL

@@ -1,0 +1,111 @@
+"""/v1/jobs/{id}/…: what a job has to show: curves, attempts, checkpoints, the initialization."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from service.api import examples
+from service.api.authentication import Caller
+from service.api.files import documented_file, file_reply
+from service.api.jobs.schemas import AttemptDocument, CheckpointDocument, attempt_document, checkpoint_document
+from service.api.pages import Page
+from service.api.problems import Problem, not_found
+from service.api.replies import documented, json_reply, path_id
+from service.store import jobs, metrics
+from service.store.database import transaction
+from service.store.jobs import Found
+from service.store.keys import Principal
+
+router = APIRouter(prefix="/jobs", tags=["results"])
+
+_CHECKPOINT_FILE: Final[dict[str, Any]] = {"response_class": Response, "responses": documented_file("not_found")}
+_INITIALIZATION_FILE: Final[dict[str, Any]] = {
+    "response_class": Response,
+    "responses": documented_file("not_found", "no_initialization"),
+}
+
+Curves = dict[str, list[tuple[int, float | None]]]
+
+
+@router.get(
+    "/{job_id}/metrics",
+    response_model=Curves,
+    summary="Curves",
+    responses=documented(
+        examples.METRICS, "not_found", "invalid", description="Name → [[step, value], …]; null where not finite."
+    ),
+)
+def curves(
+    caller: Caller,
+    job_id: str,
+    name: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only this metric.")] = None,
+    from_step: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only from this step on.")] = 0,
+    max_points: Annotated[
+        int, Query(ge=4, le=20_000, description="A longer curve is thinned; its peaks and dips stay.")
+    ] = 2_000,
+) -> Response:
+    """One point an iteration, or an evaluation; thinned by lowest and highest where there are more than max_points."""
+    job = _found(caller, job_id).job
+    with transaction() as session:
+        return JSONResponse(metrics.series(session, job.id, name, from_step, max_points))
+
+
+@router.get(
+    "/{job_id}/attempts",
+    response_model=Page[AttemptDocument],
+    summary="Attempts",
+    responses=documented(examples.page(examples.ATTEMPT), "not_found", description="In order."),
+)
+def attempts(caller: Caller, job_id: str) -> Response:
+    """Each time that a worker took the job up: which one, when, and why it ended. All on one page."""
+    job = _found(caller, job_id).job
+    with transaction() as session:
+        return json_reply(Page(data=[attempt_document(one) for one in jobs.attempts(session, job.id)]))
+
+
+@router.get(
+    "/{job_id}/checkpoints",
+    response_model=Page[CheckpointDocument],
+    summary="Checkpoints",
+    responses=documented(examples.page(examples.CHECKPOINT), "not_found", description="Newest first."),
+)
+def checkpoints(caller: Caller, job_id: str) -> Response:
+    """Those that are kept, all on one page."""
+    job = _found(caller, job_id).job
+    with transaction() as session:
+        return json_reply(Page(data=[checkpoint_document(*one) for one in jobs.checkpoints(session, job.id)]))
+
+
+@router.head("/{job_id}/checkpoints/{step}", summary="Size and digest of a checkpoint", **_CHECKPOINT_FILE)
+@router.get("/{job_id}/checkpoints/{step}", summary="Download a checkpoint", **_CHECKPOINT_FILE)
+def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Response:
+    """θ and all that the run needs to go on from there, as safetensors."""
+    job = _found(caller, job_id).job
+    with transaction() as session:
+        found = [one for one in jobs.checkpoints(session, job.id) if str(one[0].step) == step]
+    if not found:
+        raise Problem("not_found", f"The job keeps no checkpoint of step {step[:20]}: list them.")
+    kept, sha256, size = found[0]
+    return file_reply(request, kept.blob_id, sha256, size, f"{job.id}-{kept.step}.safetensors")
+
+
+@router.head("/{job_id}/initialization", summary="Size and digest of the initialization", **_INITIALIZATION_FILE)
+@router.get("/{job_id}/initialization", summary="Download the learned initialization", **_INITIALIZATION_FILE)
+def initialization(request: Request, caller: Caller, job_id: str) -> Response:
+    """θ as a safetensors file, a tensor a parameter; its metadata hold the spec: it alone rebuilds the model."""
+    job, sha256, size, _ = _found(caller, job_id)
+    if job.initialization_blob_id is None or sha256 is None or size is None:
+        raise Problem("no_initialization", f"The job is {job.state}: only a succeeded job has an initialization.")
+    return file_reply(request, job.initialization_blob_id, sha256, size, f"{job.id}.safetensors")
+
+
+def _found(caller: Principal, job_id: str) -> Found:
+    wanted = path_id(job_id, "job")
+    with transaction() as session:
+        found = jobs.find(session, caller.workspace_id, wanted)
+    if found is None:
+        raise not_found("job")
+    return found

@@ -1,0 +1,156 @@
+"""Every error that the service answers with: RFC 9457 problem documents, and what turns exceptions into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from service.api import validation
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+# code → (status, title)
+CODES: Final[dict[str, tuple[int, str]]] = {
+    "broken_json": (400, "The body is not JSON"),
+    "bad_header": (400, "A header is malformed"),
+    "unauthenticated": (401, "A valid API key is needed"),
+    "not_found": (404, "There is no such thing here"),
+    "no_initialization": (404, "The job has no initialization"),
+    "method_not_allowed": (405, "The path has no such method"),
+    "slow_body": (408, "The body came too slowly"),
+    "wrong_state": (409, "The job's state doesn't allow it"),
+    "in_use": (409, "Something else still needs it"),
+    "own_key": (409, "A key can't revoke itself"),
+    "idempotency_in_flight": (409, "The first request with this Idempotency-Key is still going on"),
+    "too_large": (413, "The body is too large"),
+    "wrong_media_type": (415, "The body is of another media type"),
+    "range_not_satisfiable": (416, "The range lies outside the file"),
+    "invalid": (422, "The request is not valid"),
+    "bad_data": (422, "The data set is not valid"),
+    "idempotency_mismatch": (422, "The Idempotency-Key belongs to another request"),
+    "internal_error": (500, "The server failed"),
+    "unavailable": (503, "The service isn't ready"),
+}
+
+
+class FieldProblem(BaseModel):
+    pointer: str | None = Field(default=None, examples=["/trajectory/length"])
+    """JSON Pointer into the request's body."""
+    parameter: str | None = None
+    """Name of the query parameter, where that is at fault."""
+    line: int | None = None
+    """Line of the uploaded file, counted from 1, where that is at fault."""
+    detail: str = Field(examples=["-1.0 is too small: it must be greater than 0"])
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `code` is the machine word; `detail` a sentence that names the remedy."""
+
+    type: str = Field(examples=["urn:amaml:problem:invalid"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None = None
+    errors: list[FieldProblem] | None = None
+
+
+class Problem(Exception):
+    """Raised anywhere below an endpoint, answered as a problem document."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.errors, self.headers = code, detail, list(errors), dict(headers or {})
+        self.status, self.title = CODES[code]
+
+
+def not_found(what: str) -> Problem:
+    """The same for what isn't there, what belongs to another workspace, and what is no id at all."""
+    return Problem("not_found", f"There is no {what} of this id in the workspace.")
+
+
+def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    where = [error.get("pointer") or error.get("parameter") or "the body" for error in errors]
+    return Problem("invalid", f"Not valid: {', '.join(dict.fromkeys(where))}. See errors.", errors=errors)
+
+
+def answer(request_id: str | None, problem: Problem) -> JSONResponse:
+    document = {
+        "type": f"urn:amaml:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        document["errors"] = problem.errors
+    return JSONResponse(document, problem.status, problem.headers, MEDIA_TYPE)
+
+
+def declared(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """These problems as OpenAPI responses."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        status, title = CODES[code]
+        earlier = responses.get(status)
+        responses[status] = {
+            "description": f"{earlier['description']}; `{code}`: {title}" if earlier else f"`{code}`: {title}",
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+    return responses
+
+
+def install(app: FastAPI) -> None:
+    """Makes `app` answer every exception as a problem; what is left over becomes a 500 in the access log's middleware."""
+
+    def respond(request: Request, problem: Problem) -> JSONResponse:
+        return answer(getattr(request.state, "request_id", None), problem)
+
+    def raised(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        return respond(request, error)
+
+    def unrouted(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            problem = Problem(
+                "method_not_allowed",
+                f"{request.method} is not a method of {request.url.path}: use {allowed or 'another'}.",
+                headers=error.headers,
+            )
+        elif error.status_code == 404:
+            problem = Problem("not_found", f"There is nothing at {request.url.path}: see /docs for what there is.")
+        else:
+            problem = Problem("bad_header", str(error.detail), headers=error.headers)
+        return respond(request, problem)
+
+    def wrong_parameters(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return respond(request, invalid(validation.parameter_errors(error.errors())))
+
+    def database_away(request: Request, _: Exception) -> JSONResponse:
+        detail = "The database doesn't answer: try again in a few seconds."
+        return respond(request, Problem("unavailable", detail, headers={"Retry-After": "2"}))
+
+    app.add_exception_handler(Problem, raised)
+    app.add_exception_handler(HTTPException, unrouted)
+    app.add_exception_handler(RequestValidationError, wrong_parameters)
+    app.add_exception_handler(OperationalError, database_away)
+    app.add_exception_handler(PoolTimeout, database_away)

@@ -1,0 +1,54 @@
+"""/v1/workers: who would run a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+
+from service.api import examples
+from service.api.authentication import Caller
+from service.api.pages import Page
+from service.api.replies import documented, json_reply
+from service.store import workers
+from service.store.database import transaction
+
+router = APIRouter(tags=["workers"])
+
+
+class WorkerDocument(BaseModel):
+    model_config = ConfigDict(title="Worker", use_attribute_docstrings=True)
+
+    id: UUID
+    host: str
+    devices: list[str]
+    """What it can run on."""
+    lives: bool
+    """It was seen within the last ten seconds."""
+    started_at: datetime
+    seen_at: datetime
+
+
+@router.get(
+    "/workers",
+    response_model=Page[WorkerDocument],
+    summary="List workers",
+    responses=documented(examples.page(examples.WORKER), description="The oldest first, all on one page."),
+)
+def listed(_: Caller) -> Response:
+    """Worker processes of this installation; they serve every workspace."""
+    with transaction() as session:
+        found = workers.every(session)
+    return json_reply(
+        Page(
+            data=[
+                WorkerDocument(
+                    id=worker.id, host=worker.host, devices=worker.devices, lives=lives,
+                    started_at=worker.started_at, seen_at=worker.seen_at,
+                )
+                for worker, lives in found
+            ]
+        )
+    )  # fmt: skip

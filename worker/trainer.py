@@ -254,9 +254,13 @@ def _failure(error: Exception) -> Failed:
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):
-            return Failed(reason=reason, detail=str(error))
+            return Failed(reason=reason, detail=_sentence(str(error)))
     traceback.print_exception(error)
-    return Failed(reason="error", detail=f"The run raised {type(error).__name__}: {error}")
+    return Failed(reason="error", detail=_sentence(f"The run raised {type(error).__name__}: {error}"))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from service.store import events, outbox
 from service.store.blobs import read
 from service.store.database import engine, transaction
 from service.store.states import become
-from service.store.tables import Attempt, Base, Event, Job, Metric, Workspace
+from service.store.tables import Attempt, Base, Event, Job, Metric, Worker, Workspace
 from service.store.transitions import FINAL, State
 from tests.conftest import execute, url_text
 
@@ -67,11 +68,56 @@ def _new_database(server: URL, template: URL) -> Iterator[str]:
     execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+class WorkerProcess:
+    """A worker as the launcher starts it."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        command = [str(Path(sys.executable).with_name("celery")), "-A", "worker.app", "worker"]
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=stream, stderr=stream, start_new_session=True
+            )
+        self.pid = self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        return self._process.wait(seconds)
+
+    def wait_until_ready(self) -> None:
+        """Until it has told the store that it lives."""
+
+        def is_ready() -> bool:
+            assert self._process.poll() is None, self.log.read_text()
+            with transaction() as session:
+                return session.scalar(select(Worker.pid).where(Worker.pid == self.pid)) is not None
+
+        wait_until(is_ready, 90)
+
+    def trainer_of(self, job_id: UUID) -> int | None:
+        """The process id of the trainer that took up the job last on this worker."""
+        found = re.findall(rf"job {job_id}: attempt \d+ begins in trainer (\d+)", self.log.read_text())
+        return int(found[-1]) if found else None
+
+    def stop(self) -> None:
+        """Ends it in good order; fails if that takes too long."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            self.wait()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self.wait()
+            raise
+
+
 class Workers:
-    """Starts worker processes as the launcher does, and ends what a test leaves."""
+    """Starts workers on one store, broker and home."""
 
     def __init__(self, database_url: str, broker_url: str, home: Path) -> None:
-        self._environment = {
+        self.environment = {
             **os.environ,
             "AMAML_DATABASE_URL": database_url,
             "AMAML_BROKER_URL": broker_url,
@@ -79,30 +125,17 @@ class Workers:
             "AMAML_LEASE_SECONDS": str(LEASE_SECONDS),
             "AMAML_SHUTDOWN_SECONDS": "6",
         }
-        self._home = home
-        self._running: list[subprocess.Popen[bytes]] = []
+        self.home = home
+        self._started: list[WorkerProcess] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("celery")), "-A", "worker.app", "worker"]
-        log = self._home / f"worker-{len(self._running)}.log"
-        with log.open("wb") as stream:
-            worker = subprocess.Popen(
-                command, env=self._environment, stdout=stream, stderr=stream, start_new_session=True
-            )
-        self._running.append(worker)
+    def start(self) -> WorkerProcess:
+        worker = WorkerProcess(self.environment, self.home / f"worker-{len(self._started)}.log")
+        self._started.append(worker)
         return worker
 
     def stop(self) -> None:
-        for worker in self._running:
-            worker.send_signal(signal.SIGCONT)
-            worker.terminate()
-        for worker in self._running:
-            try:
-                worker.wait(20)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-                raise
+        for worker in self._started:
+            worker.stop()
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +146,22 @@ def workers(shared_store: str, valkey_url: str, tmp_path_factory: pytest.TempPat
 
 
 def spec(
-    iterations: int = 20, *, seed: int = 0, shots: int = 5, evaluation: dict[str, Any] | None = None, **runtime: Any
+    iterations: int = 20,
+    *,
+    seed: int = 0,
+    meta: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+    **runtime: Any,
 ) -> JobSpec:
     """A job of some milliseconds an iteration."""
     return JobSpec.model_validate_json(
         json.dumps(
             {
-                "family": {"kind": "sinusoid", "shots": shots, "queries": 5, "test_tasks": 2},
+                "family": {"kind": "sinusoid", "shots": 5, "queries": 5, "test_tasks": 2},
                 "model": {"kind": "mlp", "hidden": [8]},
                 "trajectory": {"length": 0.5},
                 "solver": {"kind": "euler", "step": 0.1},
-                "meta": {"iterations": iterations, "tasks_per_batch": 2},
+                "meta": {"iterations": iterations, "tasks_per_batch": 2, **(meta or {})},
                 "evaluation": evaluation or {"every": 1_000_000, "tasks": 2, "epochs": 5},
                 "runtime": {"seed": seed, "threads": 1, "checkpoint_every": 10, **runtime},
             }
@@ -131,7 +169,7 @@ def spec(
     )
 
 
-def submit(spec: JobSpec) -> UUID:
+def submit(spec: JobSpec, *, wake: bool = True) -> UUID:
     """As the API does: job, event and wake-up in one transaction."""
     with transaction() as session:
         workspace = session.scalars(select(Workspace)).first()
@@ -153,7 +191,8 @@ def submit(spec: JobSpec) -> UUID:
         session.add(job)
         session.flush()
         events.append(session, job.id, "state", {"state": "queued", "from": None, "reason": None, "detail": None})
-        outbox.put(session, "wake")
+        if wake:
+            outbox.put(session, "wake")
         return job.id
 
 
@@ -228,11 +267,6 @@ def result_of(job_id: UUID) -> dict[str, str]:
     return metadata
 
 
-def trainers_of(worker: subprocess.Popen[bytes]) -> list[int]:
-    """Process ids of its living trainers."""
-    return [child for child in _children(worker.pid) if b"worker.trainer" in _command_line(child)]
-
-
 def is_gone(pid: int) -> bool:
     """Whether the process has ended (it may still be a zombie of a stopped parent)."""
     status = Path(f"/proc/{pid}/stat")
@@ -240,17 +274,3 @@ def is_gone(pid: int) -> bool:
         return status.read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""

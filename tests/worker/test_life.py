@@ -1,0 +1,191 @@
+"""The life of a job with a real worker, a real broker and real accidents to its trainer."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import redis
+from sqlalchemy import func, select
+
+from service.store import workers as living
+from service.store.database import transaction
+from service.store.tables import Checkpoint, Job
+from tests.worker.conftest import (
+    WorkerProcess,
+    Workers,
+    ask,
+    attempts_of,
+    events_of,
+    is_gone,
+    job_of,
+    metrics_of,
+    result_of,
+    spec,
+    submit,
+    wait_for,
+    wait_for_iteration,
+    wait_until,
+)
+
+LONG = 150
+"""Iterations: some seconds."""
+
+
+@pytest.fixture(scope="module")
+def worker(workers: Workers) -> WorkerProcess:
+    worker = workers.start()
+    worker.wait_until_ready()
+    return worker
+
+
+@pytest.fixture(scope="module")
+def undisturbed(worker: WorkerProcess) -> str:
+    """The hash of what a job of LONG iterations learns when nothing happens to it."""
+    job_id = submit(spec(LONG))
+    wait_for(job_id, "succeeded")
+    return result_of(job_id)["tensors_sha256"]
+
+
+def test_a_job_succeeds_with_initialization_metrics_and_events(worker: WorkerProcess) -> None:
+    job_id = submit(spec(30))
+    job = wait_for(job_id, "succeeded")
+    metadata = result_of(job_id)
+    assert metadata["job_id"] == str(job_id)
+    assert (job.parameters, job.iteration, job.attempt) == (25, 30, 1)
+    assert job.lease_expires_at is None
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    assert job.ended_at > job.started_at > job.created_at
+    metrics = metrics_of(job_id)
+    assert list(metrics["meta_loss"]) == list(range(1, 31))
+    assert list(metrics["nrmse_tuned"]) == [30]
+    assert job.metrics["meta_loss"] == metrics["meta_loss"][30]
+    events = events_of(job_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.data["state"] for event in events if event.kind == "state"] == ["queued", "running", "succeeded"]
+    assert [event.data["step"] for event in events if event.kind == "checkpoint"] == [10, 20, 30]
+    assert any(event.kind == "progress" for event in events)
+    assert [(one.reason, one.number) for one in attempts_of(job_id)] == [("succeeded", 1)]
+
+
+def test_queued_jobs_survive_a_broker_that_forgets_everything(worker: WorkerProcess, workers: Workers) -> None:
+    ids = [submit(spec(5, seed=seed)) for seed in range(10)]
+    with redis.Redis.from_url(workers.environment["AMAML_BROKER_URL"]) as broker:
+        waiting = True
+        while waiting:
+            broker.flushall()
+            with transaction() as session:
+                queued = session.scalars(select(func.count()).where(Job.id.in_(ids), Job.state == "queued")).one()
+            waiting = queued > 5
+            time.sleep(0.02)
+        broker.flushall()
+    for job_id in ids:
+        wait_for(job_id, "succeeded")
+    assert [job_of(job_id).attempt for job_id in ids] == [1] * 10
+
+
+def test_a_job_whose_wake_up_was_lost_is_found(worker: WorkerProcess) -> None:
+    job_id = submit(spec(2), wake=False)
+    wait_for(job_id, "succeeded", seconds=20)
+
+
+def test_a_job_whose_trainer_is_killed_goes_on_to_the_same_bits(worker: WorkerProcess, undisturbed: str) -> None:
+    job_id = submit(spec(LONG))
+    wait_for_iteration(job_id, 25)
+    _kill_trainer(worker, job_id, signal.SIGKILL)
+    wait_until(lambda: job_of(job_id).attempt == 2)
+    job = wait_for(job_id, "succeeded")
+    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert [one.reason for one in attempts_of(job_id)] == ["killed", "succeeded"]
+    assert job.status_reason is None
+    queued_again = [event.data for event in events_of(job_id) if event.data.get("state") == "queued"][-1]
+    assert queued_again["reason"] == "killed"
+    assert re.search(r"SIGKILL.*from the checkpoint at iteration [2-9]\d", queued_again["detail"])
+    assert list(metrics_of(job_id)["meta_loss"]) == list(range(1, LONG + 1))
+
+
+def _kill_trainer(worker: WorkerProcess, job_id: UUID, number: signal.Signals) -> None:
+    trainer = worker.trainer_of(job_id)
+    assert trainer is not None
+    os.kill(trainer, number)
+
+
+def test_a_native_crash_is_called_so_and_ends_after_the_attempts_allowed(worker: WorkerProcess) -> None:
+    job_id = submit(spec(100_000, max_attempts=1, checkpoint_every=1_000_000))
+    wait_for_iteration(job_id, 1)
+    _kill_trainer(worker, job_id, signal.SIGSEGV)
+    job = wait_for(job_id, "failed")
+    assert job.status_reason == "native_crash"
+    assert "SIGSEGV" in (job.status_detail or "")
+
+
+def test_a_cancelled_job_loses_its_trainer_within_two_seconds(worker: WorkerProcess) -> None:
+    job_id = submit(spec(100_000))
+    wait_for_iteration(job_id, 1)
+    trainer = worker.trainer_of(job_id)
+    assert trainer is not None
+    began = time.monotonic()
+    ask(job_id, "cancelling")
+    wait_until(lambda: is_gone(trainer), 5)
+    assert time.monotonic() - began < 2
+    wait_for(job_id, "cancelled")
+    assert attempts_of(job_id)[0].reason == "cancelled"
+
+
+def test_a_paused_job_resumes_to_the_same_bits(worker: WorkerProcess, undisturbed: str) -> None:
+    job_id = submit(spec(LONG))
+    wait_for_iteration(job_id, 12)
+    ask(job_id, "pausing")
+    paused = wait_for(job_id, "paused")
+    with transaction() as session:
+        newest = session.scalars(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id)).one()
+    assert paused.iteration == newest
+    ask(job_id, "queued")
+    wait_for(job_id, "succeeded")
+    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert [one.reason for one in attempts_of(job_id)] == ["paused", "succeeded"]
+
+
+def test_a_job_starts_from_a_checkpoint_of_another(worker: WorkerProcess) -> None:
+    source = submit(spec(10))
+    wait_for(source, "succeeded")
+    fork = submit(spec(5, meta={"init_from": {"job": str(source), "step": 10}}))
+    wait_for(fork, "succeeded")
+    last, first = metrics_of(source)["meta_loss"], metrics_of(fork)["meta_loss"]
+    assert first[1] != last[1]
+    orphan = submit(spec(5, meta={"init_from": {"job": str(source), "step": 7}}))
+    job = wait_for(orphan, "failed")
+    assert job.status_reason == "bad_data"
+    assert "checkpoint at iteration 7" in (job.status_detail or "")
+
+
+def test_a_diverging_job_fails_at_once_with_the_remedy(worker: WorkerProcess) -> None:
+    job_id = submit(spec(50, meta={"optimizer": {"kind": "sgd", "lr": 100.0}}))
+    job = wait_for(job_id, "failed")
+    assert job.status_reason == "solver_failed"
+    assert "use a step below" in (job.status_detail or "")
+    assert job.attempt == 1
+
+
+def test_a_job_for_a_device_that_no_worker_has_says_so_and_waits(worker: WorkerProcess) -> None:
+    with transaction() as session:
+        if living.any_with(session, "cuda"):
+            pytest.skip("this machine has a CUDA device")
+    job_id = submit(spec(2, device="cuda"))
+    wait_until(lambda: job_of(job_id).status_reason == "no_cuda_worker", 15)
+    assert job_of(job_id).state == "queued"
+    ask(job_id, "cancelled")
+
+
+def test_the_celery_process_has_no_torch(worker: WorkerProcess) -> None:
+    assert "libtorch" not in Path(f"/proc/{worker.pid}/maps").read_text()
+
+
+def test_no_file_is_left_by_ended_attempts(worker: WorkerProcess, workers: Workers) -> None:
+    wait_until(lambda: not list((workers.home / "attempts").glob("*/*")), 5)

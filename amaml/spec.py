@@ -25,6 +25,7 @@ __all__ = [
     "JobSpec",
     "MetaSpec",
     "ModelSpec",
+    "RuleBroken",
     "RuntimeSpec",
     "SolverSpec",
     "TrajectorySpec",
@@ -40,6 +41,14 @@ Length = Annotated[float, Field(gt=0, le=10_000)]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 TaskCount = Annotated[int, Field(ge=1, le=1_000_000)]
 TestTasks = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class RuleBroken(ValueError):
+    """A rule between fields is broken. `field` is the path, from the part that has the rule, to the field to change."""
+
+    def __init__(self, sentence: str, *field: str) -> None:
+        super().__init__(sentence)
+        self.field = field
 
 
 class Part(BaseModel):
@@ -206,17 +215,22 @@ class TrajectorySpec(Part):
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Self:
         if self.schedule is not None and self.horizons is not None:
-            raise ValueError("schedule and horizons exclude each other: give one of them and leave the other null")
+            raise RuleBroken(
+                "schedule and horizons exclude each other: give one of them and leave the other null", "horizons"
+            )
         if self.schedule is not None:
             starts = [start for start, _ in self.schedule]
             if starts != sorted(set(starts)):
-                raise ValueError(
-                    f"schedule's iterations must increase strictly, got {starts}: sort them and drop repeats"
+                raise RuleBroken(
+                    f"schedule's iterations must increase strictly, got {starts}: sort them and drop repeats",
+                    "schedule",
                 )
         if self.horizons is not None:
             times = [horizon.at for horizon in self.horizons]
             if times != sorted(set(times)):
-                raise ValueError(f"horizons must increase strictly in `at`, got {times}: sort them and drop repeats")
+                raise RuleBroken(
+                    f"horizons must increase strictly in `at`, got {times}: sort them and drop repeats", "horizons"
+                )
         return self
 
 
@@ -255,8 +269,9 @@ class SolverSpec(Part):
     @model_validator(mode="after")
     def _step_where_it_means_something(self) -> Self:
         if self.step is not None and self.kind not in (*FIXED_STEP, *TORCHDIFFEQ_FIXED):
-            raise ValueError(
-                f"step is for fixed-step solvers; {self.kind} chooses its own from rtol and atol: set step to null"
+            raise RuleBroken(
+                f"step is for fixed-step solvers; {self.kind} chooses its own from rtol and atol: set step to null",
+                "step",
             )
         return self
 
@@ -368,10 +383,11 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _tolerance_that_the_dtype_can_hold(self) -> Self:
         if self.runtime.dtype == "float32" and self.solver.kind not in FIXED_STEP and self.solver.rtol < 1e-6:
-            raise ValueError(
+            raise RuleBroken(
                 f"solver.rtol {self.solver.rtol:g} is below what float32 can hold (1e-6): "
-                "set runtime.dtype to float64 or solver.rtol to 1e-6 or more"
-            )
+                "set runtime.dtype to float64 or solver.rtol to 1e-6 or more",
+                "solver", "rtol",
+            )  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -379,10 +395,11 @@ class JobSpec(Part):
         if self.solver.kind in TORCHDIFFEQ:
             adjoint = self.method.adjoint
             if adjoint != DiscreteSpec():
-                raise ValueError(
+                raise RuleBroken(
                     f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
-                    "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5"
-                )
+                    "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5",
+                    "method", "adjoint",
+                )  # fmt: skip
         return self
 
     def canonical(self) -> str:

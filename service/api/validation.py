@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from amaml.spec import RuleBroken
+
 Location = Sequence[str | int]
 
 
@@ -41,8 +43,9 @@ def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
         value = _child(value, part)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append("kind")
-    if error["type"] == "value_error":
-        path += getattr(error["ctx"]["error"], "field", ())
+    broken = error.get("ctx", {}).get("error")
+    if isinstance(broken, RuleBroken):
+        path += broken.field
     return path
 
 

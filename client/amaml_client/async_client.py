@@ -13,10 +13,10 @@ import httpx2
 
 from amaml_client import calls
 from amaml_client.errors import Unreachable
-from amaml_client.events import EventReader
+from amaml_client.events import PAUSE, EventReader
 from amaml_client.exchange import Conversation, Outcome, Send, Sleep, Step, T
 from amaml_client.results import Curves, Dataset, Event, Job, Kind
-from amaml_client.transport import arguments, head, options, reply
+from amaml_client.transport import arguments, head, is_event_stream, options, reply
 
 
 class AsyncClient:
@@ -76,19 +76,18 @@ class AsyncClient:
         while not reader.ended:
             try:
                 async with self._open(reader.request()) as response:
-                    if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    if is_event_stream(response):
                         reader.connected()
                         async for sse in httpx2.EventSource(response):
-                            for event in reader.sent(sse):
+                            for event in reader.take(sse):
                                 yield event
                     else:
                         await response.aread()
-                        for event in reader.page(reply(response)):
-                            yield event
+                        reader.refused(reply(response))
             except httpx2.TransportError as error:
                 reader.cut(Unreachable(self.url, error))
             if not reader.ended:
-                await asyncio.sleep(reader.pause)
+                await asyncio.sleep(PAUSE)
 
     async def metrics(
         self,

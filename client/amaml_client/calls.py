@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 from pydantic import RootModel
 
 from amaml_client.download import download
 from amaml_client.errors import NoInitialization, TimedOut
-from amaml_client.exchange import WAITING_PATIENCE, Conversation, ModelT, Send, Sleep, exchange, fetch, read
+from amaml_client.exchange import WAITING_PATIENCE, Conversation, ModelT, Send, Sleep, exchange, fetch, read, segment
 from amaml_client.results import Curves, Dataset, Job, Kind, Page
 
 PAGE = 100
@@ -26,7 +25,7 @@ def submit(spec: Mapping[str, Any], idempotency_key: str | None) -> Conversation
 
 
 def job(job_id: str) -> Conversation[Job]:
-    return fetch(Job, Send("GET", f"/v1/jobs/{_id(job_id)}"))
+    return fetch(Job, Send("GET", f"/v1/jobs/{segment(job_id)}"))
 
 
 def jobs(filters: Mapping[str, str | None], limit: int | None) -> Conversation[list[Job]]:
@@ -35,16 +34,16 @@ def jobs(filters: Mapping[str, str | None], limit: int | None) -> Conversation[l
 
 def change(job_id: str, verb: str) -> Conversation[Job]:
     """cancel, pause or resume."""
-    return fetch(Job, Send("POST", f"/v1/jobs/{_id(job_id)}/{verb}"))
+    return fetch(Job, Send("POST", f"/v1/jobs/{segment(job_id)}/{verb}"))
 
 
 def delete(path: str, item_id: str) -> Conversation[None]:
-    yield from exchange(Send("DELETE", f"{path}/{_id(item_id)}"))
+    yield from exchange(Send("DELETE", f"{path}/{segment(item_id)}"))
 
 
 def wait(job_id: str, timeout: float | None) -> Conversation[Job]:
     give_up = None if timeout is None else monotonic() + timeout
-    path = f"/v1/jobs/{_id(job_id)}"
+    path = f"/v1/jobs/{segment(job_id)}"
     found: Job | None = None
     etag, pause = "", 0.1
     while True:
@@ -63,7 +62,7 @@ def wait(job_id: str, timeout: float | None) -> Conversation[Job]:
 
 def metrics(job_id: str, name: str | None, from_step: int | None, max_points: int | None) -> Conversation[Curves]:
     params = _given({"name": name, "from_step": from_step, "max_points": max_points})
-    send = Send("GET", f"/v1/jobs/{_id(job_id)}/metrics", params)
+    send = Send("GET", f"/v1/jobs/{segment(job_id)}/metrics", params)
     reply = yield from exchange(send)
     return read(RootModel[Curves], send.path, reply).root
 
@@ -73,7 +72,7 @@ def initialization(job_id: str, path: Path) -> Conversation[Path]:
     if found.initialization is None:
         raise NoInitialization(found)
     size, sha256 = found.initialization.size_bytes, found.initialization.sha256
-    return (yield from download(f"/v1/jobs/{_id(job_id)}/initialization", path, sha256, size))
+    return (yield from download(f"/v1/jobs/{segment(job_id)}/initialization", path, sha256, size))
 
 
 def upload(path: Path, name: str | None, format_: str) -> Conversation[Dataset]:
@@ -83,7 +82,7 @@ def upload(path: Path, name: str | None, format_: str) -> Conversation[Dataset]:
 
 
 def dataset(dataset_id: str) -> Conversation[Dataset]:
-    return fetch(Dataset, Send("GET", f"/v1/datasets/{_id(dataset_id)}"))
+    return fetch(Dataset, Send("GET", f"/v1/datasets/{segment(dataset_id)}"))
 
 
 def datasets(limit: int | None) -> Conversation[list[Dataset]]:
@@ -113,8 +112,3 @@ def _listed(
 
 def _given(params: Mapping[str, str | int | None]) -> dict[str, str]:
     return {name: str(value) for name, value in params.items() if value is not None}
-
-
-def _id(text: str) -> str:
-    """An id as one path segment, whatever the user typed."""
-    return quote(text, safe="") or "-"

@@ -13,10 +13,10 @@ import httpx2
 
 from amaml_client import calls
 from amaml_client.errors import Unreachable
-from amaml_client.events import EventReader
+from amaml_client.events import PAUSE, EventReader
 from amaml_client.exchange import Conversation, Outcome, Send, Sleep, Step, T
 from amaml_client.results import Curves, Dataset, Event, Job, Kind
-from amaml_client.transport import arguments, head, options, reply
+from amaml_client.transport import arguments, head, is_event_stream, options, reply
 
 
 class Client:
@@ -86,17 +86,17 @@ class Client:
         while not reader.ended:
             try:
                 with self._open(reader.request()) as response:
-                    if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    if is_event_stream(response):
                         reader.connected()
                         for sse in httpx2.EventSource(response):
-                            yield from reader.sent(sse)
+                            yield from reader.take(sse)
                     else:
                         response.read()
-                        yield from reader.page(reply(response))
+                        reader.refused(reply(response))
             except httpx2.TransportError as error:
                 reader.cut(Unreachable(self.url, error))
             if not reader.ended:
-                time.sleep(reader.pause)
+                time.sleep(PAUSE)
 
     def metrics(
         self,

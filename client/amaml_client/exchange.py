@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -124,3 +125,8 @@ def read(model: type[ModelT], path: str, reply: Reply) -> ModelT:
         return model.model_validate_json(reply.body)
     except ValidationError as error:
         raise UnexpectedAnswer(path, f"status {reply.status}, {error.error_count()} fields amiss: {error}") from error
+
+
+def segment(text: str) -> str:
+    """An id as one segment of a path, whatever the user typed."""
+    return quote(text, safe="") or "-"

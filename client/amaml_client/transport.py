@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 import httpx2
 
+from amaml_client.events import EVENT_STREAM
 from amaml_client.exchange import Reply, Send
 from amaml_client.settings import settings
 
@@ -50,3 +51,7 @@ def head(response: httpx2.Response) -> Reply:
 def reply(response: httpx2.Response) -> Reply:
     """The answer with its body, which has been read."""
     return Reply(response.status_code, response.headers, response.content)
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    return response.is_success and response.headers.get("content-type", "").startswith(EVENT_STREAM)

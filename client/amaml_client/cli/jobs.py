@@ -46,7 +46,7 @@ def jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     family: Annotated[str | None, typer.Option(help="Only jobs of this task family.")] = None,
     method: Annotated[str | None, typer.Option(help="Only jobs of this method.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag: NAME or NAME:VALUE.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the latest first.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep the list up to date until Ctrl-C.")] = False,
     as_json: AsJson = False,
@@ -118,7 +118,7 @@ def metrics(
     job_id: JobId,
     name: Annotated[str | None, typer.Option(help="One metric only.")] = None,
     points: Annotated[bool, typer.Option("--points", help="List every point.")] = False,
-    max_points: Annotated[int | None, typer.Option(min=2, help="At most so many points a metric.")] = None,
+    max_points: Annotated[int | None, typer.Option(min=4, help="At most so many points a metric.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a job's metrics."""

@@ -50,16 +50,19 @@ class Adaptive:
     """Steps chosen for each task on its own: local error within atol + rtol·|u| (root mean square over parameters).
 
     With `guard`, h·λmax stays under the tableau's cap, without which the adjoint can blow up unseen: the error test
-    holds the state, whose stiff modes are nearly zero, while λ excites them. `max_steps` bounds the attempts.
+    holds the state, whose stiff modes are nearly zero, while λ excites them. `max_steps` bounds the attempts. Without
+    `atol` it is `rtol`.
     """
 
     rtol: float = 1e-6
-    atol: float = 1e-6
+    atol: float = None  # type: ignore[assignment]  # __post_init__ fills it in
     guard: bool = True
     max_steps: int = 100_000
     tableau: ClassVar[Tableau]
 
     def __post_init__(self) -> None:
+        if self.atol is None:
+            object.__setattr__(self, "atol", self.rtol)
         _positive("rtol", self.rtol)
         _positive("atol", self.atol)
         _positive("max_steps", self.max_steps)

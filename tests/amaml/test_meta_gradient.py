@@ -1,0 +1,271 @@
+"""`amaml.meta_gradient` as a user calls it: any loss, any pytree, clear refusals, failures that name task and remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import amaml
+from amaml.flow.derivatives import TracedDerivatives
+from amaml.flow.result import Result
+from amaml.methods.parameters import Layout
+from amaml.models.derivatives import derivatives_of
+from amaml.models.mlp_derivatives import MLPDerivatives
+from tests.amaml.problems import (
+    Tensors,
+    apart,
+    cosines,
+    flat,
+    network,
+    quadratic,
+    quadratic_query,
+    quadratic_support,
+    start,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "relu"])
+@pytest.mark.parametrize("hidden", [[1], [7], [5, 3], [4, 4, 4, 4]], ids=str)
+def test_written_out_derivatives_equal_the_traced_ones(activation: str, hidden: list[int]) -> None:
+    net, tasks = network(hidden, activation=activation), cosines(3, 9)
+    layout = Layout(start(net))
+    losses = amaml.regression_losses(net)
+    fast = derivatives_of(*losses, tasks, layout)
+    slow = TracedDerivatives(*losses, tasks, layout.unflatten)
+    assert isinstance(fast, MLPDerivatives)
+    u = flat(start(net)) + 0.1 * torch.randn(3, sum(layout.sizes), dtype=torch.float64)
+    v = torch.randn_like(u)
+    torch.testing.assert_close(fast.gradient(u), slow.gradient(u), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(fast.hvp(u, v), slow.hvp(u, v), rtol=1e-11, atol=1e-13)
+    for written, traced in zip(fast.query(u), slow.query(u), strict=True):
+        torch.testing.assert_close(written, traced, rtol=1e-12, atol=1e-14)
+    rows = torch.tensor([2, 0])
+    torch.testing.assert_close(fast.take(rows).gradient(u[rows]), slow.gradient(u)[rows], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.jvp's own
+def test_forward_over_reverse_is_the_same_hvp() -> None:
+    net, tasks = network([5]), cosines(2, 9)
+    layout = Layout(start(net))
+    traced = TracedDerivatives(*amaml.regression_losses(net), tasks, layout.unflatten)
+    u, v = flat(start(net)), torch.linspace(-1, 1, sum(layout.sizes), dtype=torch.float64)
+    task = {name: value[0] for name, value in tasks.items()}
+    torch.testing.assert_close(traced._hvp_forward(u, v, task), traced._hvp_reverse(u, v, task), rtol=1e-12, atol=1e-14)
+
+
+def test_a_convolutional_classifier_with_a_pytree_of_tasks() -> None:
+    """100k+ parameters, cross-entropy, nested tasks: nothing of it is special."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Softplus(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16 * 16, 400), nn.Tanh(), nn.Linear(400, 5))  # fmt: skip # noqa: E501
+    params = {name: value.detach() for name, value in net.named_parameters()}
+    assert sum(value.numel() for value in params.values()) > 100_000
+    tasks = [{"x": torch.randn(2, 6, 1, 8, 8), "y": torch.randint(5, (2, 6))}, {"x": torch.randn(2, 6, 1, 8, 8), "y": torch.randint(5, (2, 6))}]  # fmt: skip # noqa: E501
+
+    def loss(part: int) -> Any:
+        def of(params: Tensors, task: Any) -> Tensor:
+            return nn.functional.cross_entropy(functional_call(net, params, (task[part]["x"],)), task[part]["y"])
+
+        return of
+
+    answer = amaml.meta_gradient(params, loss(0), loss(1), tasks, length=0.5, solver=amaml.Euler(0.1))
+    theta = {name: value.clone().requires_grad_() for name, value in params.items()}
+    total = torch.zeros(())
+    for index in range(2):
+        task = [{key: value[index] for key, value in part.items()} for part in tasks]
+        u = dict(theta)
+        for _ in range(5):
+            slopes = torch.autograd.grad(loss(0)(u, task), list(u.values()), create_graph=True)
+            u = {name: value - 0.1 * slope for (name, value), slope in zip(u.items(), slopes, strict=True)}
+        total = total + loss(1)(u, task) / 2
+    expected = torch.autograd.grad(total, list(theta.values()))
+    assert apart(flat(answer.grad), flat(dict(zip(theta, expected, strict=True)))) < 1e-5
+    assert float(answer.loss.mean()) == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_answers_are_shaped_like_the_question() -> None:
+    net, tasks = network([4], torch.float32), cosines(3, 9, torch.float32)
+    answer = amaml.meta_gradient(dict(net.named_parameters()), *amaml.regression_losses(net), tasks, length=0.5)
+    for name, value in net.named_parameters():
+        assert answer.grad[name].shape == value.shape
+        assert answer.per_task[name].shape == (3, *value.shape)
+        assert answer.adapted[name].shape == (3, *value.shape)
+        assert answer.grad[name].dtype == torch.float32
+        assert not answer.grad[name].requires_grad
+    assert answer.loss.shape == answer.length.shape == (3,)
+    assert answer.proximal.shape == ()
+    assert answer.stats.hvps.shape == (3,)
+    flat_answer = amaml.meta_gradient(
+        torch.ones(5), quadratic_support, quadratic_query, quadratic(2, 5, 10, torch.float32), length=0.5
+    )
+    assert flat_answer.grad.shape == (5,)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"length": -1.0}, "positive"),
+    ({"length": float("nan")}, "positive"),
+    ({"length": None}, "either length, or horizons"),
+    ({"length": None, "horizons": []}, "positive"),
+    ({"length": None, "horizons": [(2.0, 1.0), (1.0, 1.0)]}, "increase strictly"),
+    ({"length": 1.0, "horizons": [(1.0, 1.0)]}, "either length, or horizons"),
+    ({"length": 1.0, "proximal": -0.1}, "at least 0"),
+    ({"length": 1.0, "rates": torch.zeros(5, dtype=torch.float64)}, "must be positive"),
+    ({"length": 1.0, "rates": torch.ones(4, dtype=torch.float64)}, "make them alike"),
+    ({"length": 1.0, "solver": amaml.TorchDiffEq("dopri8"), "adjoint": amaml.Backsolve()}, "keeps its own graph"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_arguments_without_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
+    theta = torch.ones(5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=sentence):
+        amaml.meta_gradient(theta, quadratic_support, quadratic_query, quadratic(2, 5, 10), **options)
+
+
+def test_parameters_and_tasks_without_sense_are_refused() -> None:
+    tasks = quadratic(2, 5, 10)
+    for params, sentence in (
+        ({}, "empty"),
+        (torch.ones(5, dtype=torch.int64), "float32 or float64"),
+        (torch.ones(1, 5), "one axis"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            amaml.meta_gradient(params, quadratic_support, quadratic_query, tasks, length=1.0)
+    uneven = {**tasks, "b": tasks["b"][:1]}
+    with pytest.raises(ValueError, match="same first axis"):
+        amaml.meta_gradient(torch.ones(5, dtype=torch.float64), quadratic_support, quadratic_query, uneven, length=1.0)
+    for solver in (
+        lambda: amaml.Euler(step=0.0),
+        lambda: amaml.Dopri5(rtol=float("inf")),
+        lambda: amaml.Discrete(checkpoints=0),
+    ):
+        with pytest.raises(ValueError, match=r"must be|at least"):
+            solver()
+
+
+def solve(tasks: Tensors, length: float, solver: Any) -> amaml.MetaGradient:
+    theta = torch.ones(5, dtype=torch.float64)
+    return amaml.meta_gradient(theta, quadratic_support, quadratic_query, tasks, length=length, solver=solver)
+
+
+def failing(solver: Any, tasks: Tensors, length: float = 2.0) -> amaml.SolveError:
+    with pytest.raises(amaml.SolveError) as caught:
+        amaml.meta_gradient(
+            torch.ones(5, dtype=torch.float64), quadratic_support, quadratic_query, tasks, length=length, solver=solver
+        )
+    return caught.value
+
+
+@pytest.mark.parametrize("solver", [amaml.Euler, amaml.Heun, amaml.RK4])
+def test_a_fixed_step_outside_the_stability_region_fails_with_a_step_that_works(solver: Any) -> None:
+    tasks = quadratic(3, 5, 10)
+    tasks["A"][1] *= 10  # λmax 100
+    error = failing(solver(step=0.05), tasks)
+    assert error.code is Result.STABILITY_LIMIT
+    assert [failure.task for failure in error.failures] == [1]
+    assert "use a step below" in str(error)
+    good = error.failures[0].bound
+    amaml.meta_gradient(
+        torch.ones(5, dtype=torch.float64),
+        quadratic_support,
+        quadratic_query,
+        tasks,
+        length=1.0,
+        solver=solver(step=good),
+    )
+
+
+@pytest.mark.parametrize("solver", [amaml.Euler(0.01), amaml.Dopri5(), amaml.Bosh3()], ids=lambda s: type(s).__name__)
+def test_nan_in_a_tasks_data_is_named(solver: Any) -> None:
+    tasks = quadratic(3, 5, 10)
+    tasks["a"][2, 0] = float("nan")
+    error = failing(solver, tasks)
+    assert error.code is Result.NON_FINITE
+    assert [failure.task for failure in error.failures] == [2]
+
+
+def test_a_spent_budget_is_named() -> None:
+    error = failing(amaml.Dopri5(max_steps=5), quadratic(3, 5, 10))
+    assert error.code is Result.BUDGET_SPENT
+    assert "5 steps" in str(error)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [amaml.Euler(0.01), amaml.RK4(0.02), amaml.Dopri5(1e-5), amaml.Bosh3(1e-5)],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_certificate_bounds_the_error(solver: Any, dtype: torch.dtype) -> None:
+    net, tasks = network([8], dtype), cosines(3, 12, dtype)
+    losses = amaml.regression_losses(net)
+    answer = amaml.meta_gradient(start(net), *losses, tasks, length=1.0, solver=solver, proximal=0.1, certify=True)
+    assert answer.certificate is not None
+    assert (answer.certificate.duality < (1e-4 if dtype is torch.float32 else 1e-12)).all()
+    exact = {name: value.double() for name, value in start(net).items()}
+    finer = amaml.Dopri5(1e-11) if answer.stats.target == "flow" else solver
+    reference = amaml.meta_gradient(
+        exact, *losses, {name: value.double() for name, value in tasks.items()}, length=1.0, proximal=0.1, solver=finer
+    )
+    for task in range(3):
+        error = apart(flat(answer.per_task, 1)[task], flat(reference.per_task, 1)[task])
+        assert error <= 2 * float(answer.certificate.error[task]) + 1e-14
+
+
+def test_the_certificate_sees_a_wrong_gradient() -> None:
+    """Without its guard Dormand–Prince gives a λ that has blown up, and no error: the certificate tells."""
+    net, tasks = network([32, 32]), cosines(2, 50)
+    answer = amaml.meta_gradient(
+        start(net),
+        *amaml.regression_losses(net),
+        tasks,
+        length=20.0,
+        solver=amaml.Dopri5(1e-4, guard=False),
+        certify=True,
+    )
+    assert answer.certificate is not None
+    assert (answer.certificate.error > 0.1).all()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    hidden=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    activation=st.sampled_from(["tanh", "sigmoid", "softplus"]),
+    solver=st.sampled_from([amaml.Euler(0.05), amaml.Heun(0.1), amaml.Dopri5(1e-5), amaml.Bosh3(1e-4)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    length=st.floats(0.1, 2.0),
+    stiffness=st.floats(0.1, 30.0),
+    seed=st.integers(0, 1000),
+)
+def test_no_gradient_is_silently_wrong(
+    hidden: list[int], activation: str, solver: Any, dtype: torch.dtype, length: float, stiffness: float, seed: int
+) -> None:
+    """Random problems, stiff ones far past the limits: an answer within 10 × its certificate of an independent reference, or
+    a failure that says which task and why."""
+    net, tasks = network(hidden, dtype, activation, seed), cosines(2, 8, dtype, seed)
+    scaled = {name: value * stiffness**0.5 for name, value in tasks.items()}
+    losses = amaml.regression_losses(net)
+    problem = {"length": length, "solver": solver, "certify": True}
+    try:
+        answer = amaml.meta_gradient(start(net), *losses, scaled, **problem)
+    except amaml.SolveError as error:
+        failure = error.failures[0]
+    else:
+        failure = None
+    if failure is not None:
+        assert failure.code in (Result.STABILITY_LIMIT, Result.NON_FINITE)
+        assert isinstance(solver, amaml.Euler | amaml.Heun)
+        return
+    assert answer.certificate is not None
+    exact = {name: value.double() for name, value in start(net).items()}
+    finer = amaml.Dopri5(1e-9) if answer.stats.target == "flow" else solver
+    doubled = {name: value.double() for name, value in scaled.items()}
+    reference = amaml.meta_gradient(exact, *losses, doubled, length=length, solver=finer)
+    for task in range(2):
+        error = apart(flat(answer.per_task, 1)[task], flat(reference.per_task, 1)[task])
+        assert error <= 10 * float(answer.certificate.error[task]) + 1e-12

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL
 
 from amaml_client import Client
 from launcher.ports import HOST, free_port
-from service.store import blobs, events, states
+from service.store import blobs, events, progress, states
 from service.store.database import engine, transaction
 from service.store.tables import Job
 from tests.conftest import execute, url_text
@@ -100,6 +100,10 @@ class Server:
         with transaction() as session:
             events.append(session, UUID(job_id), "progress", data)
             session.execute(update(Job).where(Job.id == UUID(job_id)).values(iteration=data.get("iteration", 0)))
+
+    def measure(self, job_id: str, name: str, points: list[tuple[int, float]]) -> None:
+        with transaction() as session:
+            progress.add_metrics(session, session.get_one(Job, UUID(job_id)), {name: points})
 
 
 @pytest.fixture(scope="session")

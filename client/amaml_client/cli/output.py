@@ -46,7 +46,10 @@ def complain(error: Exception) -> int:
 
 def say(text: str) -> None:
     """A line on standard output, as it is."""
-    console.print(Text(text))
+    if console.is_terminal:
+        console.print(Text(_printable(text)))
+    else:
+        print(_printable(text), flush=True)  # noqa: T201 - rich would turn tabs into spaces
 
 
 def emit(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
@@ -73,7 +76,7 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> 
     for column in columns:
         drawn.add_column(column, no_wrap=column == "id", overflow="fold")
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(_printable(cell)) for cell in row))
     return drawn
 
 
@@ -121,6 +124,11 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     return "".join(_BARS[min(len(_BARS) - 1, int((mean - low) / span * len(_BARS)))] for mean in means)
+
+
+def _printable(text: str) -> str:
+    """Without what would steer the terminal: a job's name is anybody's text."""
+    return "".join(character if character.isprintable() or character in "\t\n" else "�" for character in text)
 
 
 def _plain(result: Any) -> Any:

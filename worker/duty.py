@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable
 from threading import Event, Thread
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
+
+from service.store.database import is_away
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,9 @@ class Duty(Thread):
                 self._step()
                 failures = 0
                 pause = self._pause
-            except (OperationalError, InterfaceError) as error:
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
                 failures += 1
                 pause = min(self._pause * 2**failures, LONGEST_BACK_OFF)
                 if failures == 1:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from service.store import claims
 from service.store.claims import Claim
-from service.store.database import transaction
+from service.store.database import is_away, transaction
 from service.store.tables import Job
 from service.store.transitions import State
 
@@ -82,7 +82,9 @@ class HeldLease:
         while True:
             try:
                 return work()
-            except (OperationalError, InterfaceError) as error:
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
                 if time.monotonic() > self.trusted_until:
                     raise TrustLost(f"the database can't be reached: {error.orig}") from error
                 if failures == 0:

@@ -13,10 +13,10 @@ from threading import Event, Thread
 import kombu.exceptions
 import psycopg
 from celery import Celery
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from service.store import outbox
-from service.store.database import engine, transaction
+from service.store.database import engine, is_away, transaction
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,12 @@ class OutboxPublisher(Thread):
             began = time.monotonic()
             try:
                 self._listen_and_publish()
-            except (psycopg.OperationalError, OperationalError, InterfaceError) as error:
+            except psycopg.OperationalError as error:
                 log.warning("outbox: the database can't be reached, trying on: %s", error)
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
+                log.warning("outbox: the database can't be reached, trying on: %s", error.orig)
             except kombu.exceptions.OperationalError as error:
                 log.warning("outbox: the broker can't be reached; wake-ups wait in the outbox: %s", error)
             back_off = 0.25 if time.monotonic() - began > LONGEST_BACK_OFF else min(2 * back_off, LONGEST_BACK_OFF)

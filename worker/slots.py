@@ -9,10 +9,10 @@ from datetime import timedelta
 from threading import Event
 from uuid import UUID
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from service.store.claims import Claim, Claimant, take_next
-from service.store.database import transaction
+from service.store.database import is_away, transaction
 from worker.folder import WorkerFolder
 from worker.process import TrainerProcess
 from worker.settings import Settings
@@ -50,7 +50,9 @@ class Slots:
         try:
             with transaction() as session:
                 return take_next(session, self._claimant(), timedelta(seconds=self._settings.lease_seconds))
-        except (OperationalError, InterfaceError) as error:
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
             # The job stays queued, and the reconciler wakes a worker once the database is back.
             log.warning("the database can't be reached, so no job is claimed: %s", error.orig)
             return None

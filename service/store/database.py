@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
+
+IDLE_SECONDS = 5
+"""A process that is stopped amid a transaction holds its locks: the server ends such a transaction after this time."""
 
 
 def url_from_environment() -> str:
@@ -34,8 +38,22 @@ def _engine(url: str) -> Engine:
         # FastAPI's thread pool runs 40 calls at once: none of them should wait for a connection and then time out.
         pool_size=10,
         max_overflow=35,
-        connect_args={"connect_timeout": 5, "application_name": "amaml", "options": "-c timezone=utc"},
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "amaml",
+            "options": f"-c timezone=utc -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+            # A server that vanished without a word is noticed, instead of waited for.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        },
     )
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the error says that the database can't be reached, or cut the connection: trying again may help."""
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 @contextmanager

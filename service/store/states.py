@@ -12,9 +12,7 @@ from service.store.tables import Job
 from service.store.transitions import FINAL, LEASED, State, check
 
 
-def become(
-    session: Session, job: Job, target: State, *, reason: str | None = None, detail: str | None = None
-) -> None:
+def become(session: Session, job: Job, target: State, *, reason: str | None = None, detail: str | None = None) -> None:
     """The job, whose row the caller has locked, becomes `target`; raises IllegalTransition.
 
     Keeps what follows from the state alone: no lease outside the leased states, a time of ending in the final ones.

@@ -80,6 +80,10 @@ class WorkerProcess:
             )
         self.pid = self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -135,7 +139,8 @@ class Workers:
 
     def stop(self) -> None:
         for worker in self._started:
-            worker.stop()
+            if worker.is_alive:
+                worker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,7 @@ class Adaptive:
     tableau: ClassVar[Tableau]
 
     def __post_init__(self) -> None:
-        if self.atol is None:
-            object.__setattr__(self, "atol", self.rtol)
+        object.__setattr__(self, "atol", self.rtol if self.atol is None else self.atol)
         _positive("rtol", self.rtol)
         _positive("atol", self.atol)
         _positive("max_steps", self.max_steps)

@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from amaml.adjoint.discrete import Discrete
-from amaml.adjoint.graph import GraphSolve
-from amaml.adjoint.interpolated import Interpolated, tolerances
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
-from amaml.flow.solve import fixed_steps, solve
-from amaml.flow.solvers import Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
 from amaml.methods.certificate import Certificate, finer
 from amaml.methods.certificate import certify as certify_answer
+from amaml.methods.estimate import Estimate, Stats
+from amaml.methods.forward import solve_forward
 from amaml.methods.parameters import Layout, Params
-from amaml.methods.problem import Adjoint, Problem
+from amaml.methods.problem import Adjoint, Problem, pose
 from amaml.models.derivatives import derivatives_of
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What a solve did, a value a task [B]."""
-
-    steps: Tensor
-    """Accepted forward steps; −1 where torchdiffeq doesn't tell."""
-    rejected: Tensor
-    gradients: Tensor
-    """Evaluations of ∇L_sup, forward and backward, first step and guard included."""
-    hvps: Tensor
-    lambda_max: Tensor
-    """Largest estimate of the Hessian's largest eigenvalue along the way; NaN without the guard."""
-    target: Literal["flow", "discrete"]
-    """What the gradient is of: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +42,10 @@ class Answer:
 
 
 @dataclass
-class MetaGradient:
+class MetaGradient(Estimate):
     """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are computed when they are asked
     for, by solving again if `wrt` didn't name them."""
 
-    grad: Any
-    """dJ/dθ, like `params`: the mean over tasks."""
-    per_task: Any
-    """The same for each task: like `params` with a first axis B."""
-    loss: Tensor
-    """Query losses at T [B]; over several horizons their weighted sum."""
-    adapted: Any
-    """u(T) (the last horizon's), like `params` with a first axis B."""
-    stats: Stats
     certificate: Certificate | None
     """The gradient's own measure of its error, where it was asked for."""
     _layout: Layout = field(repr=False)
@@ -135,19 +107,9 @@ def meta_gradient(
 
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
     """
-    layout = Layout(params)
-    batch = _batch_size(tasks, layout)
-    times, weights = _horizons(length, horizons)
-    if not (math.isfinite(proximal) and proximal >= 0):
-        raise ValueError(f"proximal must be a finite number of at least 0, got {proximal}")
-    alpha = None if rates is None else layout.flatten(rates, "rates")
-    if alpha is not None and not bool((alpha > 0).all()):
-        raise ValueError(
-            f"rates must be positive, the smallest is {float(alpha.min()):g}: learn their logarithm instead"
-        )
-    problem = Problem(
-        derivatives_of(support_loss, query_loss, tasks, layout), layout.flatten(params), batch, times, weights,
-        solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
+    problem, layout = pose(
+        params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver, adjoint=adjoint,
+        proximal=proximal, proximal_in_query=proximal_in_query, rates=rates,
     )  # fmt: skip
     answer = answer_to(problem, set(wrt))
 
@@ -158,7 +120,7 @@ def meta_gradient(
     return MetaGradient(
         grad=layout.unflatten(answer.gradients.mean(dim=0)),
         per_task=layout.unflatten(answer.gradients),
-        loss=answer.losses @ answer.losses.new_tensor(weights),
+        loss=answer.losses @ answer.losses.new_tensor(problem.weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
         certificate=_certify(problem, support_loss, query_loss, tasks, layout, answer) if certify else None,
@@ -203,7 +165,7 @@ def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
             sensitivity=solved.sensitivity,
         )
     flow = problem.flow()
-    forward = _solve(problem, flow)
+    forward = solve_forward(problem, flow)
     losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)
     sensitivity = Sensitivity(jumps[-1], wanted if problem.target == "discrete" else wanted - {"length"})
     start = forward.pull(list(jumps), sensitivity)
@@ -229,41 +191,6 @@ def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
     )
 
 
-@dataclass(frozen=True)
-class Forward:
-    """A forward solve, however it was done, and the way back along it."""
-
-    ends: list[Tensor]
-    steps: Tensor
-    rejected: Tensor
-    lambda_max: Tensor
-    pull: Callable[[list[Tensor], Sensitivity], Tensor]
-    """(jumps of λ at the horizons, what to gather) → λ(0)."""
-
-
-def _solve(problem: Problem, flow: GradientFlow) -> Forward:
-    adjoint, solver, batch = problem.adjoint, problem.solver, problem.batch
-    if isinstance(solver, TorchDiffEq):
-        if adjoint != Discrete():
-            raise ValueError(
-                f"torchdiffeq's {solver.method} keeps its own graph: use adjoint=Discrete() without checkpoints, got {adjoint}"
-            )
-        graph = GraphSolve(flow, batch, problem.horizons, solver)
-        unknown = torch.full((batch,), -1, device=problem.theta.device)
-        return Forward(graph.ends, unknown, unknown, graph.lambda_max, graph.adjoint)
-    rounds = sum(n for n, _ in fixed_steps(problem.horizons, solver.step)) if isinstance(solver, FixedStep) else None
-    trajectory = solve(
-        flow, batch, problem.horizons, solver, adjoint.snapshots(rounds), dense=isinstance(adjoint, Interpolated)
-    )
-
-    def pull(jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
-        if isinstance(adjoint, Discrete):
-            return adjoint.solve(trajectory, jumps, sensitivity)
-        return adjoint.solve(flow, trajectory, jumps, sensitivity, tolerances(solver))
-
-    return Forward(trajectory.ends, trajectory.steps, trajectory.rejected, trajectory.lambda_max, pull)
-
-
 def _length_derivatives(
     problem: Problem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], sensitivity: Sensitivity
 ) -> Tensor | None:
@@ -277,33 +204,3 @@ def _length_derivatives(
     ]
     following = [*by_stretch[1:], torch.zeros_like(by_stretch[0])]
     return torch.stack([own - after for own, after in zip(by_stretch, following, strict=True)], dim=1)
-
-
-def _batch_size(tasks: Any, layout: Layout) -> int:
-    leaves = [leaf for leaf in tree_leaves(tasks) if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
-    if len(sizes) != 1 or sizes & {None, 0}:
-        shapes = [tuple(leaf.shape) for leaf in leaves]
-        raise ValueError(
-            f"every tensor of tasks needs the same first axis, the task, of at least 1; got shapes {shapes}"
-        )
-    elsewhere = {str(leaf.device) for leaf in leaves if leaf.device != layout.device}
-    if elsewhere:
-        raise ValueError(
-            f"tasks lie on {', '.join(sorted(elsewhere))} but params on {layout.device}: move them together"
-        )
-    return int(leaves[0].shape[0])
-
-
-def _horizons(length: float | None, horizons: Sequence[tuple[float, float]] | None) -> tuple[list[float], list[float]]:
-    if (length is None) == (horizons is None):
-        raise ValueError("give either length, or horizons as [(T_k, w_k), …]")
-    pairs = [(length, 1.0)] if length is not None else list(horizons or [])
-    times, weights = [float(time) for time, _ in pairs], [float(weight) for _, weight in pairs]
-    if not times or not all(math.isfinite(time) and time > 0 for time in times):
-        raise ValueError(f"length and horizons must be positive finite numbers, got {times}")
-    if any(later <= earlier for earlier, later in pairwise(times)):
-        raise ValueError(f"horizons must increase strictly, got {times}: sort them and drop repeats")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"weights of horizons must be finite, got {weights}")
-    return times, weights

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from amaml.adjoint.backsolve import Backsolve
 from amaml.adjoint.discrete import Discrete
 from amaml.adjoint.interpolated import Interpolated
-from amaml.flow.derivatives import Derivatives
+from amaml.flow.derivatives import Derivatives, Loss
 from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.result import Result, raise_where
-from amaml.flow.solvers import FixedStep, Solver, TorchDiffEq
+from amaml.flow.solvers import Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.methods.parameters import Layout, Params
+from amaml.models.derivatives import derivatives_of
 
 Adjoint = Discrete | Interpolated | Backsolve
 
@@ -62,3 +68,65 @@ class Problem:
             direct = -weight * self.proximal * away
         raise_where(~(loss.isfinite() & gradient.isfinite().all(dim=1)), Result.NON_FINITE, self.horizons[k])
         return loss, weight * gradient, direct
+
+
+def pose(
+    params: Params,
+    support_loss: Loss,
+    query_loss: Loss,
+    tasks: Any,
+    *,
+    length: float | None = None,
+    horizons: Sequence[tuple[float, float]] | None = None,
+    solver: Solver | None = None,
+    adjoint: Adjoint | None = None,
+    proximal: float = 0.0,
+    proximal_in_query: bool = False,
+    rates: Params | None = None,
+) -> tuple[Problem, Layout]:
+    """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
+    layout = Layout(params)
+    batch = _batch_size(tasks, layout)
+    times, weights = _horizons(length, horizons)
+    if not (math.isfinite(proximal) and proximal >= 0):
+        raise ValueError(f"proximal must be a finite number of at least 0, got {proximal}")
+    alpha = None if rates is None else layout.flatten(rates, "rates")
+    if alpha is not None and not bool((alpha > 0).all()):
+        raise ValueError(
+            f"rates must be positive, the smallest is {float(alpha.min()):g}: learn their logarithm instead"
+        )
+    problem = Problem(
+        derivatives_of(support_loss, query_loss, tasks, layout), layout.flatten(params), batch, times, weights,
+        solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
+    )  # fmt: skip
+    return problem, layout
+
+
+def _batch_size(tasks: Any, layout: Layout) -> int:
+    leaves = [leaf for leaf in tree_leaves(tasks) if isinstance(leaf, Tensor)]
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    if len(sizes) != 1 or sizes & {None, 0}:
+        shapes = [tuple(leaf.shape) for leaf in leaves]
+        raise ValueError(
+            f"every tensor of tasks needs the same first axis, the task, of at least 1; got shapes {shapes}"
+        )
+    elsewhere = {str(leaf.device) for leaf in leaves if leaf.device != layout.device}
+    if elsewhere:
+        raise ValueError(
+            f"tasks lie on {', '.join(sorted(elsewhere))} but params on {layout.device}: move them together"
+        )
+    return int(leaves[0].shape[0])
+
+
+def _horizons(length: float | None, horizons: Sequence[tuple[float, float]] | None) -> tuple[list[float], list[float]]:
+    if (length is None) == (horizons is None):
+        raise ValueError("give either length, or horizons as [(T_k, w_k), …]")
+    pairs = [(length, 1.0)] if length is not None else list(horizons or [])
+    times, weights = [float(time) for time, _ in pairs], [float(weight) for _, weight in pairs]
+    if not times or not all(math.isfinite(time) and time > 0 for time in times):
+        raise ValueError(f"length and horizons must be positive finite numbers, got {times}")
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"horizons must increase strictly, got {times}: sort them and drop repeats")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"weights of horizons must be finite, got {weights}")
+    return times, weights

@@ -1,0 +1,31 @@
+"""First-order MAML (Finn, Abbeel, Levine 2017, section 5.2): du(T)/dθ taken for the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from amaml.flow.derivatives import Loss
+from amaml.flow.solvers import Solver
+from amaml.methods.estimate import Estimate
+from amaml.methods.forward import estimate_without_adjoint
+from amaml.methods.parameters import Params
+from amaml.methods.problem import pose
+
+
+@torch.no_grad()
+def fomaml(
+    params: Params,
+    support_loss: Loss,
+    query_loss: Loss,
+    tasks: Any,
+    *,
+    length: float | None = None,
+    horizons: Sequence[tuple[float, float]] | None = None,
+    solver: Solver | None = None,
+) -> Estimate:
+    """Σ w_k ∇L_qry(u(T_k)), at the price of the forward solve; arguments as in `meta_gradient`."""
+    problem, layout = pose(params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver)
+    return estimate_without_adjoint(problem, layout, lambda _flow, _ends, jumps: torch.stack(jumps).sum(dim=0))

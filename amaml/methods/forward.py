@@ -1,0 +1,81 @@
+"""The forward solve of a problem, by whichever solver it names, and the way back along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.graph import GraphSolve
+from amaml.adjoint.interpolated import Interpolated, tolerances
+from amaml.adjoint.sensitivity import Sensitivity
+from amaml.flow.field import GradientFlow
+from amaml.flow.result import Result, raise_where
+from amaml.flow.solve import fixed_steps, solve
+from amaml.flow.solvers import FixedStep, TorchDiffEq
+from amaml.methods.estimate import Estimate, Stats
+from amaml.methods.parameters import Layout
+from amaml.methods.problem import Problem
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward solve, however it was done, and the way back along it."""
+
+    ends: list[Tensor]
+    steps: Tensor
+    rejected: Tensor
+    lambda_max: Tensor
+    pull: Callable[[list[Tensor], Sensitivity], Tensor]
+    """(jumps of λ at the horizons, what to gather) → λ(0)."""
+
+
+def solve_forward(problem: Problem, flow: GradientFlow) -> Forward:
+    """Carries θ to the horizons; raises SolveError where a task fails."""
+    adjoint, solver, batch = problem.adjoint, problem.solver, problem.batch
+    if isinstance(solver, TorchDiffEq):
+        if adjoint != Discrete():
+            raise ValueError(
+                f"torchdiffeq's {solver.method} keeps its own graph: use adjoint=Discrete() without checkpoints, got {adjoint}"
+            )
+        graph = GraphSolve(flow, batch, problem.horizons, solver)
+        unknown = torch.full((batch,), -1, device=problem.theta.device)
+        return Forward(graph.ends, unknown, unknown, graph.lambda_max, graph.adjoint)
+    rounds = sum(n for n, _ in fixed_steps(problem.horizons, solver.step)) if isinstance(solver, FixedStep) else None
+    trajectory = solve(
+        flow, batch, problem.horizons, solver, adjoint.snapshots(rounds), dense=isinstance(adjoint, Interpolated)
+    )
+
+    def pull(jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
+        if isinstance(adjoint, Discrete):
+            return adjoint.solve(trajectory, jumps, sensitivity)
+        return adjoint.solve(flow, trajectory, jumps, sensitivity, tolerances(solver))
+
+    return Forward(trajectory.ends, trajectory.steps, trajectory.rejected, trajectory.lambda_max, pull)
+
+
+def estimate_without_adjoint(
+    problem: Problem,
+    layout: Layout,
+    direction: Callable[[GradientFlow, list[Tensor], list[Tensor]], Tensor],
+) -> Estimate:
+    """For estimators that don't go back: `direction` makes the estimate [B, P] of the field, the states u(T_k) and the
+    weighted query gradients there."""
+    flow = problem.flow()
+    forward = solve_forward(problem, flow)
+    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)
+    estimates = direction(flow, forward.ends, list(jumps)) + sum(direct)
+    raise_where(~estimates.isfinite().all(dim=1), Result.NON_FINITE, problem.horizons[-1])
+    return Estimate(
+        grad=layout.unflatten(estimates.mean(dim=0)),
+        per_task=layout.unflatten(estimates),
+        loss=torch.stack(losses, dim=1) @ problem.theta.new_tensor(problem.weights),
+        adapted=layout.unflatten(forward.ends[-1]),
+        stats=Stats(
+            forward.steps, forward.rejected, flow.evaluations.gradients, flow.evaluations.hvps, forward.lambda_max,
+            problem.target,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade, Levine 2019): the gradient at the minimum of the proximal support loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.flow.derivatives import Loss
+from amaml.flow.field import GradientFlow
+from amaml.flow.solvers import Solver
+from amaml.methods.estimate import Estimate
+from amaml.methods.forward import estimate_without_adjoint
+from amaml.methods.parameters import Params
+from amaml.methods.problem import pose
+
+
+@torch.no_grad()
+def imaml(
+    params: Params,
+    support_loss: Loss,
+    query_loss: Loss,
+    tasks: Any,
+    *,
+    length: float | None = None,
+    horizons: Sequence[tuple[float, float]] | None = None,
+    solver: Solver | None = None,
+    proximal: float = 1.0,
+    cg_steps: int = 5,
+    damping: float = 0.0,
+) -> Estimate:
+    """Σ w_k ((1 + damping) I + ∇²L_sup(u(T_k))/ρ)⁻¹ ∇L_qry(u(T_k)) by `cg_steps` conjugate gradients (equation 7 and
+    algorithm 2); arguments as in `meta_gradient`.
+
+    Exact where u(T) is the minimum of L_sup(u) + ½ρ‖u−θ‖²; raises ValueError unless ρ = `proximal` > 0.
+    """
+    if not proximal > 0:
+        raise ValueError(f"proximal must be positive for imaml, got {proximal}: its linear system is I + ∇²L/ρ")
+    problem, layout = pose(
+        params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver, proximal=proximal
+    )
+
+    def implicit(flow: GradientFlow, ends: list[Tensor], jumps: list[Tensor]) -> Tensor:
+        def system(u: Tensor, v: Tensor) -> Tensor:
+            # curvature is ∇²L + ρ, so that over ρ the identity is in it.
+            return flow.curvature(u, v) / proximal + damping * v
+
+        solved = [
+            _conjugate_gradients(lambda v, u=u: system(u, v), jump, cg_steps)  # type: ignore[misc]
+            for u, jump in zip(ends, jumps, strict=True)
+        ]
+        return torch.stack(solved).sum(dim=0)
+
+    return estimate_without_adjoint(problem, layout, implicit)
+
+
+def _conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
+    """x [B, P] with system(x) ≈ b, each task's own system symmetric and positive definite (Hestenes & Stiefel 1952)."""
+    x, residual = torch.zeros_like(b), b.clone()
+    direction, size = residual.clone(), residual.square().sum(dim=1)
+    for _ in range(steps):
+        image = system(direction)
+        curvature = (direction * image).sum(dim=1)
+        going = size > 0  # a solved task has no direction left
+        step = torch.where(going, size / curvature, 0.0)[:, None]
+        x, residual = x + step * direction, residual - step * image
+        following = residual.square().sum(dim=1)
+        direction = residual + torch.where(going, following / size, 0.0)[:, None] * direction
+        size = following
+    return x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
 from amaml.flow.solve import fixed_steps, solve
-from amaml.flow.solvers import FixedStep, TorchDiffEq
+from amaml.flow.solvers import Adaptive, FixedStep, TorchDiffEq
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import Problem
@@ -64,6 +64,8 @@ def estimate_without_adjoint(
 ) -> Estimate:
     """For estimators that don't go back: `direction` makes the estimate [B, P] of the field, the states u(T_k) and the
     weighted query gradients there."""
+    if isinstance(problem.solver, Adaptive):  # its guard is for the adjoint: the state is held at tolerance without it
+        problem = replace(problem, solver=replace(problem.solver, guard=False))
     flow = problem.flow()
     forward = solve_forward(problem, flow)
     losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)

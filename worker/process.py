@@ -62,6 +62,8 @@ class TrainerProcess:
         """Nothing happens if the trainer has ended: `receive` tells of that."""
         self.jobs += isinstance(message, Run)
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return
         with suppress(BrokenPipeError):
             self._process.stdin.write(encode(message))
             self._process.stdin.flush()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -138,9 +138,10 @@ class Workers:
         return worker
 
     def stop(self) -> None:
-        for worker in self._started:
-            if worker.is_alive:
-                worker.stop()
+        with ExitStack() as stack:  # a worker that fails to end must not keep the others alive
+            for worker in self._started:
+                if worker.is_alive:
+                    stack.callback(worker.stop)
 
 
 @pytest.fixture(scope="module")

@@ -27,18 +27,19 @@ from tests.worker.conftest import (
     wait_until,
 )
 
+SLACK = 8.0
+"""Seconds that a loaded machine may add to what takes a lease."""
 LONG = 200
 """Iterations: longer than a lease."""
 
 
 class Pair:
-    """Two living workers; `holder` and `other` tell them apart by who runs a job."""
+    """Two living workers."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self.members = [workers.start(), workers.start()]
-        for member in self.members:
-            member.wait_until_ready()
+        self.members: list[WorkerProcess] = []
+        self.mend()
 
     @property
     def folder(self) -> Path:
@@ -48,20 +49,27 @@ class Pair:
     def holder(self, job_id: UUID) -> WorkerProcess:
         return next(member for member in self.members if member.trainer_of(job_id) is not None)
 
-    def replace(self, lost: WorkerProcess) -> None:
-        """Starts another in its place."""
-        self.members.remove(lost)
-        self.members.append(self._workers.start())
-        self.members[-1].wait_until_ready()
+    def mend(self) -> None:
+        """Starts others in the place of those that ended."""
+        alive = [member for member in self.members if member.is_alive]
+        self.members = [*alive, *(self._workers.start() for _ in range(2 - len(alive)))]
+        for member in self.members:
+            member.wait_until_ready()
 
 
 @pytest.fixture(scope="module")
-def pair(workers: Workers) -> Pair:
+def one_pair(workers: Workers) -> Pair:
     return Pair(workers)
 
 
+@pytest.fixture
+def pair(one_pair: Pair) -> Pair:
+    one_pair.mend()
+    return one_pair
+
+
 @pytest.fixture(scope="module")
-def undisturbed(pair: Pair) -> str:
+def undisturbed(one_pair: Pair) -> str:
     job_id = submit(spec(LONG))
     wait_for(job_id, "succeeded")
     return result_of(job_id)["tensors_sha256"]
@@ -87,11 +95,10 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair,
     holder.wait()
     wait_until(lambda: is_gone(trainer), 2)
     wait_until(lambda: job_of(job_id).attempt == 2, 30)
-    assert time.monotonic() - killed < LEASE_SECONDS + 3
+    assert time.monotonic() - killed < LEASE_SECONDS + SLACK
     wait_for(job_id, "succeeded")
     assert result_of(job_id)["tensors_sha256"] == undisturbed
     assert [one.reason for one in attempts_of(job_id)] == ["lost_worker", "succeeded"]
-    pair.replace(holder)
 
 
 def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pair: Pair, undisturbed: str) -> None:
@@ -102,8 +109,7 @@ def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pai
     assert trainer is not None
     holder.signal(signal.SIGSTOP)
     stopped = time.monotonic()
-    wait_until(lambda: is_gone(trainer), 10)
-    assert time.monotonic() - stopped < LEASE_SECONDS
+    wait_until(lambda: is_gone(trainer), LEASE_SECONDS + 1 - (time.monotonic() - stopped))
     wait_until(lambda: job_of(job_id).attempt == 2, 30)
     holder.signal(signal.SIGCONT)
     wait_for(job_id, "succeeded")
@@ -126,7 +132,6 @@ def test_a_worker_told_to_end_checkpoints_and_requeues_at_once(pair: Pair, undis
     assert first.ended_at is not None
     assert (second.started_at - first.ended_at).total_seconds() < LEASE_SECONDS
     assert not (pair.folder / str(first.worker_id)).exists()
-    pair.replace(holder)
 
 
 def test_the_lead_passes_on_when_its_holder_ends(pair: Pair) -> None:

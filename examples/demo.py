@@ -34,6 +34,7 @@ WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407
 RATINGS = "recbole/dataset_example/ml-100k/ml-100k.inter"
 START_SECONDS = 120
 STEPS = 7
+BEGAN = time.monotonic()
 
 
 class Failed(Exception):
@@ -44,7 +45,6 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # so that our lines and the commands' stay in order in a pipe too
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="amaml-demo-"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AMAML_")}
     environment |= {"AMAML_HOME": str(folder / "home"), "AMAML_PORT": "0"}
@@ -68,7 +68,7 @@ def main() -> int:
         code = code or 1
     else:
         print("  no process, no open port, no temporary folder")
-    print(f"{'done' if code == 0 else 'not done'} after {time.monotonic() - began:.0f} s")
+    print(f"{'done' if code == 0 else 'not done'} after {time.monotonic() - BEGAN:.0f} s")
     return code
 
 
@@ -181,15 +181,16 @@ def fetched_wheel() -> Path:
 
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/amaml or ~/.cache/amaml; where that can't be written, .cache in the repository."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amaml"
-    for folder in (user, HERE.parent / ".cache"):
+    candidates = [Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "amaml"), HERE.parent / ".cache"]
+    for candidate in candidates:
         try:
+            folder = candidate.expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: this user has no home
             continue
         return folder
-    raise Failed(f"neither {user} nor .cache in the repository can be written")
+    raise Failed(f"none of {', '.join(map(str, candidates))} can be written")
 
 
 def sha256_of(path: Path) -> str:
@@ -230,7 +231,7 @@ def read_if_allowed(path: Path) -> bytes:
 
 
 def say(step: int, what: str) -> None:
-    print(f"\n[{step}/{STEPS}] {what}", flush=True)
+    print(f"\n[{step}/{STEPS}] {what} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
 
 
 def show_command(*arguments: str) -> None:

@@ -13,6 +13,8 @@ from amaml_client.results import Event, Job
 LINE_SECONDS = 2.0
 """A pipe gets a line no more often than this, unless the state or phase changes."""
 
+EVALUATED = ("nrmse_flow", "nrmse_tuned", "nrmse_random", "accuracy_flow", "accuracy_tuned", "accuracy_random")
+
 
 class View:
     """Where a job is, gathered from its events from the first on."""
@@ -54,7 +56,7 @@ def show_until_it_ends(client: Client, job: Job) -> Job:
     ended = client.wait(job.id)
     took = (ended.ended_at - ended.created_at).total_seconds() if ended.ended_at else None
     why = ": ".join(part for part in (ended.status_reason, ended.status_detail) if part)
-    evaluated = [f"{name} {number(value)}" for name, value in ended.metrics.items() if name.startswith("nrmse")]
+    evaluated = [f"{name} {number(ended.metrics[name])}" for name in EVALUATED if name in ended.metrics]
     say(" ".join([f"{ended.state} after {duration(took)}", *evaluated]) + (f" ({why})" if why else ""))
     return ended
 
@@ -67,7 +69,8 @@ def _lines(client: Client, job: Job) -> None:
         if view.words != shown or monotonic() - shown_at >= LINE_SECONDS:
             shown, shown_at = view.words, monotonic()
             eta = f"eta {duration(view.eta)}" if view.eta is not None else ""
-            say(" ".join(part for part in (view.words, f"{view.iteration}/{view.iterations}", view.loss, eta) if part))
+            done = f"{view.iteration}/{view.iterations}" if view.iterations else ""
+            say(" ".join(part for part in (view.words, done, view.loss, eta) if part))
 
 
 def _bar(client: Client, job: Job) -> None:

@@ -1,0 +1,58 @@
+"""The examples and the documentation's Python run as they stand; a worker is played by finishing the job they submit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from amaml_client import Client
+from tests.client.conftest import Server
+
+ROOT = Path(__file__).parents[2]
+SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(encoding="utf-8"), re.DOTALL)
+assert SNIPPET is not None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "examples/submit.py", "examples/sinusoid.json"],
+        pytest.param(
+            ["sh", "examples/submit.sh", "examples/sinusoid.json"],
+            marks=pytest.mark.skipif(
+                not (shutil.which("curl") and shutil.which("sha256sum")), reason="needs curl and sha256sum"
+            ),
+        ),
+        [sys.executable, "-c", SNIPPET[1].replace('"init.safetensors"', "__import__('sys').argv[1]")],
+    ],
+    ids=["submit.py", "submit.sh", "docs/client.md"],
+)
+def test_runs(command: list[str], server: Server, client: Client, tmp_path: Path) -> None:
+    before = {job.id for job in client.jobs()}
+    settings = {"AMAML_URL": server.url, "AMAML_HOME": str(server.home)}
+    example = subprocess.Popen(
+        [*command, str(tmp_path / "init.safetensors")],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (submitted := [job.id for job in client.jobs() if job.id not in before]):
+        assert example.poll() is None, example.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.progress(submitted[0], phase="training", iteration=1, iterations=200)
+    server.finish(submitted[0], b"theta" * 999)
+    output, _ = example.communicate(timeout=30)
+    assert example.returncode == 0, output
+    assert submitted[0] in output or "state" in output
+    assert (tmp_path / "init.safetensors").read_bytes() == b"theta" * 999

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TASK = "wake"
 SECONDS_BETWEEN_LOOKS = 5.0
 BATCH = 500
-PLENTY = 100
+PLENTY = 32
 """Wake-ups in the queue: whoever takes one works until no job waits, so more would wake nobody else."""
 LONGEST_BACK_OFF = 5.0
 

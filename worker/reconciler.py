@@ -23,7 +23,7 @@ DUTY = "reconciler"
 SECONDS = 1.0
 """Between rounds: a lapsed lease is noticed within this time."""
 LEASE = timedelta(seconds=5)
-STALE_AFTER = timedelta(seconds=2)
+STALE_AFTER = timedelta(seconds=1)
 """A job that has been due for that long has lost its wake-up, or all slots are busy: another wake-up does no harm."""
 EXPLAIN_SECONDS = 5.0
 TIDY_SECONDS = 60.0

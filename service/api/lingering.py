@@ -12,8 +12,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_SECONDS: Final = 5.0
-MAX_BYTES: Final = 256 << 20
+_SOON_SECONDS: Final = 0.1
+_SOON_BYTES: Final = 64 * 1024
+_MAX_SECONDS: Final = 5.0
+_MAX_BYTES: Final = 256 << 20
 
 
 class Lingering:
@@ -26,34 +28,47 @@ class Lingering:
         if scope["type"] != "http" or not _has_body(scope):
             await self._app(scope, receive, send)
             return
-        arrived = False
-
-        async def watch() -> Message:
-            nonlocal arrived
-            message = await receive()
-            arrived = message["type"] == "http.disconnect" or not message.get("more_body", False)
-            return message
+        body = _Body(receive)
 
         async def send_and_drain(message: Message) -> None:
-            if message["type"] != "http.response.body" or message.get("more_body", False) or arrived:
+            if message["type"] == "http.response.start" and not body.arrived:
+                # A small body is there by now or at once, and the connection can go on being used.
+                await body.drain(_SOON_SECONDS, _SOON_BYTES)
+                if not body.arrived:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if body.arrived or not last:
                 await send(message)
                 return
             await send({**message, "more_body": True})
-            await _drain(watch, lambda: arrived)
+            await body.drain(_MAX_SECONDS, _MAX_BYTES)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await self._app(scope, watch, send_and_drain)
+        await self._app(scope, body.receive, send_and_drain)
 
 
-async def _drain(receive: Receive, arrived: object) -> None:
-    assert callable(arrived)
-    taken = 0
-    try:
-        async with asyncio.timeout(MAX_SECONDS):
-            while not arrived() and taken < MAX_BYTES:
-                taken += len((await receive()).get("body", b""))
-    except TimeoutError:
-        return  # patience is over: the connection closes
+class _Body:
+    """The request's body, as it comes in."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.arrived = False
+        """All of it did, or the client is gone."""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.arrived = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def drain(self, seconds: float, size: int) -> None:
+        """Reads and drops what comes, until it has arrived or the patience is over."""
+        taken = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.arrived and taken < size:
+                    taken += len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return
 
 
 def _has_body(scope: Scope) -> bool:

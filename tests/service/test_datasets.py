@@ -1,0 +1,152 @@
+"""Data sets over HTTP: streamed in, checked by line, known by content."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+import httpx2 as httpx
+import pytest
+from sqlalchemy import func, select
+
+from service.store import blobs
+from service.store.database import transaction
+from service.store.tables import Blob, Dataset
+from tests.service.conftest import Api, Tenant, check_problem, client, eventually, new_tenant, serving, submit
+
+CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n2,10,1\n"
+
+
+def _blob_count() -> int:
+    with transaction() as session:
+        return session.scalars(select(func.count()).select_from(Blob)).one()
+
+
+def test_an_upload_is_counted_and_checksummed(http: httpx.Client) -> None:
+    answer = http.post("/v1/datasets", params={"name": "mine"}, content=CSV)
+    assert answer.status_code == 201
+    dataset = answer.json()
+    assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
+    assert UUID(dataset["id"]).version == 7
+    assert {key: dataset[key] for key in ("name", "format", "sha256", "bytes", "rows", "tasks", "state")} == {
+        "name": "mine", "format": "csv", "sha256": hashlib.sha256(CSV).hexdigest(), "bytes": len(CSV), "rows": 3,
+        "tasks": 2, "state": "ready",
+    }  # fmt: skip
+    assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+    assert http.get("/v1/datasets").json() == {"data": [dataset], "next_cursor": None}
+
+
+def test_a_large_upload_arrives_whole_and_takes_no_memory(http: httpx.Client, api: Api) -> None:
+    line = b"12345,67890,3.5\n"
+    head, block = b"user,item,rating\n", line * 16_384
+
+    def body() -> Iterator[bytes]:
+        yield head
+        for _ in range(40):
+            yield block
+
+    before = _peak_bytes(api.pid)
+    answer = http.post("/v1/datasets", content=body())
+    assert answer.status_code == 201, answer.text
+    whole = head + 40 * block
+    assert (answer.json()["sha256"], answer.json()["rows"]) == (hashlib.sha256(whole).hexdigest(), 40 * 16_384)
+    with transaction() as session:
+        blob_id = session.get_one(Dataset, UUID(answer.json()["id"])).blob_id
+    assert b"".join(blobs.read(blob_id)) == whole
+    assert _peak_bytes(api.pid) - before < 30_000_000
+
+
+def test_the_same_bytes_are_the_same_data_set(http: httpx.Client, api: Api) -> None:
+    first = http.post("/v1/datasets", content=CSV, params={"name": "a"}).json()
+    blobs_before = _blob_count()
+    barrier = threading.Barrier(4)
+
+    def send(_: int) -> httpx.Response:
+        barrier.wait()
+        return http.post("/v1/datasets", content=CSV, params={"name": "b", "format": "csv"})
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(send, range(4)))
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(201, first)] * 4
+    assert _blob_count() == blobs_before
+    with client(api, new_tenant()) as other:
+        assert other.post("/v1/datasets", content=CSV).json()["id"] != first["id"]
+
+
+def test_wrong_lines_are_told_and_nothing_is_kept(http: httpx.Client) -> None:
+    before = _blob_count()
+    answer = http.post("/v1/datasets", content=CSV + b"x\n1,2,many\n")
+    problem = check_problem(answer, 422, "bad_data")
+    assert [error["line"] for error in problem["errors"]] == [5, 6]
+    assert "'many'" in problem["errors"][1]["detail"]
+    assert _blob_count() == before
+    assert http.get("/v1/datasets").json()["data"] == []
+
+
+@pytest.mark.parametrize("body", [b"", b"PK\x03\x04junk", b"\x93NUMPY", b"\x80\x04\x95", b"a," * 10_000_000])
+def test_files_that_are_no_ratings_are_refused(http: httpx.Client, body: bytes) -> None:
+    check_problem(http.post("/v1/datasets", content=body), 422, "bad_data")
+
+
+def test_a_form_is_refused_with_the_remedy(http: httpx.Client) -> None:
+    problem = check_problem(http.post("/v1/datasets", files={"file": CSV}), 415, "wrong_media_type")
+    assert "--data-binary" in problem["detail"]
+
+
+@pytest.mark.parametrize("params", [{"format": "parquet"}, {"name": "x" * 201}, {"name": "\x00"}])
+def test_bad_parameters_are_named(http: httpx.Client, params: dict[str, str]) -> None:
+    errors = check_problem(http.post("/v1/datasets", params=params, content=CSV), 422, "invalid")["errors"]
+    assert [error["parameter"] for error in errors] == list(params)
+
+
+def test_what_is_too_large_is_refused_and_nothing_is_kept(store: str, tenant: Tenant, tmp_path: Path) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"user,item,rating\n"
+        while True:
+            yield b"1,2,3\n" * 10_000
+
+    with serving(store, tmp_path / "log", AMAML_MAX_DATASET_BYTES="5000000") as api, client(api, tenant) as http:
+        before = _blob_count()
+        check_problem(http.post("/v1/datasets", content=endless()), 413, "too_large")
+        check_problem(http.post("/v1/datasets", content=b"1" * 5_000_001), 413, "too_large")
+        assert _blob_count() == before
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(http: httpx.Client) -> None:
+    before = _blob_count()
+
+    def broken() -> Iterator[bytes]:
+        yield b"user,item,rating\n" + b"1,2,3\n" * 500_000
+        eventually(lambda: _blob_count() > before)
+        raise ConnectionError("the client dies")
+
+    with pytest.raises(ConnectionError):
+        http.post("/v1/datasets", content=broken())
+    eventually(lambda: _blob_count() == before)
+
+
+class TestDeleting:
+    def test_a_data_set_goes_with_its_file(self, http: httpx.Client) -> None:
+        before = _blob_count()
+        path = f"/v1/datasets/{http.post('/v1/datasets', content=CSV).json()['id']}"
+        assert http.delete(path).status_code == 204
+        check_problem(http.get(path), 404, "not_found")
+        check_problem(http.delete(path), 404, "not_found")
+        assert _blob_count() == before
+
+    def test_one_that_a_job_reads_is_kept(self, http: httpx.Client) -> None:
+        dataset = http.post("/v1/datasets", content=CSV).json()["id"]
+        job = submit(http, family={"kind": "ratings", "dataset": dataset, "items": 2, "shots": 1, "queries": 1})
+        check_problem(http.delete(f"/v1/datasets/{dataset}"), 409, "in_use")
+        http.post(f"/v1/jobs/{job}/cancel")
+        assert http.delete(f"/v1/datasets/{dataset}").status_code == 204
+        assert http.get(f"/v1/jobs/{job}").json()["spec"]["family"]["dataset"] == dataset
+
+
+def _peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])

@@ -19,7 +19,7 @@ class Home:
     url                    the API's address while the stack runs
     postgres/, valkey/     the stores' data
     *.password             the stores' passwords, made at first start
-    tmp/                   temporary files of all children, emptied at each start
+    tmp/                   temporary files of all children, removed at start and end
     launcher.lock, children.json   who runs here
     """
 
@@ -53,10 +53,9 @@ class Home:
         if self._lock:
             self._lock.close()
 
-    def empty_temporary(self) -> None:
+    def remove_temporary(self) -> None:
         if self.temporary.exists():
             shutil.rmtree(self.temporary)
-        self.temporary.mkdir(mode=0o700)
 
     def password(self, name: str) -> str:
         """The password of this name, made at first use; readable by this user alone."""

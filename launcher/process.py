@@ -128,11 +128,14 @@ def describe(status: int | None) -> str:
     return f"ended with exit status {status}"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, halt: Event) -> None:
-    """Poll until the condition holds; raises StartFailed after `seconds`, Halted when `halt` is set first."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, halt: Event, every: float = _POLL_SECONDS
+) -> None:
+    """Ask `every` so many seconds until the condition holds; raises StartFailed after `seconds`, Halted when `halt` is
+    set first."""
     deadline = time.monotonic() + seconds
     while not condition():
-        if halt.wait(_POLL_SECONDS):
+        if halt.wait(every):
             raise Halted
         if time.monotonic() > deadline:
             raise StartFailed(f"waited {seconds:.0f} s for {what}, in vain; the lines above may say why")

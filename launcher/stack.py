@@ -58,7 +58,8 @@ class Stack:
         if not is_free(port):
             raise StartFailed(f"port {port} is taken: name another by AMAML_PORT (0: any that is free)")
         url = f"http://{HOST}:{port}"
-        self._home.empty_temporary()
+        self._home.remove_temporary()
+        self._home.temporary.mkdir(mode=0o700)
         environment = self._environment(url, port)
         python = [sys.executable, "-m"]
 
@@ -77,7 +78,7 @@ class Stack:
             self._revive()
             return _answers_ready(url)
 
-        wait_until(ready, _READY_SECONDS, "the API and a worker to be ready", self._halt)
+        wait_until(ready, _READY_SECONDS, "the API and a worker to be ready", self._halt, _LOOK_SECONDS)
         write_private(self._home.url, url)
 
     def _environment(self, url: str, port: int) -> dict[str, str]:
@@ -141,6 +142,7 @@ class Stack:
         for child in self._ending_order():
             self._log.line("launcher", f"stopping {child.name}")
             child.stop(self._hurry)
+        self._home.remove_temporary()
         self._home.url.unlink(missing_ok=True)
         self._home.children.unlink(missing_ok=True)
 

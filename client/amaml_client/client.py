@@ -117,7 +117,7 @@ class Client:
         return self._run(calls.initialization(job_id, Path(path)))
 
     def upload_dataset(self, path: str | PathLike[str], *, name: str | None = None, format: str = "auto") -> Dataset:  # noqa: A002 - the API's word
-        """Streams a file to the server."""
+        """Streams a file to the server. Where its answer is lost and it is sent again, two equal data sets may be left."""
         return self._run(calls.upload(Path(path), name, format))
 
     def dataset(self, dataset_id: str) -> Dataset:

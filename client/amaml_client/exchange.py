@@ -76,9 +76,10 @@ BUSY = (502, 503, 504)
 def exchange(send: Send, patience: float = PATIENCE) -> Conversation[Reply]:
     """Sends until an answer comes; every call here may be sent twice. Raises Unreachable, Problem."""
     give_up = monotonic() + patience
-    pause = 0.1
+    pause, lost = 0.1, False
     while True:
         outcome = yield send
+        lost = lost or isinstance(outcome, Unreachable)
         if isinstance(outcome, Reply) and not _busy(outcome):
             break
         if monotonic() + pause > give_up:
@@ -86,7 +87,9 @@ def exchange(send: Send, patience: float = PATIENCE) -> Conversation[Reply]:
         yield Sleep(pause)
         pause = min(2 * pause, 2.0)
     if isinstance(outcome, Reply):
-        check(outcome)
+        # Gone after a lost answer: that answer was the good one.
+        if not (send.method == "DELETE" and lost and outcome.status == 404):
+            check(outcome)
         return outcome
     if isinstance(outcome, Unreachable):
         raise outcome

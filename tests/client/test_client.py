@@ -310,6 +310,17 @@ def test_datasets(open_client: Open, tmp_path: Path) -> None:
         client.upload_dataset(file)
 
 
+def test_a_delete_whose_answer_is_lost_is_done(open_client: Open, wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(RATINGS)
+    dataset = open_client().upload_dataset(tmp_path / "ratings.csv")
+    wire.cuts = [0]
+    client = open_client(wire.url)
+    client.delete_dataset(dataset.id)
+    assert wire.connections == 2
+    with pytest.raises(NotFound):
+        client.delete_dataset(dataset.id)
+
+
 def test_what_specs_may_name(open_client: Open) -> None:
     client = open_client()
     assert {"cosmixture", "alpine", "sinusoid", "ratings"} <= {kind.kind for kind in client.families()}

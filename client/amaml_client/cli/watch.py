@@ -31,12 +31,13 @@ class View:
         if event.kind == "state":
             self.state = data.get("state", self.state)
         elif event.kind == "progress":
+            before = self.iteration
             self.phase = data.get("phase", self.phase)
             self.iteration = data.get("iteration", self.iteration)
             self.iterations = data.get("iterations", self.iterations)
             self.eta = data.get("eta_seconds")
             loss = (data.get("metrics") or {}).get("meta_loss")
-            if isinstance(loss, (int, float)):
+            if isinstance(loss, (int, float)) and self.iteration != before:
                 self.losses.append(loss)
 
     @property

@@ -113,7 +113,8 @@ class Stack:
         return self.url
 
     def show_last_lines(self) -> None:
-        print("the stack's last lines:", *self._log.read_text().splitlines()[-30:], sep="\n  ", file=sys.stderr)
+        lines = [line for line in self._log.read_text().splitlines() if "path=/readyz" not in line]
+        print("the stack's last lines:", *lines[-30:], sep="\n  ", file=sys.stderr)
 
 
 def run_job(folder: Path, environment: Mapping[str, str]) -> None:

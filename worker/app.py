@@ -11,12 +11,14 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
 
 from service.store import workers
 from service.store.database import transaction
@@ -31,6 +33,10 @@ from worker.spare import Spares
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+
+
+# Celery warns of root since a pickled message would run as root; only JSON is accepted here.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 class QuietWorker(Worker):  # type: ignore[misc]

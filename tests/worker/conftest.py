@@ -128,6 +128,7 @@ class Workers:
             "AMAML_HOME": str(home),
             "AMAML_LEASE_SECONDS": str(LEASE_SECONDS),
             "AMAML_SHUTDOWN_SECONDS": "6",
+            "AMAML_KERNEL": "off",  # some milliseconds an iteration: time enough for accidents to happen amid a job
         }
         self.home = home
         self._started: list[WorkerProcess] = []

@@ -286,7 +286,12 @@ def test_a_resume_keeps_the_number_of_threads(tmp_path: Path) -> None:
 def test_divergence_says_what_to_lower() -> None:
     with pytest.raises(Diverged, match=r"diverged after \d+ of 20 .* lower meta.optimizer.lr"):
         train(
-            small(meta={"optimizer": {"kind": "sgd", "lr": 100.0}}, solver={"guard": False}, trajectory={"length": 5.0})
+            small(
+                model={"hidden": [16] * 4, "activation": "relu"},  # what grows in it, grows without bound
+                meta={"optimizer": {"kind": "sgd", "lr": 100.0}},
+                solver={"guard": False},
+                trajectory={"length": 5.0},
+            )
         )
 
 

@@ -18,7 +18,7 @@ from service.api.replies import documented, json_reply, path_id
 from service.store import keys
 from service.store.database import transaction
 
-router = APIRouter(prefix="/api-keys", tags=["API keys"])
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 
 
 class NewKey(BaseModel):

@@ -63,12 +63,11 @@ def build() -> FastAPI:
         # Slashes are as the reference says: a redirect would lose a body.
         redirect_slashes=False,
     )
-    protected = APIRouter(prefix="/v1", dependencies=[Depends(authenticated)])
-    for resource in (jobs, events, results, datasets, catalogue, workers, api_keys):
+    protected = APIRouter(dependencies=[Depends(authenticated)])
+    for resource in (jobs, events, results, datasets, catalogue, workers, api_keys, prometheus):
         protected.include_router(resource.router)
     app.include_router(protected)
     app.include_router(health.router)
-    app.include_router(prometheus.router)
     app.add_middleware(Lingering)
     app.add_middleware(access.Access)
     problems.install(app)

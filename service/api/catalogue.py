@@ -14,7 +14,7 @@ from service.api.authentication import Caller
 from service.api.pages import Page
 from service.api.replies import documented, json_reply
 
-router = APIRouter(tags=["catalogue"])
+router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 
 class KindDocument(BaseModel):

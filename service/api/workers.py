@@ -15,7 +15,7 @@ from service.api.replies import documented, json_reply
 from service.store import workers
 from service.store.database import transaction
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(prefix="/v1", tags=["workers"])
 
 
 class WorkerDocument(BaseModel):

@@ -22,7 +22,7 @@ from service.store.database import transaction
 from service.store.keys import Principal
 from service.store.tables import Dataset
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 PAUSE_SECONDS: Final = 30.0
 """An upload from which nothing comes for so long is given up."""

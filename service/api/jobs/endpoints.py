@@ -26,7 +26,7 @@ from service.store.database import transaction
 from service.store.keys import Principal
 from service.store.transitions import FINAL, State
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LONGEST_WAIT: Final = 60
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")

@@ -23,7 +23,7 @@ from service.store.database import transaction
 from service.store.tables import Event
 from service.store.transitions import FINAL, State
 
-router = APIRouter(prefix="/jobs", tags=["events"])
+router = APIRouter(prefix="/v1/jobs", tags=["events"])
 
 EVENT_STREAM: Final = "text/event-stream"
 KEEP_ALIVE_SECONDS: Final = 15.0

@@ -19,7 +19,7 @@ from service.store.database import transaction
 from service.store.jobs import Found
 from service.store.keys import Principal
 
-router = APIRouter(prefix="/jobs", tags=["results"])
+router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
 _CHECKPOINT_FILE: Final[dict[str, Any]] = {"response_class": Response, "responses": documented_file("not_found")}
 _INITIALIZATION_FILE: Final[dict[str, Any]] = {

@@ -1,0 +1,83 @@
+"""Readiness, metrics for Prometheus, and what the process is made of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2 as httpx
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import func, update
+
+from service.store import workers
+from service.store.database import engine, transaction
+from service.store.tables import Worker
+from tests.conftest import ROOT
+from tests.service.conftest import Api, check_problem, serving, submit, worker_seen
+
+
+def test_ready_only_with_a_living_worker(api: Api, store: str) -> None:
+    worker_id = worker_seen()
+    assert httpx.get(f"{api.url}/readyz").json() == {"status": "ready"}
+    with transaction() as session:
+        session.execute(update(Worker).values(seen_at=func.now() - timedelta(seconds=11)))
+    assert "worker" in check_problem(httpx.get(f"{api.url}/readyz"), 503, "unavailable")["detail"]
+    with transaction() as session:
+        workers.gone(session, worker_id)
+
+
+def test_not_ready_before_the_schema_is_there(empty_database_url: str, tmp_path: Path) -> None:
+    with serving(empty_database_url, tmp_path / "log") as api:
+        assert "upgrade head" in check_problem(httpx.get(f"{api.url}/readyz"), 503, "unavailable")["detail"]
+        assert httpx.get(f"{api.url}/healthz").status_code == 200
+    engine(empty_database_url).dispose()
+
+
+def test_without_a_database_it_says_so_and_lives(tmp_path: Path) -> None:
+    with serving("postgresql+psycopg://nobody@127.0.0.1:1/none", tmp_path / "log") as api:
+        answer = httpx.get(f"{api.url}/readyz")
+        check_problem(answer, 503, "unavailable")
+        assert answer.headers["retry-after"]
+        assert httpx.get(f"{api.url}/healthz").status_code == 200
+
+
+def test_workers_are_listed(http: httpx.Client) -> None:
+    worker_id = worker_seen()
+    found = {worker["id"]: worker for worker in http.get("/v1/workers").json()["data"]}
+    assert (found[str(worker_id)]["lives"], found[str(worker_id)]["devices"]) == (True, ["cpu"])
+    with transaction() as session:
+        workers.gone(session, worker_id)
+
+
+def test_prometheus_sees_requests_and_jobs(http: httpx.Client) -> None:
+    job_id = submit(http)
+    http.get(f"/v1/jobs/{job_id}")
+    families = {family.name: family for family in text_string_to_metric_families(http.get("/metrics").text)}
+    jobs = {sample.labels["state"]: sample.value for sample in families["amaml_jobs"].samples}
+    assert jobs["queued"] >= 1
+    looked = [
+        sample.value
+        for sample in families["amaml_http_requests"].samples
+        if sample.labels.get("route") == "/v1/jobs/{job_id}" and sample.labels["status"] == "200"
+    ]
+    assert looked
+    assert looked[0] >= 1
+    assert not any(job_id in str(sample.labels) for family in families.values() for sample in family.samples)
+
+
+def test_the_process_holds_no_torch(api: Api, http: httpx.Client) -> None:
+    submit(http)
+    assert "torch" not in Path(f"/proc/{api.pid}/maps").read_text()
+    code = "import sys, service.api.app; print([name for name in ('torch', 'celery', 'worker') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_starts_soon(store: str, tmp_path: Path) -> None:
+    # Seconds of the processor, not of the clock: tests share their machine.
+    with serving(store, tmp_path / "log") as api:
+        fields = Path(f"/proc/{api.pid}/stat").read_text().rpartition(")")[2].split()
+    assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 4

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import sys
 from pathlib import Path
 
 UNPRIVILEGED = 65534
-"""`nobody`, nearly everywhere; no entry in /etc/passwd is needed."""
+"""`nobody`, nearly everywhere."""
 
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
@@ -64,12 +65,18 @@ def _keep_only(capability: int) -> None:
     _checked(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0))
 
 
+def _known_user() -> int:
+    """A user number, not root's, that has a name: initdb asks for one."""
+    known = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid != 0]
+    return UNPRIVILEGED if UNPRIVILEGED in known or not known else known[0]
+
+
 def _enter_user_namespace() -> None:
     user, group = os.geteuid(), os.getegid()
     _checked(_libc.unshare(_CLONE_NEWUSER))
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"1000 {user} 1")
-    Path("/proc/self/gid_map").write_text(f"1000 {group} 1")
+    Path("/proc/self/uid_map").write_text(f"{_known_user()} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{UNPRIVILEGED} {group} 1")
 
 
 def _die_with_parent(parent: int, signal_number: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def _binary(name: str) -> Path:
 def _prepare(folder: Path, log: Log) -> str:
     """Find the identity that PostgreSQL can run under here, and give it the folder."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    candidates = [name for name in IDENTITIES if name != "same"] if os.geteuid() == 0 else ["same"]
+    candidates = [name for name in IDENTITIES if name != "same"] if os.geteuid() == 0 else ["same", "namespace"]
     refusals = []
     for identity in candidates:
         refusal = _refusal(identity, folder)
@@ -80,9 +81,17 @@ def _prepare(folder: Path, log: Log) -> str:
     for refusal in refusals:
         log.line("launcher", refusal)
     raise StartFailed(
-        f"PostgreSQL can't run with its data in {folder} ({len(refusals)} ways were tried, see above). As root, set"
-        " AMAML_HOME to a folder that every user can reach, such as /var/lib/amaml, or run as an ordinary user"
+        f"PostgreSQL can't run with its data in {folder} ({len(refusals)} ways were tried, see above). Run"
+        " as an ordinary user that /etc/passwd knows, or set AMAML_DATABASE_URL to a PostgreSQL that runs elsewhere"
     )
+
+
+def _has_name(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _give(folder: Path, user: int, group: int) -> None:
@@ -95,8 +104,11 @@ def _give(folder: Path, user: int, group: int) -> None:
 def _refusal(identity: str, folder: Path) -> str | None:
     """Give the folder to this identity, and say why a server of it can't run here; None if it can. Tried, not guessed:
     it writes into the folder and starts the binary."""
+    user, group = owner(identity)
+    if identity != "namespace" and not _has_name(user):
+        return f"user {user} has no entry in /etc/passwd, and initdb asks for one"
     try:
-        _give(folder, *owner(identity))
+        _give(folder, user, group)
     except OSError as error:
         return str(error)
     child = Path(__file__).with_name("child.py")

@@ -145,21 +145,40 @@ def test_as_root_below_a_folder_open_or_closed_to_others(mode: int) -> None:
         assert Path(above).stat().st_uid == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
-def test_in_a_user_namespace_where_no_other_user_exists(tmp_path: Path) -> None:
-    """Root who may not become anybody else, as within a container that maps one user: the last identity serves."""
-    script = (
-        "import sys; from pathlib import Path; from threading import Event\n"
-        "from launcher import postgres; from launcher.log import Log\n"
-        "child, _ = postgres.start(Path(sys.argv[1]), 'secret', Log(sys.stderr), Event())\n"
-        "print(child.command.identity); child.stop()"
-    )
+START_AND_STOP = """
+import sys; from pathlib import Path; from threading import Event
+from launcher import postgres; from launcher.log import Log
+child, _ = postgres.start(Path(sys.argv[1]), "secret", Log(sys.stderr), Event())
+print(child.command.identity); child.stop()
+"""
+
+
+def identity_under(*prefix: str, folder: Path) -> str:
+    """As whom the server runs when the launcher is started by this command."""
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", sys.executable, "-c", script, str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*prefix, sys.executable, "-c", START_AND_STOP, str(folder)], capture_output=True, text=True, check=False
     )
-    if "unshare failed" in done.stderr:
+    if "unshare" in done.stderr or "user namespace" in done.stderr:
         pytest.skip("this machine allows no user namespaces")
-    assert done.stdout.strip() == "namespace", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
+def test_root_that_cannot_become_anybody_else(tmp_path: Path) -> None:
+    """As within a container that maps one user."""
+    assert identity_under("unshare", "--user", "--map-root-user", folder=tmp_path / "store") == "namespace"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
+def test_a_user_without_a_name() -> None:
+    """As in a container that was given a mere number. initdb alone would refuse."""
+    as_number = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    if subprocess.run([*as_number, str(postgres._binary("postgres")), "--version"], check=False).returncode != 0:
+        pytest.skip("this checkout lies below a folder that other users can't reach")
+    # Reading everywhere: the interpreter itself may lie in a closed folder.
+    reading = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 54321, 54321)
+        assert identity_under(*as_number, *reading, folder=Path(folder)) == "namespace"
+        assert (Path(folder) / "data").stat().st_uid == 54321

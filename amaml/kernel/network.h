@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -12,7 +13,18 @@
 
 constexpr int CHUNK_VECTORS = 8;
 
-template <class T> using Values = std::vector<T>;
+// Memory that starts on a cache line: a vector across two of them costs two loads.
+template <class T> struct Aligned {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+    Aligned() = default;
+    template <class U> Aligned(const Aligned<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+    void deallocate(T* at, size_t) { ::operator delete(at, line); }
+    bool operator==(const Aligned&) const { return true; }
+    bool operator!=(const Aligned&) const { return false; }
+};
+template <class T> using Values = std::vector<T, Aligned<T>>;
 
 // Points of a task, chunk by chunk; those that pad the last vectors weigh nothing.
 template <class T> struct Points {
@@ -31,6 +43,8 @@ template <class T> struct Points {
         spread(points, inputs, from_x, x.data());
         spread(points, outputs, from_y, y.data());
     }
+
+    Vec<T> weights(int64_t chunk, int64_t p) const { return load(weight.data() + chunk * length + p % length); }
 
   private:
     void spread(int64_t points, int64_t features, const T* from, T* to) const {
@@ -51,20 +65,22 @@ template <class T, int rows, int columns>
 inline void product_tile(const Term<T>* terms, int count, int64_t inner, int64_t length, const T* bias, T* out) {
     using V = Vec<T>;
     constexpr int lanes = Simd<T>::lanes;
-    V sum[rows][columns];
-    for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < columns; ++c) sum[r][c] = V{} + (bias ? bias[r] : T(0));
+    V sum[rows * columns];
+#pragma GCC unroll 16
+    for (int q = 0; q < rows * columns; ++q) sum[q] = V{} + (bias ? bias[q / columns] : T(0));
     for (int t = 0; t < count; ++t) {
         const T *weight = terms[t].weight, *in = terms[t].in;
-        for (int64_t k = 0; k < inner; ++k, weight += terms[t].column, in += length) {
+        const int64_t row = terms[t].row, column = terms[t].column;
+        for (int64_t k = 0; k < inner; ++k, weight += column, in += length) {
             V x[columns];
+#pragma GCC unroll 4
             for (int c = 0; c < columns; ++c) x[c] = load(in + c * lanes);
-            for (int r = 0; r < rows; ++r)
-                for (int c = 0; c < columns; ++c) sum[r][c] += weight[r * terms[t].row] * x[c];
+#pragma GCC unroll 16
+            for (int q = 0; q < rows * columns; ++q) sum[q] += weight[q / columns * row] * x[q % columns];
         }
     }
-    for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < columns; ++c) store(out + r * length + c * lanes, sum[r][c]);
+#pragma GCC unroll 16
+    for (int q = 0; q < rows * columns; ++q) store(out + q / columns * length + q % columns * lanes, sum[q]);
 }
 
 // Rows are taken `rows` at a time, the rest in halves of it.
@@ -145,6 +161,10 @@ template <class T> void row_sums(const T* left, int64_t rows, int64_t length, T*
     }
 }
 
+template <class T, class F> inline void each(int64_t count, F run) {
+    for (int64_t p = 0; p < count; p += Simd<T>::lanes) run(p);
+}
+
 template <class T> class Network {
   public:
     const int64_t layers;
@@ -164,7 +184,7 @@ template <class T> class Network {
         slots_.resize(slots);
         for (auto& slot : slots_) arrays(slot);
         arrays(pre_), arrays(moved_);
-        for (auto* buffer : {&delta_, &next_, &moved_delta_, &moved_next_}) buffer->resize(widest * longest);
+        for (auto& buffer : buffers_) buffer.resize(widest * longest);
     }
 
     int64_t slots() const { return int64_t(slots_.size()); }
@@ -174,19 +194,20 @@ template <class T> class Network {
         T loss = 0;
         std::fill_n(out, parameters, T(0));
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
+            T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
             forward(set, chunk, u, slot);
-            loss += residual(set, chunk, slot);
+            loss += residual(set, chunk, slot, delta);
             for (int64_t l = layers - 1; l >= 0; --l) {
                 const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
                 const T* a = activation(set, chunk, slot, l);
-                outer<T>({{delta_.data(), a}}, outputs, in, n, out + weights_[l]);
-                row_sums(delta_.data(), outputs, n, out + weights_[l] + in * outputs);
+                outer<T>({{delta, a}}, outputs, in, n, out + weights_[l]);
+                row_sums(delta, outputs, n, out + weights_[l] + in * outputs);
                 if (!l) break;
-                product<T>({{u + weights_[l], 1, in, delta_.data()}}, in, outputs, n, nullptr, next_.data());
-                with<T>(activation_, [&](auto f) {
-                    each(in * n, [&](int64_t p) { put(next_, p, get(next_, p) * f.slope(load(a + p))); });
+                product<T>({{u + weights_[l], 1, in, delta}}, in, outputs, n, nullptr, pulled);
+                with<T>(activation_, [=](auto f) {
+                    each<T>(in * n, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
                 });
-                std::swap(delta_, next_);
+                std::swap(delta, pulled);
             }
         }
         return loss;
@@ -196,44 +217,38 @@ template <class T> class Network {
     void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t slot = 0, bool known = false) {
         std::fill_n(out, parameters, T(0));
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
+            T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
+            T *moved_delta = buffers_[2].data(), *moved_pulled = buffers_[3].data();
             if (!known || set.chunks > 1) forward(set, chunk, u, slot);
             tangents(set, chunk, u, v, slot);
-            residual(set, chunk, slot);
-            each(widths_[layers] * set.length, [&](int64_t p) {
-                put(moved_delta_, p, get(moved_[layers - 1], p) * weight(set, chunk, p));
+            residual(set, chunk, slot, delta);
+            each<T>(set.outputs * set.length, [&, moved = moved_.back().data()](int64_t p) {
+                store(moved_delta + p, load(moved + p) * set.weights(chunk, p));
             });
             for (int64_t l = layers - 1; l >= 0; --l) {
                 const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
                 const T *a = activation(set, chunk, slot, l), *w = u + weights_[l], *moved_w = v + weights_[l];
-                const T *delta = delta_.data(), *moved_delta = moved_delta_.data();
-                if (l) outer<T>({{moved_delta, a}, {delta, moved_[l - 1].data()}}, outputs, in, n, out + weights_[l]);
-                else outer<T>({{moved_delta, a}}, outputs, in, n, out + weights_[l]);
                 row_sums(moved_delta, outputs, n, out + weights_[l] + in * outputs);
-                if (!l) break;
-                product<T>({{w, 1, in, delta}}, in, outputs, n, nullptr, next_.data());
-                product<T>({{w, 1, in, moved_delta}, {moved_w, 1, in, delta}}, in, outputs, n, nullptr, moved_next_.data());
-                with<T>(activation_, [&](auto f) {
-                    each(in * n, [&](int64_t p) {
-                        const auto at = load(a + p), slope = f.slope(at), pulled = get(next_, p);
-                        put(moved_next_, p, get(moved_next_, p) * slope + pulled * f.bend(at, slope) * get(pre_[l - 1], p));
-                        put(next_, p, pulled * slope);
+                if (!l) {
+                    outer<T>({{moved_delta, a}}, outputs, in, n, out);
+                    break;
+                }
+                outer<T>({{moved_delta, a}, {delta, moved_[l - 1].data()}}, outputs, in, n, out + weights_[l]);
+                product<T>({{w, 1, in, delta}}, in, outputs, n, nullptr, pulled);
+                product<T>({{w, 1, in, moved_delta}, {moved_w, 1, in, delta}}, in, outputs, n, nullptr, moved_pulled);
+                with<T>(activation_, [=, pre = pre_[l - 1].data()](auto f) {
+                    each<T>(in * n, [=](int64_t p) {
+                        const auto at = load(a + p), slope = f.slope(at), pull = load(pulled + p);
+                        store(moved_pulled + p, load(moved_pulled + p) * slope + pull * f.bend(at, slope) * load(pre + p));
+                        store(pulled + p, pull * slope);
                     });
                 });
-                std::swap(delta_, next_), std::swap(moved_delta_, moved_next_);
+                std::swap(delta, pulled), std::swap(moved_delta, moved_pulled);
             }
         }
     }
 
   private:
-    template <class F> static void each(int64_t count, F run) {
-        for (int64_t p = 0; p < count; p += Simd<T>::lanes) run(p);
-    }
-    static Vec<T> get(const Values<T>& from, int64_t p) { return load(from.data() + p); }
-    static void put(Values<T>& to, int64_t p, Vec<T> v) { store(to.data() + p, v); }
-    static Vec<T> weight(const Points<T>& set, int64_t chunk, int64_t p) {
-        return load(set.weight.data() + chunk * set.length + p % set.length);
-    }
-
     // Output of layer l − 1, or the inputs for l = 0.
     const T* activation(const Points<T>& set, int64_t chunk, int64_t slot, int64_t l) const {
         return l ? slots_[slot][l - 1].data() : set.x.data() + chunk * set.inputs * set.length;
@@ -245,21 +260,21 @@ template <class T> class Network {
             const T *w = u + weights_[l], *a = activation(set, chunk, slot, l);
             T* z = slots_[slot][l].data();
             product<T>({{w, in, 1, a}}, outputs, in, set.length, w + in * outputs, z);
-            if (l + 1 < layers)
-                with<T>(activation_, [&](auto f) {
-                    each(outputs * set.length, [&](int64_t p) { store(z + p, f.value(load(z + p))); });
-                });
+            if (l + 1 == layers) break;
+            with<T>(activation_, [&](auto f) {
+                each<T>(outputs * set.length, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
+            });
         }
     }
 
     // δ of the output layer; returns the chunk's part of the loss.
-    T residual(const Points<T>& set, int64_t chunk, int64_t slot) {
-        const int64_t n = set.length, size = set.outputs * n;
+    T residual(const Points<T>& set, int64_t chunk, int64_t slot, T* delta) const {
+        const T *out = slots_[slot].back().data(), *y = set.y.data() + chunk * set.outputs * set.length;
         Vec<T> loss{};
-        each(size, [&](int64_t p) {
-            const auto error = get(slots_[slot].back(), p) - load(set.y.data() + chunk * size + p);
-            put(delta_, p, error * weight(set, chunk, p));
-            loss += error * get(delta_, p);
+        each<T>(set.outputs * set.length, [&](int64_t p) {
+            const auto error = load(out + p) - load(y + p), weighted = error * set.weights(chunk, p);
+            store(delta + p, weighted);
+            loss += error * weighted;
         });
         T total = 0;
         for (int q = 0; q < Simd<T>::lanes; ++q) total += loss[q];
@@ -272,20 +287,19 @@ template <class T> class Network {
             const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
             const T *w = u + weights_[l], *moved_w = v + weights_[l], *bias = moved_w + in * outputs;
             const T* a = activation(set, chunk, slot, l);
-            T* pre = l + 1 < layers ? pre_[l].data() : moved_[l].data();
+            T *moved = moved_[l].data(), *pre = l + 1 < layers ? pre_[l].data() : moved;
             if (l) product<T>({{moved_w, in, 1, a}, {w, in, 1, moved_[l - 1].data()}}, outputs, in, n, bias, pre);
             else product<T>({{moved_w, in, 1, a}}, outputs, in, n, bias, pre);
-            if (l + 1 < layers)
-                with<T>(activation_, [&](auto f) {
-                    const T* out = activation(set, chunk, slot, l + 1);
-                    each(outputs * n, [&](int64_t p) { put(moved_[l], p, get(pre_[l], p) * f.slope(load(out + p))); });
-                });
+            if (l + 1 == layers) break;
+            with<T>(activation_, [=, out = activation(set, chunk, slot, l + 1)](auto f) {
+                each<T>(outputs * n, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(out + p))); });
+            });
         }
     }
 
-    Values<int64_t> widths_, weights_;
+    Values<int64_t> widths_, weights_;  // weights_: where each layer's parameters begin
     Activation activation_;
     std::vector<std::vector<Values<T>>> slots_;  // [slot][layer][width][point]
-    std::vector<Values<T>> pre_, moved_;
-    Values<T> delta_, next_, moved_delta_, moved_next_;
+    std::vector<Values<T>> pre_, moved_;         // [layer][width][point]
+    Values<T> buffers_[4];
 };

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
@@ -60,7 +61,7 @@ template <class T> struct Exponential {
     static constexpr T ln2_low = single ? -2.12194440054690583e-4 : 1.42860682030941723212e-6;
     V scale, tail;
 
-    explicit Exponential(V x) {
+    __attribute__((always_inline)) explicit Exponential(V x) {
         V shifted = x * T(1.4426950408889634074) + round;
         V k = shifted - round;
         V r = (x - k * ln2_high) - k * ln2_low;
@@ -75,10 +76,15 @@ template <class T> struct Exponential {
     V minus_one() const { return scale * tail + (scale - T(1)); }
 };
 
-template <class T> inline Vec<T> magnitude(Vec<T> x) {
+template <class T> inline Vec<T> sign(Vec<T> x) {  // its sign bits
     using Bits = typename Simd<T>::Bits;
-    return (Vec<T>)((Bits)x & ~(Bits)(-Vec<T>{}));
+    return (Vec<T>)((Bits)x & (Bits)(-Vec<T>{}));
 }
+template <class T> inline Vec<T> flip(Vec<T> x, Vec<T> signs) {
+    using Bits = typename Simd<T>::Bits;
+    return (Vec<T>)((Bits)x ^ (Bits)signs);
+}
+template <class T> inline Vec<T> magnitude(Vec<T> x) { return flip<T>(x, sign<T>(x)); }
 
 // Activations: σ(z), σ' from a = σ(z), σ'' from a and σ'. Comparisons are written so that NaN stays NaN.
 template <class T> struct Tanh {
@@ -87,7 +93,7 @@ template <class T> struct Tanh {
         const V limit = V{} + T(sizeof(T) == 4 ? 10 : 20);  // beyond it tanh is 1 to rounding
         V size = magnitude<T>(z);
         V less = Exponential<T>(T(2) * (size > limit ? limit : size)).minus_one();
-        return z < V{} ? -(less / (less + T(2))) : less / (less + T(2));
+        return flip<T>(less / (less + T(2)), sign<T>(z));
     }
     static V slope(V a) { return T(1) - a * a; }
     static V bend(V a, V slope) { return T(-2) * a * slope; }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from service.estimate import BASIS
+
 JOB_ID: Final = "0199aa10-7c1e-7d58-8d2a-9a4f0c5b1e22"
 DATASET_ID: Final = "0199aa0f-1b2c-7e3d-9f40-51627384a5b6"
 WORKER_ID: Final = "0199aa0e-0a1b-7c2d-8e3f-405162738495"
@@ -41,6 +43,18 @@ JOB: Final[dict[str, Any]] = {
         "attempts": f"/v1/jobs/{JOB_ID}/attempts",
         "checkpoints": f"/v1/jobs/{JOB_ID}/checkpoints",
         "initialization": f"/v1/jobs/{JOB_ID}/initialization",
+    },
+}
+
+DRY_RUN: Final[dict[str, Any]] = {
+    "spec": SPEC,
+    "estimate": {
+        "parameters": 1_185,
+        "gradients": 1_336_000,
+        "hvps": 1_640_000,
+        "seconds": 168.5,
+        "memory_bytes": 452_000_000,
+        "basis": BASIS,
     },
 }
 

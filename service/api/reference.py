@@ -36,7 +36,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     _, by_hand = models_json_schema(wanted, ref_template=_TEMPLATE)  # type: ignore[arg-type]
     schemas.update(by_hand["$defs"])
     # A job's spec is one, though it is answered as it was stored, without being read anew.
-    schemas["JobDocument"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec"}
+    for name in ("JobDocument", "DryRunDocument"):
+        schemas[name]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec"}
     for operations in document["paths"].values():
         for operation in operations.values():
             _without_framework_errors(operation["responses"])

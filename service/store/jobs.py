@@ -61,11 +61,7 @@ _VERSION: Final[ColumnElement[str]] = literal_column("jobs.xmin::text").op("||")
 
 def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> UUID:
     """Queues a job and gives its id; raises BadReference. One transaction: row, first event, wake-up."""
-    dataset_id = getattr(spec.family, "dataset", None)
-    if dataset_id is not None:
-        _check_dataset(session, workspace_id, dataset_id)
-    if spec.meta.init_from is not None:
-        _check_source(session, workspace_id, spec.meta.init_from)
+    check_references(session, workspace_id, spec)
     job_id = session.scalars(
         insert(Job)
         .values(
@@ -77,7 +73,7 @@ def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> UUID:
             family=spec.family.kind,
             method=spec.method.kind,
             device=spec.runtime.device,
-            dataset_id=dataset_id,
+            dataset_id=_dataset_id(spec),
             init_from_id=spec.meta.init_from.job if spec.meta.init_from else None,
             iterations=spec.meta.iterations,
             last_seq=1,
@@ -88,6 +84,15 @@ def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> UUID:
     session.execute(insert(Event).values(job_id=job_id, seq=1, kind="state", data=first))
     outbox.put(session, "wake")
     return job_id
+
+
+def check_references(session: Session, workspace_id: UUID, spec: JobSpec) -> None:
+    """Raises BadReference unless the workspace has all that the spec names; it stays there until the transaction ends."""
+    dataset_id = _dataset_id(spec)
+    if dataset_id is not None:
+        _check_dataset(session, workspace_id, dataset_id)
+    if spec.meta.init_from is not None:
+        _check_source(session, workspace_id, spec.meta.init_from)
 
 
 def find(session: Session, workspace_id: UUID, job_id: UUID) -> Found | None:
@@ -228,6 +233,10 @@ def _locked(session: Session, workspace_id: UUID, job_id: UUID) -> Job | None:
 
 def _tell_worker(session: Session, job: Job) -> None:
     session.execute(select(func.pg_notify(CHANNEL, str(job.id))))
+
+
+def _dataset_id(spec: JobSpec) -> UUID | None:
+    return getattr(spec.family, "dataset", None)
 
 
 def _check_dataset(session: Session, workspace_id: UUID, dataset_id: UUID) -> None:

@@ -16,11 +16,12 @@ from service.api import examples, validation
 from service.api.authentication import Caller
 from service.api.bodies import json_body
 from service.api.files import names
-from service.api.jobs.schemas import JobDocument, job_document
+from service.api.jobs.schemas import DryRunDocument, JobDocument, job_document
 from service.api.notices import Notices, news
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, invalid, not_found
 from service.api.replies import documented, json_reply, path_id
+from service.estimate import estimate
 from service.store import idempotency, jobs
 from service.store.database import transaction
 from service.store.keys import Principal
@@ -40,13 +41,19 @@ Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00]*$")]
     status_code=201,
     response_model=JobDocument,
     summary="Submit a job",
-    responses=documented(
+    responses={
+        200: {
+            "description": "With dry_run: nothing was queued.",
+            "model": DryRunDocument,
+            "content": {"application/json": {"example": examples.DRY_RUN}},
+        },
+        **documented(
         examples.JOB,
         "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
         "idempotency_mismatch",
         status=201,
         description="The job is queued; Location names it.",
-    ),
+    )},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -60,6 +67,9 @@ async def submit(
     request: Request,
     caller: Caller,
     spec: Annotated[JobSpec, Depends(json_body(JobSpec))],
+    dry_run: Annotated[
+        bool, Query(description="Check and complete the spec, tell its cost, and queue nothing.")
+    ] = False,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -76,6 +86,9 @@ async def submit(
     """
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise Problem("bad_header", "Idempotency-Key must be 1 to 255 visible ASCII characters: a UUID, for example.")
+    if dry_run:
+        await run_in_threadpool(_check_references, caller, spec)
+        return json_reply(DryRunDocument(spec=spec.model_dump(mode="json"), estimate=estimate(spec)))
     document, replayed = await run_in_threadpool(_submit, caller, spec, idempotency_key)
     headers = {"Location": f"/v1/jobs/{document.id}"}
     if replayed:
@@ -197,6 +210,18 @@ def _steer(caller: Principal, job_id: str, step: Any) -> Response:
     return json_reply(document, 202)
 
 
+def _check_references(caller: Principal, spec: JobSpec) -> None:
+    try:
+        with transaction() as session:
+            jobs.check_references(session, caller.workspace_id, spec)
+    except jobs.BadReference as problem:
+        raise _bad_reference(problem) from None
+
+
+def _bad_reference(problem: jobs.BadReference) -> Problem:
+    return invalid([{"pointer": validation.pointer(problem.field), "detail": problem.detail}])
+
+
 def _submit(caller: Principal, spec: JobSpec, key: str | None) -> tuple[JobDocument, bool]:
     """The job's document, and whether it is a stored one."""
     try:
@@ -213,7 +238,7 @@ def _submit(caller: Principal, spec: JobSpec, key: str | None) -> tuple[JobDocum
                 idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
             return document, False
     except jobs.BadReference as problem:
-        raise invalid([{"pointer": validation.pointer(problem.field), "detail": problem.detail}]) from None
+        raise _bad_reference(problem) from None
     except idempotency.InFlight:
         raise Problem(
             "idempotency_in_flight", "The first request with this Idempotency-Key isn't through: ask again in a second.",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from service.estimate import Estimate
 from service.store.jobs import Found
 from service.store.tables import Attempt, Checkpoint, Event
 from service.store.transitions import State
@@ -57,6 +58,13 @@ class JobDocument(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     links: dict[str, str]
+
+
+class DryRunDocument(BaseModel):
+    model_config = ConfigDict(title="DryRun")
+
+    spec: dict[str, Any]
+    estimate: Estimate
 
 
 class AttemptDocument(BaseModel):

@@ -1,0 +1,70 @@
+"""Dry runs, and the cost that they estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import httpx2 as httpx
+import pytest
+
+from amaml.spec import JobSpec
+from service.estimate import Estimate, estimate
+from tests.service.conftest import SPEC, check_problem
+
+
+def of(**parts: Any) -> Estimate:
+    return estimate(JobSpec.model_validate({"family": {"kind": "sinusoid"}, **parts}))
+
+
+def test_fixed_steps_are_counted_exactly() -> None:
+    meta = {"iterations": 10, "tasks_per_batch": 4}
+    for kind, stages in (("euler", 1), ("heun", 2), ("rk4", 4)):
+        counted = of(meta=meta, solver={"kind": kind, "step": 0.1}, trajectory={"length": 3.0})
+        assert (counted.gradients, counted.hvps) == (30 * stages * 40, 30 * stages * 40)
+
+
+def test_a_schedule_is_averaged_over_the_iterations() -> None:
+    meta = {"iterations": 10, "tasks_per_batch": 1}
+    solver = {"kind": "euler", "step": 0.1}
+    scheduled = of(meta=meta, solver=solver, trajectory={"length": 1.0, "schedule": [[5, 2.0], [8, 4.0], [99, 9.0]]})
+    assert scheduled.gradients == 10 * round((5 * 1.0 + 3 * 2.0 + 2 * 4.0) / 10 / 0.1)
+
+
+def test_adaptive_solvers_cost_what_was_measured() -> None:
+    meta = {"iterations": 1, "tasks_per_batch": 1}
+    short, long = (of(meta=meta, trajectory={"length": length}) for length in (2.0, 20.0))
+    assert short.gradients == pytest.approx(167, rel=0.01)
+    assert long.hvps == pytest.approx(1_632, rel=0.02)
+    fine = of(meta=meta, solver={"kind": "dopri5", "rtol": 1e-11}, runtime={"dtype": "float64"})
+    assert fine.gradients == pytest.approx(10 * short.gradients, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs"),
+    [({"kind": "sinusoid"}, 1), ({"kind": "alpine", "dim": 3}, 3), ({"kind": "ratings", "dataset": str(uuid4())}, 100)],
+)
+def test_parameters_are_those_of_the_network(family: dict[str, Any], inputs: int) -> None:
+    counted = of(family=family, model={"hidden": [40, 20]})
+    assert counted.parameters == (inputs + 1) * 40 + 41 * 20 + 21
+
+
+def test_more_work_costs_more() -> None:
+    base = of()
+    for parts in ({"meta": {"iterations": 1_000}}, {"model": {"hidden": [64, 64]}}, {"trajectory": {"length": 4.0}}):
+        more = of(**parts)
+        assert more.seconds is not None
+        assert base.seconds is not None
+        assert more.seconds > base.seconds
+
+
+def test_a_dry_run_checks_completes_and_queues_nothing(http: httpx.Client) -> None:
+    answer = http.post("/v1/jobs", params={"dry_run": "true"}, json=SPEC, headers={"Idempotency-Key": "dry"})
+    assert answer.status_code == 200
+    assert answer.json()["spec"] == JobSpec.model_validate(SPEC).model_dump(mode="json")
+    assert answer.json()["estimate"]["parameters"] == 1_153
+    assert http.get("/v1/jobs").json()["data"] == []
+    check_problem(http.post("/v1/jobs", params={"dry_run": "true"}, json={"family": 1}), 422, "invalid")
+    unknown = {"family": {"kind": "ratings", "dataset": str(uuid4())}}
+    check_problem(http.post("/v1/jobs", params={"dry_run": "true"}, json=unknown), 422, "invalid")
+    assert http.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "dry"}).status_code == 201

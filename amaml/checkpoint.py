@@ -39,6 +39,8 @@ class Progress:
     seconds: float = 0.0
     """Spent in all attempts so far."""
     threads: int = 1
+    over_limit: int = 0
+    """Certificates over runtime.certify_limit in a row, up to now."""
     random: tuple[float, float] | None = None
     """nrmse_random and its standard error, once they are known."""
     best: tuple[int, float] | None = None

@@ -20,20 +20,27 @@ from amaml.checkpoint import Checkpoint, Progress
 from amaml.evaluation import Evaluation, Flow, evaluate, fine_tuning_curve, mean_and_error, nrmse, nrmse_by_flow
 from amaml.flow.result import Result, SolveError
 from amaml.methods.amaml import MetaGradient, meta_gradient
+from amaml.methods.certificate import Certificate
 from amaml.models.losses import regression_losses
 from amaml.registry import build_adjoint, build_family, build_model, build_solver
 from amaml.schedules import learning_rate, length_at
 from amaml.spec import AdamSpec, JobSpec
 
-__all__ = ["Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
+__all__ = ["CertificateFailed", "Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
 
 Value = TypeVar("Value")
 Metrics = dict[str, list[tuple[int, float]]]
+CERTIFICATES_IN_A_ROW = 3
+"""Certificates over their limit that fail a run: one may be of a batch with an odd task."""
 _NO_DATA: Mapping[str, Path] = MappingProxyType({})
 
 
 class Diverged(Exception):
     """A loss, a gradient or θ became infinite or NaN."""
+
+
+class CertificateFailed(Exception):
+    """The meta-gradients' certificates were over runtime.certify_limit too often in a row."""
 
 
 class TimedOut(Exception):
@@ -74,7 +81,7 @@ def train(
 ) -> TrainingRun:
     """Runs the spec in this process. `datasets`: data set id → path; `initialization`: the file that θ starts from.
 
-    Raises DataError, SolveError, Diverged, TimedOut, InitializationError.
+    Raises DataError, SolveError, Diverged, CertificateFailed, TimedOut, InitializationError.
     """
     training = Training(spec, datasets, initialization=None if initialization is None else Path(initialization))
     metrics: Metrics = {}
@@ -154,7 +161,7 @@ class Training:
 
     def __iter__(self) -> Iterator[Report]:
         """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose
-        metrics come with its last report. Raises SolveError, Diverged, TimedOut."""
+        metrics come with its last report. Raises SolveError, Diverged, CertificateFailed, TimedOut."""
         try:
             yield from self._run()
         except SolveError as error:
@@ -164,6 +171,7 @@ class Training:
 
     def _run(self) -> Iterator[Report]:
         while True:
+            self._check_certificates()
             if self._evaluation_is_due():
                 yield from self._evaluate()
             if self.iteration == self.iterations:
@@ -213,9 +221,7 @@ class Training:
         if not math.isnan(lambda_max):  # NaN: solved without the guard, so nobody looked
             metrics["lambda_max"] = lambda_max
         if result.certificate is not None:
-            metrics["certificate_error"] = result.certificate.error.max().item()
-            if not result.certificate.duality.isnan().any():  # NaN: torchdiffeq shows no steps to test it along
-                metrics["certificate_duality"] = result.certificate.duality.max().item()
+            metrics |= self._certified(result.certificate)
         return Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
     def _meta_gradient(self, tasks: dict[str, Tensor], iteration: int) -> MetaGradient:
@@ -233,6 +239,26 @@ class Training:
             proximal_in_query=method.proximal_in_query,
             certify=every is not None and (iteration + 1) % every == 0,
         )
+
+    def _certified(self, certificate: Certificate) -> dict[str, float]:
+        """The certificate's metrics, of the worst task; counts those in a row that are over the limit."""
+        error = certificate.error.nan_to_num(nan=0.0, posinf=math.inf).max().item()  # NaN: 0/0, so nothing is wrong
+        over = error > self.spec.runtime.certify_limit
+        self._progress.over_limit = self._progress.over_limit + 1 if over else 0
+        metrics = {"certificate_error": error, "certificate_over_limit": float(over)}
+        if not certificate.duality.isnan().any():  # NaN: torchdiffeq shows no steps to test it along
+            metrics["certificate_duality"] = certificate.duality.max().item()
+        return metrics
+
+    def _check_certificates(self) -> None:
+        """Raises CertificateFailed, once the report that shows the last of them is out; a run resumed from there, too."""
+        if self._progress.over_limit >= CERTIFICATES_IN_A_ROW:
+            raise CertificateFailed(
+                f"the meta-gradient's relative error was over runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
+                f"{self._progress.over_limit} certificates in a row, the last after meta-iteration {self.iteration} of "
+                f"{self.iterations}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
+                "keep solver.guard on with method.adjoint discrete, or raise the limit"
+            )
 
     def _diverged(self, what: str) -> Diverged:
         return Diverged(

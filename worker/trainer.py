@@ -241,11 +241,12 @@ def _failure(error: Exception) -> Failed:
     from amaml.families.base import DataError  # noqa: PLC0415
     from amaml.flow.result import SolveError  # noqa: PLC0415
     from amaml.initialization import InitializationError  # noqa: PLC0415
-    from amaml.training import Diverged, TimedOut  # noqa: PLC0415
+    from amaml.training import CertificateFailed, Diverged, TimedOut  # noqa: PLC0415
 
     reasons: Mapping[type[Exception], FailureReason] = {
         SolveError: "solver_failed",
         Diverged: "diverged",
+        CertificateFailed: "certificate_failed",
         DataError: "bad_data",
         InitializationError: "bad_data",
         CheckpointError: "checkpoint_refused",

@@ -20,7 +20,7 @@ from amaml.initialization import InitializationError, load, read, write
 from amaml.registry import build_family, build_model, build_solver
 from amaml.schedules import INVERSE_SQRT_AFTER, learning_rate, length_at
 from amaml.spec import AdamSpec, Horizon, JobSpec, SolverSpec, TrajectorySpec
-from amaml.training import Diverged, Report, TimedOut, Training, train
+from amaml.training import CertificateFailed, Diverged, Report, TimedOut, Training, train
 
 OTHER_JOB = UUID("0198b2a0-0000-7000-8000-000000000002")
 
@@ -402,6 +402,46 @@ def test_certificates_are_among_the_metrics() -> None:
     for name, bound in {"certificate_error": 1e-3, "certificate_duality": 1e-3}.items():
         assert [step for step, _ in run.metrics[name]] == [2, 4]
         assert all(0 <= value < bound for _, value in run.metrics[name])
+
+
+def rough(**runtime: Any) -> JobSpec:
+    """A job whose certificates are measured against the flow, from which Euler's steps of 0.1 are far."""
+    return small(
+        method={"adjoint": {"kind": "interpolated", "scheme": "euler"}},
+        meta={"iterations": 9},
+        evaluation={"every": 100, "epochs": 1},
+        runtime={"certify_every": 2, **runtime},
+    )
+
+
+def test_three_certificates_over_the_limit_fail_the_run_resumed_or_not(tmp_path: Path) -> None:
+    spec = rough(certify_limit=1e-5)
+    training, reports = Training(spec), []
+
+    def run() -> None:
+        for report in training:
+            reports.append(report)
+            if report.iteration in (5, 6):
+                training.save_checkpoint(tmp_path / str(report.iteration))
+
+    with pytest.raises(CertificateFailed, match=r"limit \(1e-05\) in 3 .* 6 of 9.*: lower") as failure:
+        run()
+    marks = {one.iteration: one.metrics.get("certificate_over_limit") for one in reports}
+    assert marks == {1: None, 2: 1.0, 3: None, 4: 1.0, 5: None, 6: 1.0}
+    for before in (5, 6):
+        resumed = Training(spec, checkpoint=tmp_path / str(before))
+        with pytest.raises(CertificateFailed) as again:
+            list(resumed)
+        assert resumed.iteration == 6
+        assert str(again.value) == str(failure.value)
+
+
+def test_certificates_over_the_limit_now_and_then_fail_nothing() -> None:
+    errors = [error for _, error in train(rough()).metrics["certificate_error"]]
+    middle = sorted(errors)[1]  # two of the four are over it
+    run = train(rough(certify_limit=middle))
+    assert [mark for _, mark in run.metrics["certificate_over_limit"]] == [float(error > middle) for error in errors]
+    assert sum(mark for _, mark in run.metrics["certificate_over_limit"]) == 2
 
 
 @pytest.mark.parametrize("kind", ["euler", "heun", "rk4", "bosh3", "dopri5", "midpoint", "dopri8"])

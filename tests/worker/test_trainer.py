@@ -155,6 +155,12 @@ def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerPro
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.reason in ("checkpoint_refused", "bad_data")
+    warm.send(run(spec(5, certify_every=1, certify_limit=1e-12), tmp_path))
+    heard = hear(warm, Failed)
+    failed = heard[-1]
+    assert isinstance(failed, Failed)
+    assert failed.reason == "certificate_failed"
+    assert points(heard, "certificate_over_limit") == {1: 1.0, 2: 1.0, 3: 1.0}
 
 
 def test_a_checkpoint_of_another_spec_is_refused(warm: TrainerProcess, tmp_path: Path) -> None:

@@ -16,35 +16,78 @@ from amaml.models.mlp import Activation
 
 
 def _activate(kind: Activation, z: Tensor) -> Tensor:
+    """σ(z), in place."""
     if kind == "tanh":
         return torch.tanh_(z)
     if kind == "sigmoid":
         return torch.sigmoid_(z)
     if kind == "softplus":
-        return torch.nn.functional.softplus(z)
+        return z.copy_(torch.nn.functional.softplus(z))
     return torch.relu_(z)
 
 
-def _slope(kind: Activation, a: Tensor) -> Tensor:
+def _slope(kind: Activation, a: Tensor, out: Tensor) -> Tensor:
     """σ'(z) from a = σ(z)."""
     if kind == "tanh":
-        return torch.addcmul(torch.ones_like(a[:1, :1, :1]), a, a, value=-1)
+        return torch.addcmul(a.new_ones(()), a, a, value=-1, out=out)
     if kind == "sigmoid":
-        return torch.addcmul(a, a, a, value=-1)
+        return torch.addcmul(a, a, a, value=-1, out=out)
     if kind == "softplus":
-        return -torch.expm1(-a)
-    return (a > 0).to(a.dtype)
+        return torch.expm1(torch.neg(a, out=out), out=out).neg_()
+    return torch.sign(a, out=out)
 
 
-def _bend(kind: Activation, a: Tensor, slope: Tensor) -> Tensor | None:
-    """σ''(z) from a = σ(z) and σ'(z); None where it is zero almost everywhere."""
+def _bend(kind: Activation, a: Tensor, slope: Tensor, moved: Tensor) -> Tensor | None:
+    """σ''(z)·R{z} from a = σ(z), σ'(z) and `moved` = σ'(z)·R{z}, in `moved`'s place; None where it is zero almost everywhere."""
     if kind == "tanh":
-        return (a * slope).mul_(-2)
+        return moved.mul_(a).mul_(-2)
     if kind == "sigmoid":
-        return torch.addcmul(slope, slope, a, value=-2)
+        return moved.addcmul_(a, moved, value=-2)
     if kind == "softplus":
-        return torch.addcmul(slope, slope, slope, value=-1)
+        return moved.addcmul_(slope, moved, value=-1)
     return None
+
+
+# A layer of one input or one output makes thin products, which batched matrix multiplication is slow at: below they are
+# written as outer products, or transposed.
+
+
+def _layer(z: Tensor, bias: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    """z [B, n, o] = bias [B, 1, o] + a [B, n, i] weightᵀ."""
+    outputs, inputs = weight.shape[1:]
+    if inputs == 1:
+        return torch.addcmul(bias, a, weight.mT, out=z)
+    if outputs == 1:
+        torch.baddbmm(bias, weight, a.mT, out=z.mT)
+        return z
+    return torch.baddbmm(bias, a, weight.mT, out=z)
+
+
+def _add_layer(z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    """z [B, n, o] += a [B, n, i] weightᵀ."""
+    if weight.shape[1] == 1:
+        z.mT.baddbmm_(weight, a.mT)
+        return z
+    return z.baddbmm_(a, weight.mT)
+
+
+def _pull(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+    """out [B, n, i] = delta [B, n, o] weight [B, o, i]."""
+    if weight.shape[1] == 1:
+        return torch.mul(delta, weight, out=out)
+    return torch.bmm(delta, weight, out=out)
+
+
+def _add_pull(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+    """out [B, n, i] += delta [B, n, o] weight [B, o, i]."""
+    if weight.shape[1] == 1:
+        return out.addcmul_(delta, weight)
+    return out.baddbmm_(delta, weight)
+
+
+def _weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
+    """deltaᵀ a [B, o, i]; transposed where i is 1, which lies in memory alike."""
+    return torch.bmm(a.mT, delta) if a.shape[2] == 1 else torch.bmm(delta.mT, a)
 
 
 class MLPDerivatives:
@@ -61,6 +104,15 @@ class MLPDerivatives:
         self.support, self.query_set = support, query
         sizes = [(outputs * inputs, outputs) for inputs, outputs in pairwise(self.widths)]
         self._sizes = [size for pair in sizes for size in pair]
+        self._scratch: dict[tuple[str, int, int], Tensor] = {}
+
+    def _room(self, name: str, layer: int, like: Tensor) -> Tensor:
+        """[B, n, width] to write into, the same every time: what was written last is still in the processor's cache, where
+        fresh memory would take twice as long."""
+        key = (name, layer, like.shape[1])
+        if key not in self._scratch:
+            self._scratch[key] = like.new_empty((*like.shape[:2], self.widths[layer]))
+        return self._scratch[key]
 
     def take(self, rows: Tensor) -> MLPDerivatives:
         def pick(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -70,13 +122,13 @@ class MLPDerivatives:
 
     def gradient(self, u: Tensor) -> Tensor:
         layers = self._layers(u)
-        return self._backward(u, layers, self._forward(layers, self.support[0]), self.support[1])
+        return self._backward(layers, self._forward(layers, self.support[0]), self.support[1])
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
         layers = self._layers(u)
         activations = self._forward(layers, self.query_set[0])
         loss = 0.5 * (activations[-1] - self.query_set[1]).square().mean(dim=(1, 2))
-        return loss, self._backward(u, layers, activations, self.query_set[1])
+        return loss, self._backward(layers, activations, self.query_set[1])
 
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
@@ -90,50 +142,51 @@ class MLPDerivatives:
         """Activations [B, n, width] of every layer, x first, the network's output last."""
         activations = [x]
         for index, (weight, bias) in enumerate(layers):
-            z = torch.baddbmm(bias, activations[-1], weight.mT)
+            z = _layer(self._room("activation", index + 1, x), bias, activations[-1], weight)
             activations.append(z if index + 1 == len(layers) else _activate(self.activation, z))
         return activations
 
-    def _backward(self, u: Tensor, layers: list[tuple[Tensor, Tensor]], activations: list[Tensor], y: Tensor) -> Tensor:
-        out = torch.empty_like(u)
+    def _backward(self, layers: list[tuple[Tensor, Tensor]], activations: list[Tensor], y: Tensor) -> Tensor:
+        parts: list[Tensor] = []
         delta = (activations[-1] - y).div_(y[0].numel())
-        for index, (weight, bias) in reversed(list(enumerate(self._layers(out)))):
-            torch.bmm(delta.mT, activations[index], out=weight)
-            torch.sum(delta, dim=1, keepdim=True, out=bias)
+        for index, (weight, _) in reversed(list(enumerate(layers))):
+            parts += [delta.sum(dim=1), _weight_gradient(delta, activations[index]).flatten(1)]
             if index:
-                delta = torch.bmm(delta, layers[index][0]).mul_(_slope(self.activation, activations[index]))
-        return out
+                delta = _pull(self._room("delta", index, y), delta, weight)
+                delta.mul_(_slope(self.activation, activations[index], self._room("slope", index, y)))
+        return torch.cat(parts[::-1], dim=1)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         x, y = self.support
         layers, tangents = self._layers(u), self._layers(v)
         activations = self._forward(layers, x)
-        slopes = [_slope(self.activation, a) for a in activations[1:-1]]
-        # Forward: R{z} and R{a} of every layer; R{x} = 0.
-        pre: list[Tensor] = []
-        moved: list[Tensor] = []
-        for index, (weight, _) in enumerate(layers):
-            tangent_weight, tangent_bias = tangents[index]
-            z = torch.baddbmm(tangent_bias, activations[index], tangent_weight.mT)
+        slopes = [
+            _slope(self.activation, a, self._room("slope", index, x)) for index, a in enumerate(activations[1:-1], 1)
+        ]
+        # Forward: R{a} of every layer from R{z}; R{x} = 0.
+        moved: list[Tensor] = [x]
+        for index, (tangent_weight, tangent_bias) in enumerate(tangents):
+            z = _layer(self._room("moved", index + 1, x), tangent_bias, activations[index], tangent_weight)
             if index:
-                z.baddbmm_(moved[-1], weight.mT)
-            pre.append(z)
-            moved.append(z if index + 1 == len(layers) else z * slopes[index])
+                _add_layer(z, moved[-1], layers[index][0])
+            moved.append(z if index + 1 == len(layers) else z.mul_(slopes[index]))
         # Backward: δ and R{δ}.
-        out = torch.empty_like(u)
+        parts: list[Tensor] = []
         scale = 1 / y[0].numel()
-        delta, moved_delta = (activations[-1] - y).mul_(scale), moved[-1] * scale
-        for index, (weight, bias) in reversed(list(enumerate(self._layers(out)))):
-            torch.bmm(moved_delta.mT, activations[index], out=weight)
-            torch.sum(moved_delta, dim=1, keepdim=True, out=bias)
+        delta, moved_delta = (activations[-1] - y).mul_(scale), moved[-1].mul_(scale)
+        for index, (weight, _) in reversed(list(enumerate(layers))):
+            weight_part = _weight_gradient(moved_delta, activations[index])
+            if index:
+                weight_part += _weight_gradient(delta, moved[index])
+            parts += [moved_delta.sum(dim=1), weight_part.flatten(1)]
             if not index:
                 break
-            weight.baddbmm_(delta.mT, moved[index - 1])
             slope = slopes[index - 1]
-            pulled = torch.bmm(delta, layers[index][0])
-            moved_delta = torch.bmm(moved_delta, layers[index][0]).baddbmm_(delta, tangents[index][0]).mul_(slope)
-            bend = _bend(self.activation, activations[index], slope)
+            moved_delta = _pull(self._room("moved delta", index, y), moved_delta, weight)
+            moved_delta = _add_pull(moved_delta, delta, tangents[index][0]).mul_(slope)
+            delta = _pull(self._room("delta", index, y), delta, weight)
+            bend = _bend(self.activation, activations[index], slope, moved[index])
             if bend is not None:
-                moved_delta.addcmul_(pulled, bend.mul_(pre[index - 1]))
-            delta = pulled.mul_(slope)
-        return out
+                moved_delta.addcmul_(delta, bend)
+            delta.mul_(slope)
+        return torch.cat(parts[::-1], dim=1)

@@ -213,21 +213,22 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     telling = Telling(wire, training)
     committed = training.iteration
     uncommitted: Path | None = None
-    for report in training:
-        telling.add(report)
-        due = training.iteration // spec.runtime.checkpoint_every > committed // spec.runtime.checkpoint_every
-        stop = orders.stop
-        if due or (stop is not None and stop.checkpoint):
-            _wait_until_gone(uncommitted)
-            telling.flush()
-            uncommitted = folder / f"checkpoint-{training.iteration}.safetensors"
-            training.save_checkpoint(uncommitted)
-            committed = training.iteration
-            wire.send(Checkpoint(step=committed, path=str(uncommitted)))
-        if stop is not None:
-            telling.flush()
-            return Stopped(step=training.iteration)
-    telling.flush()
+    try:
+        for report in training:
+            telling.add(report)
+            due = training.iteration // spec.runtime.checkpoint_every > committed // spec.runtime.checkpoint_every
+            stop = orders.stop
+            if due or (stop is not None and stop.checkpoint):
+                _wait_until_gone(uncommitted)
+                telling.flush()
+                uncommitted = folder / f"checkpoint-{training.iteration}.safetensors"
+                training.save_checkpoint(uncommitted)
+                committed = training.iteration
+                wire.send(Checkpoint(step=committed, path=str(uncommitted)))
+            if stop is not None:
+                return Stopped(step=training.iteration)
+    finally:  # a run that fails shows what led there
+        telling.flush()
     path = folder / "initialization.safetensors"
     training.save_initialization(path, {"job_id": run.job_id})
     return Succeeded(path=str(path), parameters=training.parameters)

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import Processor
 
 from service.api.problems import Problem, answer
 from service.settings import settings
@@ -32,14 +33,18 @@ _seconds = Histogram(
 
 
 def configure_log() -> None:
-    """One line a record, as text or JSON."""
-    readable = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+    """One line a record, as text or JSON. Tracebacks come without the frames' variables, among which are keys."""
+    plain = structlog.dev.plain_traceback
+    writing: tuple[Processor, ...] = (
+        (structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=plain),)
+        if settings().log == "text"
+        else (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if settings().log == "text" else [structlog.processors.dict_tracebacks]),
-            readable if settings().log == "text" else structlog.processors.JSONRenderer(),
+            *writing,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,

@@ -36,8 +36,9 @@ def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
     path: list[str | int] = []
     value = body
     for index, part in enumerate(location):
-        is_tag = isinstance(value, dict) and part == value.get("kind") and index < len(location) - 1
-        if is_tag and index > 0:
+        # A union's mark is the kind that the body names, or, where it leaves that to a default, no field of the body.
+        is_mark = isinstance(value, dict) and (part == value.get("kind") or part not in value)
+        if is_mark and 0 < index < len(location) - 1:
             continue
         path.append(part)
         value = _child(value, part)

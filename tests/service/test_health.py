@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2 as httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, update
 
-from service.store import workers
+from service.store import keys, workers
 from service.store.database import engine, transaction
 from service.store.tables import Worker
 from tests.conftest import ROOT
-from tests.service.conftest import Api, check_problem, serving, submit, worker_seen
+from tests.service.conftest import Api, Tenant, check_problem, client, serving, submit, worker_seen
 
 
 def test_ready_only_with_a_living_worker(api: Api, store: str) -> None:
@@ -29,10 +32,20 @@ def test_ready_only_with_a_living_worker(api: Api, store: str) -> None:
         workers.gone(session, worker_id)
 
 
-def test_not_ready_before_the_schema_is_there(empty_database_url: str, tmp_path: Path) -> None:
-    with serving(empty_database_url, tmp_path / "log") as api:
+@pytest.mark.parametrize("log", ["text", "json"])
+def test_not_ready_before_the_schema_is_there(empty_database_url: str, tmp_path: Path, log: str) -> None:
+    key = keys.new_key()
+    with serving(empty_database_url, tmp_path / "log", AMAML_LOG=log) as api:
         assert "upgrade head" in check_problem(httpx.get(f"{api.url}/readyz"), 503, "unavailable")["detail"]
         assert httpx.get(f"{api.url}/healthz").status_code == 200
+        # Nothing works without tables: the answer says nothing of it but where to look.
+        broken = httpx.get(f"{api.url}/v1/jobs", headers={"Authorization": f"Bearer {key}"})
+        problem = check_problem(broken, 500, "internal_error")
+        assert problem["request_id"] in problem["detail"]
+        assert "api_keys" not in broken.text
+        assert problem["request_id"] in api.log.read_text()
+        assert "UndefinedTable" in api.log.read_text()
+        assert key not in api.log.read_text()
     engine(empty_database_url).dispose()
 
 
@@ -76,8 +89,15 @@ def test_the_process_holds_no_torch(api: Api, http: httpx.Client) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_it_starts_soon(store: str, tmp_path: Path) -> None:
-    # Seconds of the processor, not of the clock: tests share their machine.
-    with serving(store, tmp_path / "log") as api:
+def test_it_starts_soon_and_ends_soon_under_an_open_stream(store: str, tenant: Tenant, tmp_path: Path) -> None:
+    with serving(store, tmp_path / "log") as api, client(api, tenant) as http:
+        # Seconds of the processor, not of the clock: tests share their machine.
         fields = Path(f"/proc/{api.pid}/stat").read_text().rpartition(")")[2].split()
-    assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 4
+        assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 4
+        stream = http.stream("GET", f"/v1/jobs/{submit(http)}/events", headers={"Accept": "text/event-stream"})
+        with stream as answer:
+            began = time.monotonic()
+            os.kill(api.pid, signal.SIGTERM)
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.read()
+        assert time.monotonic() - began < 5

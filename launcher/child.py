@@ -26,7 +26,8 @@ IDENTITIES = {
 }
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 4
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -50,7 +51,9 @@ def become(identity: str) -> None:
     capability = {"nobody": None, "nobody+search": CAP_DAC_READ_SEARCH, "nobody+override": CAP_DAC_OVERRIDE}[identity]
     os.setgroups([])
     if capability is not None:
-        _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        # The change of user takes no capability away, and access(2), by which initdb looks for its binaries, counts
+        # them too, which it wouldn't do for a user that isn't root.
+        _checked(_libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
     os.setgid(UNPRIVILEGED)
     os.setuid(UNPRIVILEGED)
     if capability is not None:

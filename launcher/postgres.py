@@ -112,10 +112,20 @@ def _refusal(identity: str, folder: Path) -> str | None:
     except OSError as error:
         return str(error)
     child = Path(__file__).with_name("child.py")
-    enter_and_run = ["/bin/sh", "-c", 'cd "$1" && : > probe && rm probe && "$2" --version', "sh"]
+    # pg_config finds itself the way that initdb and postgres find their binaries and files.
+    enter_and_run = ["/bin/sh", "-c", 'cd "$1" && : > probe && rm probe && "$2" --bindir && "$3" --version', "sh"]
     arguments = [str(os.getpid()), str(int(signal.SIGKILL)), identity, *enter_and_run]
     trial = subprocess.run(
-        [sys.executable, "-I", "-S", str(child), *arguments, str(folder), str(_binary("postgres"))],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            str(child),
+            *arguments,
+            str(folder),
+            str(_binary("pg_config")),
+            str(_binary("postgres")),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -57,6 +57,8 @@ def test_only_the_searching_identities_pass_a_closed_folder(tmp_path: Path) -> N
     with pytest.raises(StartFailed):
         run(shell(f"ls {tmp_path}/inside", identity="nobody"))
     run(shell(f"ls {tmp_path}/inside", identity="nobody+search"))
+    probe = f"import os; assert os.access('{tmp_path}/inside', os.X_OK)"
+    run(Command("child", ["/usr/bin/env", sys.executable, "-c", probe], identity="nobody+search"))
     with pytest.raises(StartFailed):
         run(shell(f"touch {tmp_path}/inside/file", identity="nobody+search"))
 

@@ -33,6 +33,10 @@ def server(folder: Path, password: str = PASSWORD) -> Iterator[tuple[Child, str]
         child.stop()
 
 
+def others_reach_the_binaries() -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in postgres._binary("postgres").resolve().parents)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One data folder for the whole file, initialised once."""
@@ -138,7 +142,8 @@ def test_as_root_below_a_folder_open_or_closed_to_others(mode: int) -> None:
     with tempfile.TemporaryDirectory() as above:
         Path(above).chmod(mode)
         with server(Path(above) / "store") as (child, _):
-            assert child.command.identity == ("nobody" if mode == 0o755 else "nobody+search")
+            all_is_open = mode == 0o755 and others_reach_the_binaries()
+            assert child.command.identity == ("nobody" if all_is_open else "nobody+search")
             effective = Path(f"/proc/{child.pid}/status").read_text().split("Uid:")[1].split()[1]
             assert effective == "65534"
         assert Path(above).stat().st_mode & 0o777 == mode
@@ -174,7 +179,7 @@ def test_root_that_cannot_become_anybody_else(tmp_path: Path) -> None:
 def test_a_user_without_a_name() -> None:
     """As in a container that was given a mere number. initdb alone would refuse."""
     as_number = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
-    if subprocess.run([*as_number, str(postgres._binary("postgres")), "--version"], check=False).returncode != 0:
+    if not others_reach_the_binaries():
         pytest.skip("this checkout lies below a folder that other users can't reach")
     # Reading everywhere: the interpreter itself may lie in a closed folder.
     reading = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]

@@ -187,3 +187,12 @@ def test_a_user_without_a_name() -> None:
         os.chown(folder, 54321, 54321)
         assert identity_under(*as_number, *reading, folder=Path(folder)) == "namespace"
         assert (Path(folder) / "data").stat().st_uid == 54321
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
+def test_root_with_no_more_capabilities_than_container_engines_grant(tmp_path: Path) -> None:
+    granted = "chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod"
+    bounds = ",".join(["-all", *(f"+{name}" for name in granted.split())])
+    tmp_path.chmod(0o700)
+    identity = identity_under("setpriv", "--bounding-set", bounds, folder=tmp_path / "store")
+    assert identity == "nobody+override"

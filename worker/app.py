@@ -33,6 +33,7 @@ from worker.spare import Spares
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+SECONDS_BETWEEN_CATCHING_UP = 1.0
 
 
 # Celery warns of root since a pickled message would run as root; only JSON is accepted here.
@@ -108,16 +109,17 @@ def _set_up_logging(**_: Any) -> None:
 
 
 def _start(**_: Any) -> None:
-    """Before the broker is reached: repairs and spares don't wait for it."""
+    """Before the broker is reached: repairs, spares and, if need be, jobs don't wait for it."""
     threading.excepthook = _end_on_a_fault
     folder.open()
     spares.start()
     Duty("reconciler", reconciler.round, SECONDS, stopping).start()
     OutboxPublisher(app, stopping).start()
-
-
-def _tell_of_life(**_: Any) -> None:
+    Duty("catch-up", slots.catch_up, SECONDS_BETWEEN_CATCHING_UP, stopping).start()
     Duty("heartbeat", sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE, stopping).start()
+
+
+def _tell_of_readiness(**_: Any) -> None:
     log.info("worker %s is ready for wake-ups, with %d slots", worker_id, settings().worker_slots)
 
 
@@ -135,8 +137,9 @@ def _stop(**_: Any) -> None:
 
 
 def _finish(**_: Any) -> None:
-    """No task runs any more."""
+    """No task runs any more; a job that was taken up without a wake-up may."""
     spares.close()
+    slots.wait_until_idle()
     folder.close()
     with transaction() as session:
         workers.gone(session, worker_id)
@@ -152,7 +155,7 @@ def _end_on_a_fault(fault: threading.ExceptHookArgs) -> None:
 for event, reaction in {
     signals.setup_logging: _set_up_logging,
     signals.worker_init: _start,
-    signals.worker_ready: _tell_of_life,
+    signals.worker_ready: _tell_of_readiness,
     signals.worker_shutting_down: _stop,
     signals.worker_shutdown: _finish,
 }.items():

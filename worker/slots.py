@@ -1,4 +1,8 @@
-"""Works off the queue: claims the job that has waited longest, runs it to its end, and goes on until none waits."""
+"""Works off the queue: claims the job that has waited longest, runs it to its end, and goes on until none waits.
+
+A wake-up is the usual cause. Where none comes (the broker is away for long, or the consumer has gone silent) and jobs wait
+though a slot is idle, the worker takes them up by itself.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import logging
 import socket
 import time
 from datetime import timedelta
-from threading import Event
+from threading import Condition, Event, Thread
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from service.store.claims import Claim, Claimant, take_next
+from service.store.claims import Claim, Claimant, some_wait, take_next
 from service.store.database import is_away, transaction
 from worker.folder import WorkerFolder
 from worker.process import TrainerProcess
@@ -21,9 +25,12 @@ from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+OVERDUE = timedelta(seconds=3)
+"""A job that has been due for that long was woken for again meanwhile, and in vain."""
+
 
 class Slots:
-    """What the slots of a worker share; `work_off_queue` is run by each slot's thread."""
+    """What the slots of a worker share. Whatever calls `work_off_queue`, no more than `worker_slots` jobs run at once."""
 
     def __init__(
         self, worker_id: UUID, settings: Settings, spares: Spares, folder: WorkerFolder, stopping: Event
@@ -31,9 +38,38 @@ class Slots:
         self._worker_id, self._settings = worker_id, settings
         self._spares, self._folder, self._stopping = spares, folder, stopping
         self.host = socket.gethostname()
+        self._working = 0
+        self._changed = Condition()
 
     def work_off_queue(self) -> None:
-        """Returns when no job waits, or the worker is to end."""
+        """Returns when no job waits, no slot is idle, or the worker is to end."""
+        with self._changed:
+            if self._working >= self._settings.worker_slots:
+                return
+            self._working += 1
+        try:
+            self._run_one_after_another()
+        finally:
+            with self._changed:
+                self._working -= 1
+                self._changed.notify_all()
+
+    def catch_up(self) -> None:
+        """Works off the queue in a thread of its own, without a wake-up, where a job is overdue and a slot idle."""
+        ready = self._spares.what_it_is
+        if ready is None or self._working >= self._settings.worker_slots:
+            return
+        with transaction() as session:
+            overdue = some_wait(session, OVERDUE, ["auto", *ready.devices])
+        if overdue:
+            log.warning("jobs wait and no wake-up comes: the queue is worked off without one")
+            Thread(target=self.work_off_queue, name="overdue", daemon=True).start()
+
+    def wait_until_idle(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._working == 0)
+
+    def _run_one_after_another(self) -> None:
         while not self._stopping.is_set():
             # The trainer first: no lease runs, and no job counts as started, while torch is imported.
             trainer = self._spares.take()

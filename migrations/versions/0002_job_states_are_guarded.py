@@ -1,0 +1,65 @@
+"""illegal steps of a job, and changes of an ended one's outcome, are refused by the database
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from alembic import op
+revision = '0002'
+down_revision = '0001'
+branch_labels = None
+depends_on = None
+
+
+# As service.store.guard generated it from the table of legal steps.
+BODY = """
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NEW.state <> 'queued' THEN
+            RAISE check_violation USING MESSAGE = format('a new job is queued, not %s', NEW.state);
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN (
+        ('queued', 'running'),
+        ('queued', 'paused'),
+        ('queued', 'cancelled'),
+        ('running', 'queued'),
+        ('running', 'pausing'),
+        ('running', 'cancelling'),
+        ('running', 'succeeded'),
+        ('running', 'failed'),
+        ('pausing', 'paused'),
+        ('pausing', 'cancelling'),
+        ('pausing', 'succeeded'),
+        ('pausing', 'failed'),
+        ('paused', 'queued'),
+        ('paused', 'cancelled'),
+        ('cancelling', 'cancelled'),
+        ('cancelling', 'succeeded'),
+        ('cancelling', 'failed')
+    ) THEN
+        RAISE check_violation USING MESSAGE = format('job %s is %s and can''t become %s', OLD.id, OLD.state, NEW.state);
+    END IF;
+    IF OLD.state IN ('succeeded', 'failed', 'cancelled') AND (NEW.initialization_blob_id, NEW.ended_at, NEW.attempt) IS DISTINCT FROM (OLD.initialization_blob_id, OLD.ended_at, OLD.attempt) THEN
+        RAISE check_violation USING MESSAGE = format('job %s has %s: its outcome stays as it is', OLD.id, OLD.state);
+    END IF;
+    IF NEW.attempt < OLD.attempt THEN
+        RAISE check_violation USING MESSAGE = format('job %s: its fence can''t go back from %s', OLD.id, OLD.attempt);
+    END IF;
+    RETURN NEW;
+END
+"""
+
+
+def upgrade() -> None:
+    op.execute(f"CREATE FUNCTION guard_job() RETURNS trigger LANGUAGE plpgsql AS $guard${BODY}$guard$")
+    op.execute(
+        "CREATE TRIGGER guard_job BEFORE INSERT OR UPDATE OF state, initialization_blob_id, ended_at, attempt ON jobs "
+        "FOR EACH ROW EXECUTE FUNCTION guard_job()"
+    )
+
+
+def downgrade() -> None:
+    op.execute("DROP TRIGGER guard_job ON jobs")
+    op.execute("DROP FUNCTION guard_job()")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,15 +17,32 @@ from amaml.adjoint.interpolated import Interpolated
 from amaml.draws import key
 from amaml.families.base import Family
 from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver, TorchDiffEq
+from amaml.methods.amaml import meta_gradient
+from amaml.methods.estimate import Estimate
+from amaml.methods.fomaml import fomaml
+from amaml.methods.imaml import imaml
+from amaml.methods.maml import maml
+from amaml.methods.reptile import reptile
 from amaml.spec import (
     AdjointSpec,
+    AmamlSpec,
+    AnyMethod,
     BacksolveSpec,
     DiscreteSpec,
     FamilySpec,
+    FomamlSpec,
+    ImamlSpec,
     InterpolatedSpec,
+    Maml1Spec,
+    MamlSpec,
     ModelSpec,
+    RandomSpec,
+    ReptileSpec,
     SolverSpec,
 )
+
+Estimator = Callable[..., Estimate]
+"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate; an exact one takes `certify` too."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}
@@ -65,3 +83,25 @@ def build_adjoint(spec: AdjointSpec) -> Discrete | Interpolated | Backsolve:
             return Interpolated(scheme=spec.scheme)
         case BacksolveSpec():
             return Backsolve(max_evaluations=spec.max_evaluations)
+
+
+def build_estimator(spec: AnyMethod) -> Estimator | None:
+    """What estimates θ's meta-gradient; None for the method that trains nothing."""
+    match spec:
+        case AmamlSpec():
+            return partial(
+                meta_gradient,
+                adjoint=build_adjoint(spec.adjoint),
+                proximal=spec.proximal,
+                proximal_in_query=spec.proximal_in_query,
+            )
+        case MamlSpec() | Maml1Spec():
+            return partial(maml, steps=spec.steps)
+        case FomamlSpec():
+            return fomaml
+        case ReptileSpec():
+            return reptile
+        case ImamlSpec():
+            return partial(imaml, proximal=spec.proximal, cg_steps=spec.cg_steps, damping=spec.damping)
+        case RandomSpec():
+            return None

@@ -13,21 +13,66 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from amaml.family_specs import (
+    AlpineSpec,
+    CosMixtureSpec,
+    FamilySpec,
+    RatingsSpec,
+    SinusoidSpec,
+    SyntheticFamilySpec,
+    TestTasks,
+)
+from amaml.method_specs import (
+    METHODS,
+    AdjointSpec,
+    AmamlSpec,
+    AnyMethod,
+    BacksolveSpec,
+    DiscreteSpec,
+    FomamlSpec,
+    ImamlSpec,
+    InterpolatedSpec,
+    Maml1Spec,
+    MamlSpec,
+    MethodSpec,
+    RandomSpec,
+    ReptileSpec,
+)
+from amaml.parts import Part, RuleBroken
 
 __all__ = [
     "AdamSpec",
     "AdjointSpec",
+    "AlpineSpec",
     "AmamlSpec",
+    "AnyMethod",
+    "BacksolveSpec",
+    "CosMixtureSpec",
+    "DiscreteSpec",
     "EvaluationSpec",
     "FamilySpec",
+    "FomamlSpec",
     "Horizon",
+    "ImamlSpec",
+    "InterpolatedSpec",
     "JobSpec",
+    "MLPSpec",
+    "Maml1Spec",
+    "MamlSpec",
     "MetaSpec",
+    "MethodSpec",
     "ModelSpec",
+    "Part",
+    "RandomSpec",
+    "RatingsSpec",
+    "ReptileSpec",
     "RuleBroken",
     "RuntimeSpec",
+    "SinusoidSpec",
     "SolverSpec",
+    "SyntheticFamilySpec",
     "TrajectorySpec",
     "families",
     "methods",
@@ -38,97 +83,6 @@ __all__ = [
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Tolerance = Annotated[float, Field(ge=1e-12, le=1e-1)]
 Length = Annotated[float, Field(gt=0, le=10_000)]
-Shots = Annotated[int, Field(ge=1, le=10_000)]
-TaskCount = Annotated[int, Field(ge=1, le=1_000_000)]
-TestTasks = Annotated[int, Field(ge=1, le=10_000)]
-
-
-class RuleBroken(ValueError):
-    """A rule between fields is broken. `field` is the path, from the part that has the rule, to the field to change."""
-
-    def __init__(self, sentence: str, *field: str) -> None:
-        super().__init__(sentence)
-        self.field = field
-
-
-class Part(BaseModel):
-    """A piece of a spec: unknown fields refused, strict types, no NaN, immutable."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
-    )
-
-
-# ---------------------------------------------------------------------------------------------- task families
-
-
-class FamilySpec(Part):
-    """Base of every task family's spec. Subclasses fix `kind` and name their implementation."""
-
-    implementation: ClassVar[str]
-    """`module:function`; called as function(spec, dtype=…, device=…, seed=…, datasets=…) in the trainer."""
-    summary: ClassVar[str]
-    kind: str
-
-
-class SyntheticFamilySpec(FamilySpec):
-    """Fields shared by families whose tasks are drawn from a formula."""
-
-    shots: Shots = 100
-    """Support points a task: what the inner flow trains on."""
-    queries: Shots = 100
-    """Query points a task: what judges the adapted network during meta-training."""
-    test_tasks: TestTasks = 100
-    """Unseen tasks set apart for evaluation."""
-
-
-class CosMixtureSpec(SyntheticFamilySpec):
-    implementation: ClassVar[str] = "amaml.families.cosmixture:build"
-    summary: ClassVar[str] = (
-        "y = −c Σ cos(ωπx_i + φ) − Σ x_i², c∈[.1,1], φ∈[.5,2], ω∈[3,6], x∈[−1,1]^d (the paper's first)."
-    )
-    kind: Literal["cosmixture"] = "cosmixture"
-    dim: Annotated[int, Field(ge=1, le=10)] = 2
-    train_tasks: TaskCount = 100
-
-
-class AlpineSpec(SyntheticFamilySpec):
-    implementation: ClassVar[str] = "amaml.families.alpine:build"
-    summary: ClassVar[str] = (
-        "y = Σ |x_i sin(x_i + π + k_iπ/12) + x_i/10|, k_i∈[−5,5], x∈[−10,10]^d (the paper's second)."
-    )
-    kind: Literal["alpine"] = "alpine"
-    dim: Annotated[int, Field(ge=1, le=10)] = 2
-    train_tasks: TaskCount = 100
-
-
-class SinusoidSpec(SyntheticFamilySpec):
-    implementation: ClassVar[str] = "amaml.families.sinusoid:build"
-    summary: ClassVar[str] = (
-        "y = a sin(x − φ), a∈[.1,5], φ∈[0,π], x∈[−5,5] (Finn et al. 2017, the field's hello-world)."
-    )
-    kind: Literal["sinusoid"] = "sinusoid"
-    shots: Shots = 10
-    queries: Shots = 10
-    train_tasks: TaskCount | None = None
-    """Null draws a fresh task every time, as Finn et al. do."""
-
-
-class RatingsSpec(FamilySpec):
-    implementation: ClassVar[str] = "amaml.families.ratings:build"
-    summary: ClassVar[str] = (
-        "Collaborative filtering: each user a task, items one-hot; MovieLens and Jester files as published."
-    )
-    kind: Literal["ratings"] = "ratings"
-    dataset: UUID = Field(strict=False)
-    """Id of an uploaded data set."""
-    items: Annotated[int, Field(ge=2, le=2_000)] = 100
-    """How many of the most-rated items are kept; each is one input feature."""
-    shots: Shots = 10
-    queries: Shots = 15
-    train_tasks: TaskCount | None = None
-    """Null takes every user with enough ratings that is neither a test nor a validation user."""
-    test_tasks: TestTasks = 100
 
 
 # ----------------------------------------------------------------------------------------------------- models
@@ -149,46 +103,8 @@ class MLPSpec(ModelSpec):
         "Fully connected network; gradients and Hessian-vector products by batched matrix products."
     )
     kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=8)] = [32, 32]
+    hidden: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=8)] = [32, 32]  # noqa: RUF012 - pydantic copies it
     activation: Literal["tanh", "sigmoid", "softplus", "relu"] = "tanh"
-
-
-# ---------------------------------------------------------------------------------------------------- methods
-
-
-class DiscreteSpec(Part):
-    """Exact reverse of the accepted forward steps."""
-
-    kind: Literal["discrete"] = "discrete"
-    checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """States kept at any time (binomial schedule); null keeps about √N."""
-
-
-class InterpolatedSpec(Part):
-    """The paper's: the adjoint ODE by its own solver over the stored forward trajectory."""
-
-    kind: Literal["interpolated"] = "interpolated"
-    scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
-
-
-class BacksolveSpec(Part):
-    """u re-integrated backwards beside λ; constant memory; detects its own failure and fails the job."""
-
-    kind: Literal["backsolve"] = "backsolve"
-    max_evaluations: Annotated[int, Field(ge=10, le=10_000_000)] = 20_000
-
-
-AdjointSpec = Annotated[DiscreteSpec | InterpolatedSpec | BacksolveSpec, Field(discriminator="kind")]
-
-
-class AmamlSpec(Part):
-    summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
-    kind: Literal["amaml"] = "amaml"
-    adjoint: AdjointSpec = DiscreteSpec()
-    proximal: Annotated[float, Field(ge=0, le=1_000)] = 0.0
-    """ρ: pulls the flow towards θ. 0 is the paper's stated method, 1 what its released code runs."""
-    proximal_in_query: bool = False
-    """Adds ½ρ‖u(T)−θ‖² to the query loss, as the released code does."""
 
 
 # ------------------------------------------------------------------------- trajectory, solver, meta-optimizer
@@ -352,18 +268,20 @@ def _kind(cls: type[Part]) -> str:
 
 _FAMILIES = _with_entry_points("amaml.families", FamilySpec, (CosMixtureSpec, AlpineSpec, SinusoidSpec, RatingsSpec))
 _MODELS = _with_entry_points("amaml.models", ModelSpec, (MLPSpec,))
-_METHODS: tuple[type[Any], ...] = (AmamlSpec,)
 
 if TYPE_CHECKING:
     AnyFamily = FamilySpec
     AnyModel = ModelSpec
-    AnyMethod = AmamlSpec
 else:
 
     def _union(classes):
         return Annotated[Union[classes], Field(discriminator="kind")] if len(classes) > 1 else classes[0]  # noqa: UP007 - a tuple of classes
 
-    AnyFamily, AnyModel, AnyMethod = _union(_FAMILIES), _union(_MODELS), _union(_METHODS)
+    AnyFamily, AnyModel = _union(_FAMILIES), _union(_MODELS)
+
+
+DESCENDING = ("maml", "maml1")
+"""Methods whose inner steps are gradient descent by definition."""
 
 
 class JobSpec(Part):
@@ -373,15 +291,29 @@ class JobSpec(Part):
     tags: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]],
         Field(max_length=32),
-    ] = {}
+    ] = {}  # noqa: RUF012 - pydantic copies it
     family: AnyFamily
     model: AnyModel = MLPSpec()
-    method: AnyMethod = AmamlSpec()
+    method: Annotated[AnyMethod, Field(discriminator="kind")] = AmamlSpec()
     trajectory: TrajectorySpec = TrajectorySpec()
     solver: SolverSpec = SolverSpec()
+    """Of the inner flow; maml and maml1 are gradient descent, so theirs is euler unless it says otherwise."""
     meta: MetaSpec = MetaSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     runtime: RuntimeSpec = RuntimeSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_goes_without_saying(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        method, solver = data.get("method"), data.get("solver", {})
+        if isinstance(method, dict) and "kind" not in method:
+            data = {**data, "method": {"kind": "amaml", **method}}
+        kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
+        if kind in DESCENDING and isinstance(solver, dict) and "kind" not in solver:
+            data = {**data, "solver": {"kind": "euler", **solver}}
+        return data
 
     @model_validator(mode="after")
     def _tolerance_that_the_dtype_can_hold(self) -> Self:
@@ -395,14 +327,50 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _adjoint_that_the_solver_can_serve(self) -> Self:
-        if self.solver.kind in TORCHDIFFEQ:
-            adjoint = self.method.adjoint
-            if adjoint != DiscreteSpec():
-                raise RuleBroken(
-                    f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
-                    "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5",
-                    "method", "adjoint",
-                )  # fmt: skip
+        adjoint = self.method.adjoint if isinstance(self.method, AmamlSpec) else DiscreteSpec()
+        if self.solver.kind in TORCHDIFFEQ and adjoint != DiscreteSpec():
+            raise RuleBroken(
+                f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
+                "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5",
+                "method", "adjoint",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _steps_that_the_method_can_take(self) -> Self:
+        if not isinstance(self.method, MamlSpec | Maml1Spec):
+            return self
+        if self.solver.kind != "euler":
+            raise RuleBroken(
+                f"{self.method.kind} is gradient descent, and its solver euler, not {self.solver.kind}: set solver.kind to euler "
+                "and solver.step to the inner learning rate, or choose method amaml",
+                "solver", "kind",
+            )  # fmt: skip
+        if self.method.steps is not None:
+            for name in ("schedule", "horizons"):
+                if getattr(self.trajectory, name) is not None:
+                    raise RuleBroken(
+                        f"{name} has no meaning where the method sets the number of its steps: set trajectory.{name} to null, "
+                        "or use method maml with steps null",
+                        "trajectory", name,
+                    )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_method_can_use(self) -> Self:
+        if self.runtime.certify_every is not None and not self.method.exact:
+            able = ", ".join(_kind(cls) for cls in METHODS if cls.exact)
+            raise RuleBroken(
+                f"{self.method.kind} has no error that a certificate could measure, for it doesn't compute the objective's own "
+                f"gradient: set runtime.certify_every to null, or choose one of {able}",
+                "runtime", "certify_every",
+            )  # fmt: skip
+        if isinstance(self.method, RandomSpec) and self.meta.init_from is not None:
+            raise RuleBroken(
+                "random evaluates the random start, so it starts from no other job: set meta.init_from to null, or choose "
+                "another method",
+                "meta", "init_from",
+            )  # fmt: skip
         return self
 
     def canonical(self) -> str:
@@ -424,9 +392,9 @@ def models() -> dict[str, type[ModelSpec]]:
     return {_kind(cls): cls for cls in _MODELS}
 
 
-def methods() -> dict[str, type[AmamlSpec]]:
+def methods() -> dict[str, type[AnyMethod]]:
     """Every meta-gradient estimator by kind."""
-    return {_kind(cls): cls for cls in _METHODS}
+    return {_kind(cls): cls for cls in METHODS}
 
 
 _SOLVER_SUMMARIES = {

@@ -19,10 +19,11 @@ from amaml import initialization as initializations
 from amaml.checkpoint import Checkpoint, Progress
 from amaml.evaluation import Evaluation, Flow, evaluate, fine_tuning_curve, mean_and_error, nrmse, nrmse_by_flow
 from amaml.flow.result import Result, SolveError
-from amaml.methods.amaml import MetaGradient, meta_gradient
+from amaml.methods.amaml import MetaGradient
 from amaml.methods.certificate import Certificate
+from amaml.methods.estimate import Estimate
 from amaml.models.losses import regression_losses
-from amaml.registry import build_adjoint, build_family, build_model, build_solver
+from amaml.registry import Estimator, build_estimator, build_family, build_model, build_solver
 from amaml.schedules import learning_rate, length_at
 from amaml.spec import AdamSpec, JobSpec
 
@@ -141,7 +142,9 @@ class Training:
 
         self._losses = regression_losses(self._net)
         self._solver = build_solver(spec.solver)
-        self._adjoint = build_adjoint(spec.method.adjoint)
+        self._estimator = build_estimator(spec.method)
+        if self._estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
+            self._progress.iteration = self.iterations
         self._began = time.monotonic() - self._progress.seconds
 
     @property
@@ -174,9 +177,9 @@ class Training:
             self._check_certificates()
             if self._evaluation_is_due():
                 yield from self._evaluate()
-            if self.iteration == self.iterations:
+            if self.iteration == self.iterations or self._estimator is None:
                 return
-            yield self._step()
+            yield self._step(self._estimator)
 
     def save_checkpoint(self, path: Path) -> None:
         """Writes all that a resume needs."""
@@ -195,12 +198,12 @@ class Training:
 
     # One meta-iteration
 
-    def _step(self) -> Report:
+    def _step(self, estimator: Estimator) -> Report:
         started = time.perf_counter()
         self._check_time()
         iteration = self.iteration
         tasks = self._family.training_batch(iteration, self.spec.meta.tasks_per_batch)
-        result = self._meta_gradient(tasks, iteration)
+        result = self._estimate(estimator, tasks, iteration)
         norm = _norm(result.grad)
         loss = result.loss.double().mean().item()
         if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -220,24 +223,22 @@ class Training:
         lambda_max = result.stats.lambda_max.max().item()
         if not math.isnan(lambda_max):  # NaN: solved without the guard, so nobody looked
             metrics["lambda_max"] = lambda_max
-        if result.certificate is not None:
+        if isinstance(result, MetaGradient) and result.certificate is not None:
             metrics |= self._certified(result.certificate)
         return Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
-    def _meta_gradient(self, tasks: dict[str, Tensor], iteration: int) -> MetaGradient:
-        method, trajectory, every = self.spec.method, self.spec.trajectory, self.spec.runtime.certify_every
+    def _estimate(self, estimator: Estimator, tasks: dict[str, Tensor], iteration: int) -> Estimate:
+        """The method's meta-gradient, with its certificate where one is due (which an exact method alone can give)."""
+        trajectory, every = self.spec.trajectory, self.spec.runtime.certify_every
         horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
-        return meta_gradient(
+        return estimator(
             self._theta,
             *self._losses,
             tasks,
             length=None if horizons else length_at(trajectory, iteration),
             horizons=horizons,
             solver=self._solver,
-            adjoint=self._adjoint,
-            proximal=method.proximal,
-            proximal_in_query=method.proximal_in_query,
-            certify=every is not None and (iteration + 1) % every == 0,
+            **({"certify": (iteration + 1) % every == 0} if every is not None else {}),
         )
 
     def _certified(self, certificate: Certificate) -> dict[str, float]:

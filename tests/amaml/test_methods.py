@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import amaml
 from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
+from amaml.methods.maml import maml
 from amaml.methods.reptile import reptile
 from tests.amaml.problems import (  # fmt: skip
     apart,
@@ -22,6 +25,43 @@ from tests.amaml.problems import (  # fmt: skip
 )
 
 THETA = torch.linspace(-1, 1, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"), [({"length": 0.3}, 6), ({"steps": 4}, 4), ({"steps": 1, "length": 9.0}, 1)]
+)
+def test_maml_of_a_quadratic(asked: dict[str, Any], steps: int) -> None:
+    """u_N = a + (I−hA)^N (θ−a), so that the gradient is (I−hA)^N ∇L_qry(u_N)."""
+    tasks, h = quadratic(3, 5, 10), 0.05
+    shrink = torch.matrix_power(torch.eye(5, dtype=torch.float64) - h * tasks["A"], steps)
+    u = tasks["a"] + (shrink @ (THETA - tasks["a"]).unsqueeze(-1)).squeeze(-1)
+    gradient = (shrink @ (2 * (u - tasks["b"]) + 0.4 * u.pow(3)).unsqueeze(-1)).squeeze(-1)
+    answer = maml(THETA, quadratic_support, quadratic_query, tasks, solver=amaml.Euler(h), **asked)
+    assert apart(answer.adapted, u) < 1e-12
+    assert apart(answer.per_task, gradient) < 1e-12
+    assert (answer.stats.steps == steps).all()
+
+
+def test_maml_equals_backpropagation_through_unrolled_steps() -> None:
+    net, tasks = network([6]), cosines(2, 9)
+    theta = start(net)
+    support, query = amaml.regression_losses(net)
+    answer = maml(theta, support, query, tasks, solver=amaml.Euler(0.1), steps=5)
+    for task in range(2):
+        own = {name: rows[task] for name, rows in tasks.items()}
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
+        u = dict(leaves)
+        for _ in range(5):
+            slopes = torch.autograd.grad(support(u, own), list(u.values()), create_graph=True)
+            u = {name: value - 0.1 * slope for (name, value), slope in zip(u.items(), slopes, strict=True)}
+        unrolled = torch.autograd.grad(query(u, own), list(leaves.values()))
+        for name, expected in zip(leaves, unrolled, strict=True):
+            torch.testing.assert_close(answer.per_task[name][task], expected, rtol=1e-10, atol=1e-13)
+
+
+def test_maml_descends_by_eulers_steps_alone() -> None:
+    with pytest.raises(ValueError, match=r"use Euler\(step\)"):
+        maml(THETA, quadratic_support, quadratic_query, quadratic(2, 5, 10), length=1.0, solver=amaml.Dopri5())
 
 
 def test_fomaml_is_the_query_gradient_at_the_end_of_the_flow() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,47 +18,10 @@ from amaml.initialization import InitializationError, load, read, write
 from amaml.registry import build_family, build_model, build_solver
 from amaml.schedules import INVERSE_SQRT_AFTER, learning_rate, length_at
 from amaml.spec import AdamSpec, Horizon, JobSpec, SolverSpec, TrajectorySpec
-from amaml.training import CertificateFailed, Diverged, Report, TimedOut, Training, train
+from amaml.training import CertificateFailed, Diverged, TimedOut, Training, train
+from tests.amaml.jobs import bits, sha256, small
 
 OTHER_JOB = UUID("0198b2a0-0000-7000-8000-000000000002")
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """A training sets these for the whole process."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.set_num_threads(before[1])
-
-
-def small(**changes: dict[str, Any]) -> JobSpec:
-    """A sinusoid job that takes a second; `changes` go into the parts they name."""
-    parts: dict[str, dict[str, Any]] = {
-        "family": {"kind": "sinusoid", "shots": 5, "queries": 5, "test_tasks": 4},
-        "model": {"kind": "mlp", "hidden": [8]},
-        "trajectory": {"length": 0.5},
-        "solver": {"kind": "euler", "step": 0.1},
-        "meta": {"iterations": 20, "tasks_per_batch": 3},
-        "evaluation": {"every": 10, "tasks": 4, "epochs": 20},
-        "runtime": {"threads": 1, "device": "cpu"},
-    }
-    for name, change in changes.items():
-        parts[name] = {**parts.get(name, {}), **change}
-    return JobSpec.model_validate_json(json.dumps(parts))
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def bits(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
-    """All metrics of a run that aren't wall-clock times."""
-    return [
-        (report.iteration, {name: value for name, value in report.metrics.items() if name != "seconds"})
-        for report in reports
-        if report.metrics
-    ]
 
 
 def test_one_step_by_hand() -> None:

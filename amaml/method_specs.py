@@ -1,0 +1,112 @@
+"""The methods that a job names by one word: how θ's meta-gradient is estimated. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from amaml.parts import Part
+
+
+class DiscreteSpec(Part):
+    """Exact reverse of the accepted forward steps."""
+
+    kind: Literal["discrete"] = "discrete"
+    checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """States kept at any time (binomial schedule); null keeps about √N."""
+
+
+class InterpolatedSpec(Part):
+    """The paper's: the adjoint ODE by its own solver over the stored forward trajectory."""
+
+    kind: Literal["interpolated"] = "interpolated"
+    scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
+
+
+class BacksolveSpec(Part):
+    """u re-integrated backwards beside λ; constant memory; detects its own failure and fails the job."""
+
+    kind: Literal["backsolve"] = "backsolve"
+    max_evaluations: Annotated[int, Field(ge=10, le=10_000_000)] = 20_000
+
+
+AdjointSpec = Annotated[DiscreteSpec | InterpolatedSpec | BacksolveSpec, Field(discriminator="kind")]
+
+
+class MethodSpec(Part):
+    """What every method's spec has. Each says its `proximal`, the ρ of its inner flow in training and evaluation."""
+
+    summary: ClassVar[str]
+    exact: ClassVar[bool] = False
+    """Whether it gives the training objective's own gradient, whose error a certificate can measure."""
+    kind: str
+
+
+class AmamlSpec(MethodSpec):
+    summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
+    exact: ClassVar[bool] = True
+    kind: Literal["amaml"] = "amaml"
+    adjoint: AdjointSpec = DiscreteSpec()
+    proximal: Annotated[float, Field(ge=0, le=1_000)] = 0.0
+    """ρ: pulls the flow towards θ. 0 is the paper's stated method, 1 what its released code runs."""
+    proximal_in_query: bool = False
+    """Adds ½ρ‖u(T)−θ‖² to the query loss, as the released code does."""
+
+
+class MamlSpec(MethodSpec):
+    summary: ClassVar[str] = (
+        "MAML (Finn et al. 2017): N steps of gradient descent, differentiated exactly; solver.step is the inner rate."
+    )
+    exact: ClassVar[bool] = True
+    proximal: ClassVar[float] = 0.0
+    kind: Literal["maml"] = "maml"
+    steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """N, in training; null takes the trajectory's, length/step. Evaluation flows to the trajectory's length either way."""
+
+
+class Maml1Spec(MethodSpec):
+    summary: ClassVar[str] = (
+        "MAML with a single inner step of solver.step; evaluation flows to the trajectory's length."
+    )
+    exact: ClassVar[bool] = True
+    proximal: ClassVar[float] = 0.0
+    steps: ClassVar[int] = 1
+    kind: Literal["maml1"] = "maml1"
+
+
+class FomamlSpec(MethodSpec):
+    summary: ClassVar[str] = "First-order MAML (Finn et al. 2017): the query gradient at the flow's end, taken for θ's."
+    proximal: ClassVar[float] = 0.0
+    kind: Literal["fomaml"] = "fomaml"
+
+
+class ReptileSpec(MethodSpec):
+    summary: ClassVar[str] = "Reptile (Nichol et al. 2018): θ moves towards where the tasks' flows end."
+    proximal: ClassVar[float] = 0.0
+    kind: Literal["reptile"] = "reptile"
+
+
+class ImamlSpec(MethodSpec):
+    summary: ClassVar[str] = (
+        "Implicit MAML (Rajeswaran et al. 2019): the proximal flow's minimum, differentiated by conjugate gradients."
+    )
+    kind: Literal["imaml"] = "imaml"
+    proximal: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """ρ (λ in the paper): pulls the flow towards θ, and sets how far the implicit gradient looks through it."""
+    cg_steps: Annotated[int, Field(ge=1, le=1_000)] = 5
+    """Conjugate-gradient steps, a Hessian-vector product each."""
+    damping: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Added to the linear system's diagonal: keeps it positive definite where the support loss isn't convex."""
+
+
+class RandomSpec(MethodSpec):
+    summary: ClassVar[str] = "No training: what the random start scores, the floor for every other method."
+    proximal: ClassVar[float] = 0.0
+    kind: Literal["random"] = "random"
+
+
+AnyMethod = AmamlSpec | MamlSpec | Maml1Spec | FomamlSpec | ReptileSpec | ImamlSpec | RandomSpec
+METHODS: tuple[type[AnyMethod], ...] = (
+    AmamlSpec, MamlSpec, Maml1Spec, FomamlSpec, ReptileSpec, ImamlSpec, RandomSpec,
+)  # fmt: skip

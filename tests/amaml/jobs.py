@@ -1,0 +1,40 @@
+"""Small jobs and what they leave, shared by the tests of the training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from amaml.spec import JobSpec
+from amaml.training import Report
+
+
+def small(**changes: dict[str, Any]) -> JobSpec:
+    """A sinusoid job that takes a second; `changes` go into the parts they name."""
+    parts: dict[str, dict[str, Any]] = {
+        "family": {"kind": "sinusoid", "shots": 5, "queries": 5, "test_tasks": 4},
+        "model": {"kind": "mlp", "hidden": [8]},
+        "trajectory": {"length": 0.5},
+        "solver": {"kind": "euler", "step": 0.1},
+        "meta": {"iterations": 20, "tasks_per_batch": 3},
+        "evaluation": {"every": 10, "tasks": 4, "epochs": 20},
+        "runtime": {"threads": 1, "device": "cpu"},
+    }
+    for name, change in changes.items():
+        parts[name] = {**parts.get(name, {}), **change}
+    return JobSpec.model_validate_json(json.dumps(parts))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def bits(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
+    """All metrics of a run that aren't wall-clock times."""
+    return [
+        (report.iteration, {name: value for name, value in report.metrics.items() if name != "seconds"})
+        for report in reports
+        if report.metrics
+    ]

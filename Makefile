@@ -2,8 +2,9 @@
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
+BENCH := benchmarks/.venv
 
-.PHONY: help setup demo test up check
+.PHONY: help setup demo test up check bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +26,17 @@ check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
+
+bench: $(BENCH)/.installed ## all benchmarks beside their peers, about 20 minutes; benchmarks/results/*.json, docs/figures
+	@$(BENCH)/bin/python -m amaml.kernel.build
+	@exec $(BENCH)/bin/python -m benchmarks
+
+$(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/requirements-jax.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(PYTHON) -m venv --clear $(BENCH)-jax
+	$(BENCH)-jax/bin/python -m pip install --quiet -r benchmarks/requirements-jax.txt
+	@touch $@
 
 # No stamp, no trust: it goes before anything is changed, so what an interrupted run had half unpacked is thrown away.
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt

@@ -1,0 +1,14 @@
+"""All benchmarks, one after another, each in a process of its own, then the figures: what `make bench` runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+BENCHMARKS = ("speed", "memory", "scaling", "work_precision", "guard")
+
+for name in (*BENCHMARKS, "plots"):
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+    print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)

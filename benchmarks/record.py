@@ -1,0 +1,130 @@
+"""What every benchmark shares: the command line, timing in turn, and the JSON that holds a result with its circumstances."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amaml import kernel
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "torchdiffeq", "higher", "torchopt", "torchode")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a benchmark was called."""
+
+    name: str
+    quick: bool
+    output: Path
+
+    def write(self, results: Any) -> None:
+        """`results` beside the machine, the versions and the command."""
+        path = self.output / f"{self.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        quick = " --quick" if self.quick else ""
+        content = {"benchmark": self.name, "command": f"python -m benchmarks.{self.name}{quick}",
+                   "machine": machine(), "versions": versions(), "results": results}  # fmt: skip
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        print(f"wrote {path}")
+
+
+def arguments(name: str) -> Run:
+    """--quick: the smallest work that runs every line; --output: the folder of the JSON."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+    parser.add_argument("--quick", action="store_true", help="the smallest work that runs every line")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
+    given = parser.parse_args()
+    return Run(name, given.quick, given.output)
+
+
+def machine() -> dict[str, Any]:
+    facts = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 2**30, 1),
+        "system": platform.platform(),
+        "load_before": os.getloadavg()[0],
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "kernel": kernel.backend(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def backends() -> dict[str, Callable[[], Any]]:
+    """Ours by name: the C++ kernel where it is built, and the batched operations that do without."""
+    if kernel.backend() == "batched":
+        return {"batched": nullcontext}
+    return {"kernel": nullcontext, "batched": kernel.disabled}
+
+
+@dataclass
+class Timing:
+    """Seconds of every repeat, and what the last one gave."""
+
+    seconds: list[float] = field(default_factory=list)
+    value: Any = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def summary(self) -> dict[str, Any]:
+        return {"seconds": self.median, "repeats": len(self.seconds), "best": min(self.seconds)}
+
+
+def in_turn(
+    cases: Mapping[str, Callable[[], Any]], *, repeats: int, budget: float, warm: bool = True
+) -> dict[str, Timing]:
+    """Runs every case once unmeasured, then all of them in turn, round after round, until each has run `repeats` times or
+    has used up its `budget` of seconds."""
+    timings = {name: Timing() for name in cases}
+    if warm:
+        for case in cases.values():
+            case()
+    for _ in range(repeats):
+        for name, case in cases.items():
+            timing = timings[name]
+            if sum(timing.seconds) > budget:
+                continue
+            begin = time.perf_counter()
+            timing.value = case()
+            timing.seconds.append(time.perf_counter() - begin)
+    return timings
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Intra-op threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,113 @@
+"""Every benchmark's quick mode runs and writes what the figures and the documentation read; peers agree with us."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import amaml
+from benchmarks import peers
+from benchmarks.workload import error, flat, independent_gradient, trained_start, work
+
+ROOT = Path(__file__).parents[2]
+SUMMARY = {"seconds", "repeats", "best"}
+
+
+def quick(name: str, folder: Path) -> Any:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(folder)]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, timeout=100)
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert content["command"] == f"python -m benchmarks.{name} --quick"
+    assert {"cpu", "cores", "memory_gb", "kernel"} <= content["machine"].keys()
+    assert content["versions"]["torch"] == torch.__version__
+    return content["results"]
+
+
+@pytest.mark.slow
+def test_speed(tmp_path: Path) -> None:
+    results = quick("speed", tmp_path)
+    rows = results["exact_maml"]["trained"]["rows"]
+    assert {"amaml batched", "create_graph", "vmapped", "authors"} <= rows.keys()
+    assert all(row.keys() == {*SUMMARY, "error"} for row in rows.values())
+    assert all(rows[name]["error"] < 1e-5 for name in ("amaml batched", "create_graph", "vmapped"))
+    assert rows["authors"]["error"] > 1e-3, "another target, by another number of steps"
+    flow = results["flow"]["trained, T=2"]
+    assert flow["rows"]["amaml batched"]["error"] < 1e-3 < flow["rows"]["create_graph"]["error"]
+    assert results["threads"]["speedup"]
+
+
+@pytest.mark.slow
+def test_memory(tmp_path: Path) -> None:
+    rows = {row["case"]: row for row in quick("memory", tmp_path)["rows"]}
+    short, long = rows["create_graph"]["megabytes"]
+    assert long > 1.5 * short, "a graph grows with the trajectory"
+    assert rows["batched"]["megabytes"][1] < long
+
+
+@pytest.mark.slow
+def test_guard(tmp_path: Path) -> None:
+    results = quick("guard", tmp_path)
+    assert len(results["rows"]) == 2 * 8 * 2
+    assert all(line["within_bounds"] == line["seeds"] == 1 for line in results["summary"] if line["guard"])
+
+
+@pytest.mark.slow
+def test_work_precision(tmp_path: Path) -> None:
+    rows = quick("work_precision", tmp_path)["rows"]
+    assert {row["solver"] for row in rows} == {
+        "euler",
+        "heun",
+        "rk4",
+        "bosh3",
+        "dopri5",
+        "bosh3, no guard",
+        "dopri5, no guard",
+    }
+    assert all(row["error"] < 0.3 and row["hvps"] > 0 for row in rows)
+    assert all(
+        row["error"] < 1e-3 for row in rows if row["solver"] in ("rk4", "dopri5") and row["adjoint"] == "discrete"
+    )
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path: Path) -> None:
+    results = quick("scaling", tmp_path)
+    assert {point["steps"] for point in results["figure"]} == {1, 5}
+    assert all(point.keys() == {*SUMMARY, "method", "steps", "megabytes"} for point in results["figure"])
+    assert all(fit["slope"] > 0 for fit in results["linearity"].values() if len(fit["x"]) > 3)
+
+
+@pytest.mark.parametrize("peer", [peers.create_graph, peers.vmapped])
+def test_graph_based_peers_equal_euler_discrete(peer: Callable[[peers.Work], torch.Tensor]) -> None:
+    job = work("trained", 0.2, tasks=2, dtype=torch.float64)
+    assert error(flat(job.solve(amaml.Euler(0.01)).grad), peer(job)) < 1e-12
+
+
+def test_the_authors_loop_takes_a_step_too_many() -> None:
+    """Its error against the flow is of first order in the step, and larger than that of the loop done right."""
+    job = work("trained", 0.2, tasks=2, dtype=torch.float64)
+    exact = job.to(torch.float64).solve(amaml.Dopri5(1e-10, 1e-10)).grad
+    right = job.solve(amaml.RK4(0.01), amaml.Interpolated("euler")).grad
+    theirs = error(peers.authors(job), flat(exact))
+    assert error(flat(right), flat(exact)) < theirs < 0.1
+
+
+def test_references_agree_with_an_independent_solver() -> None:
+    job = work("trained", 0.2, tasks=1, dtype=torch.float64)
+    ours = flat(job.solve(amaml.Dopri5(1e-12, 1e-12)).per_task, axes=1)[0]
+    task = {name: value[0] for name, value in job.tasks.items()}
+    assert error(ours, independent_gradient(job.params, task, 0.2)) < 1e-9
+
+
+def test_the_trained_start_is_stiff() -> None:
+    """Its Hessians are those that the documentation speaks of."""
+    job = work("trained", 0.5, dtype=torch.float64)
+    assert job.params.keys() == trained_start().keys()
+    assert float(job.solve().stats.lambda_max.max()) > 20

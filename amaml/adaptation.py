@@ -6,6 +6,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from amaml.evaluation import Flow, adapted_by_flow, fine_tuned
 from amaml.families.base import Tasks
 from amaml.families.scaling import Scaling
+from amaml.learned import LearnedFlow
 from amaml.registry import build_solver
-from amaml.schedules import length_at
 from amaml.spec import EvaluationSpec, JobSpec, SolverSpec, TrajectorySpec
 
 Rows = Tensor | Sequence[Any]
@@ -40,7 +41,8 @@ def adapt(
     between: standardised as its family was. With units="raw" they are converted by the `scaling` that a loaded model
     has; `predict` takes and gives raw units too.
 
-    by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver and proximal term.
+    by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
+    learned ones where it learned them.
     by="finetune": `epochs` of full-batch Adam at rate `lr` (the run's evaluation's unless given), weight decay 1e-6.
     A model that `amaml.load` didn't make has no run: then the defaults of a job spec hold.
 
@@ -141,9 +143,9 @@ def _flow(model: nn.Module, length: float | None) -> Flow:
     spec = getattr(model, "spec", None)
     if not isinstance(spec, JobSpec):
         return Flow(TrajectorySpec().length if length is None else _positive(length), build_solver(SolverSpec()))
-    metadata = getattr(model, "metadata", {})
-    trained = length_at(spec.trajectory, max(int(metadata["iteration"]) - 1, 0))
-    return Flow(trained if length is None else _positive(length), build_solver(spec.solver), spec.method.proximal)
+    learned, last = getattr(model, "learned", LearnedFlow({})), int(getattr(model, "metadata", {})["iteration"]) - 1
+    flow: Flow = learned.flow(spec, max(last, 0), build_solver(spec.solver))
+    return flow if length is None else replace(flow, length=_positive(length))
 
 
 def _positive(length: float) -> float:

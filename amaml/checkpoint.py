@@ -1,7 +1,8 @@
 """The file that a killed run goes on from, to the same bits: an initialization with more tensors and a state.
 
-Tensors: θ by parameter name, `best/NAME` (the best θ on validation tasks, if there is one) and
-`optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no generator's state is needed.
+Tensors: θ by parameter name, `learned/NAME` (what is trained beside it, see `amaml.learned`), `best/NAME` (the best of both
+on validation tasks, if there is one) and `optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no
+generator's state is needed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from amaml.initialization import read, versions, write
 from amaml.kernel.library import backend
+from amaml.learned import LearnedFlow
 from amaml.spec import JobSpec
 
 FORMAT = "amaml-checkpoint-1"
@@ -50,6 +52,7 @@ class Progress:
 @dataclass(frozen=True)
 class Checkpoint:
     theta: dict[str, Tensor]
+    learned: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: OptimizerState
     progress: Progress
@@ -57,7 +60,7 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device: torch.device) -> None:
     """Writes it, whole or not at all. `metadata` is what the run's initialization would hold."""
-    tensors = dict(checkpoint.theta)
+    tensors = checkpoint.theta | checkpoint.learned
     tensors |= {f"best/{name}": tensor for name, tensor in checkpoint.best.items()}
     for index, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
@@ -89,6 +92,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
             optimizer.setdefault(int(index), {})[key] = tensor
     return Checkpoint(
         theta={name: tensor for name, tensor in tensors.items() if "/" not in name},
+        learned=LearnedFlow.among(tensors).logarithms,
         best={name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")},
         optimizer=optimizer,
         progress=Progress(**progress),

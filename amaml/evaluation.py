@@ -43,6 +43,8 @@ class Flow:
     length: float
     solver: Solver
     proximal: float = 0.0
+    rates: Params | None = None
+    """α by parameter name; None: 1."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def adapted_by_flow(net: nn.Module, params: Params, tasks: Tasks, flow: Flow) ->
     batch = len(tasks["support_x"])
     theta = layout.flatten(params)
     evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
-    field = GradientFlow(derivatives, theta, evaluations, proximal=flow.proximal)
+    rates = None if flow.rates is None else layout.flatten(flow.rates, "rates")
+    field = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
     if isinstance(flow.solver, TorchDiffEq):
         ends = GraphSolve(field, batch, [flow.length], flow.solver).ends
     else:  # no backward solve follows, so no state on the way is kept but the first

@@ -1,8 +1,9 @@
 """The file a run ends in: θ as safetensors, one tensor a named parameter, with all that rebuilding and using it takes.
 
 Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`,
-`out_features`, `scaling`, `inputs`, `versions`, `tensors_sha256`, and `job_id` where there is a job. Checkpoints are
-the same file with more tensors, whose names hold a slash. Equal contents give equal bytes: no time is in it.
+`out_features`, `scaling`, `inputs`, `versions`, `tensors_sha256`, and `job_id` where there is a job. Where the method
+trains the flow too, `learned/NAME` are beside θ (see `amaml.learned`). Checkpoints are the same file with more tensors.
+No parameter's name holds a slash, all others do. Equal contents give equal bytes: no time is in it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from amaml.families.base import Family
 from amaml.families.scaling import Scaling
+from amaml.learned import LearnedFlow
 from amaml.registry import build_model
 from amaml.spec import JobSpec
 
@@ -39,10 +41,12 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """The network at θ, rebuilt from the file alone (an initialization or a checkpoint).
 
     It maps standardised inputs [n, d] to standardised targets [n, o]. Beside its parameters it has `spec` (JobSpec),
-    `scaling` (raw units ↔ standardised), `inputs` (what each input is) and `metadata` (all of the file's).
+    `scaling` (raw units ↔ standardised), `inputs` (what each input is), `learned` (LearnedFlow: what was trained of the flow)
+    and `metadata` (all of the file's).
     Raises InitializationError for a foreign or damaged file, OSError if it can't be read.
     """
-    theta, metadata = read_theta(Path(path))
+    tensors, metadata = read(Path(path))
+    theta, learned = _theta_among(tensors), LearnedFlow.among(tensors)
     try:
         spec = JobSpec.model_validate_json(metadata["spec"])
         sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
@@ -55,7 +59,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         ) from error
     model = build_model(spec.model, seed=spec.runtime.seed, **sizes)
     put(model, theta, path)
-    for name, value in {"spec": spec, "scaling": scaling, "inputs": inputs, "metadata": metadata}.items():
+    beside = {"spec": spec, "scaling": scaling, "inputs": inputs, "learned": learned, "metadata": metadata}
+    for name, value in beside.items():
         object.__setattr__(model, name, value)  # plain attributes: torch's own setter types them as tensors
     return model
 
@@ -130,7 +135,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_theta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """θ and the metadata, without what a checkpoint holds beside them."""
     tensors, metadata = read(path)
-    return {name: tensor for name, tensor in tensors.items() if "/" not in name}, metadata
+    return _theta_among(tensors), metadata
+
+
+def _theta_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if "/" not in name}
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from amaml.parts import Part
+from amaml.parts import Part, RuleBroken
 
 
 class DiscreteSpec(Part):
@@ -43,6 +43,9 @@ class MethodSpec(Part):
     kind: str
 
 
+Learnable = Literal["length", "rates", "proximal"]
+
+
 class AmamlSpec(MethodSpec):
     summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
     exact: ClassVar[bool] = True
@@ -52,6 +55,32 @@ class AmamlSpec(MethodSpec):
     """ρ: pulls the flow towards θ. 0 is the paper's stated method, 1 what its released code runs."""
     proximal_in_query: bool = False
     """Adds ½ρ‖u(T)−θ‖² to the query loss, as the released code does."""
+    learn: Annotated[list[Learnable], Field(max_length=3)] = []  # noqa: RUF012 - pydantic copies it
+    """What of the flow is trained beside θ, from the same backward solve: trajectory.length, a rate for each parameter
+    (from 1), `proximal`."""
+
+    @model_validator(mode="after")
+    def _what_can_be_learned(self) -> Self:
+        if len(set(self.learn)) < len(self.learn):
+            raise RuleBroken(f"learn names a thing twice, got {self.learn}: drop repeats", "learn")
+        if "proximal" in self.learn and not self.proximal > 0:
+            raise RuleBroken(
+                "proximal is learned by its logarithm, so it must start above 0: set method.proximal to 0.01, say, or drop "
+                "proximal from method.learn",
+                "proximal",
+            )
+        return self
+
+
+class ComlnSpec(MethodSpec):
+    summary: ClassVar[str] = (
+        "COMLN (Deleu et al. 2022), for all parameters: adjoint MAML that learns its length, from trajectory.length on."
+    )
+    exact: ClassVar[bool] = True
+    proximal: ClassVar[float] = 0.0
+    learn: ClassVar[list[Learnable]] = ["length"]
+    kind: Literal["comln"] = "comln"
+    adjoint: AdjointSpec = DiscreteSpec()
 
 
 class MamlSpec(MethodSpec):
@@ -106,7 +135,7 @@ class RandomSpec(MethodSpec):
     kind: Literal["random"] = "random"
 
 
-AnyMethod = AmamlSpec | MamlSpec | Maml1Spec | FomamlSpec | ReptileSpec | ImamlSpec | RandomSpec
+AnyMethod = AmamlSpec | ComlnSpec | MamlSpec | Maml1Spec | FomamlSpec | ReptileSpec | ImamlSpec | RandomSpec
 METHODS: tuple[type[AnyMethod], ...] = (
-    AmamlSpec, MamlSpec, Maml1Spec, FomamlSpec, ReptileSpec, ImamlSpec, RandomSpec,
+    AmamlSpec, ComlnSpec, MamlSpec, Maml1Spec, FomamlSpec, ReptileSpec, ImamlSpec, RandomSpec,
 )  # fmt: skip

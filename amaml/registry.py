@@ -28,6 +28,7 @@ from amaml.spec import (
     AmamlSpec,
     AnyMethod,
     BacksolveSpec,
+    ComlnSpec,
     DiscreteSpec,
     FamilySpec,
     FomamlSpec,
@@ -42,7 +43,8 @@ from amaml.spec import (
 )
 
 Estimator = Callable[..., Estimate]
-"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate; an exact one takes `certify` too."""
+"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate; an exact one takes `certify` too, and
+where the flow is learned `rates`, `proximal` and `wrt`."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}
@@ -85,7 +87,7 @@ def build_adjoint(spec: AdjointSpec) -> Discrete | Interpolated | Backsolve:
             return Backsolve(max_evaluations=spec.max_evaluations)
 
 
-def build_estimator(spec: AnyMethod) -> Estimator | None:
+def build_estimator(spec: AnyMethod) -> Estimator | None:  # noqa: PLR0911 - a return a method
     """What estimates θ's meta-gradient; None for the method that trains nothing."""
     match spec:
         case AmamlSpec():
@@ -95,6 +97,8 @@ def build_estimator(spec: AnyMethod) -> Estimator | None:
                 proximal=spec.proximal,
                 proximal_in_query=spec.proximal_in_query,
             )
+        case ComlnSpec():
+            return partial(meta_gradient, adjoint=build_adjoint(spec.adjoint))
         case MamlSpec() | Maml1Spec():
             return partial(maml, steps=spec.steps)
         case FomamlSpec():

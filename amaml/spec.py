@@ -30,6 +30,7 @@ from amaml.method_specs import (
     AmamlSpec,
     AnyMethod,
     BacksolveSpec,
+    ComlnSpec,
     DiscreteSpec,
     FomamlSpec,
     ImamlSpec,
@@ -49,6 +50,7 @@ __all__ = [
     "AmamlSpec",
     "AnyMethod",
     "BacksolveSpec",
+    "ComlnSpec",
     "CosMixtureSpec",
     "DiscreteSpec",
     "EvaluationSpec",
@@ -327,7 +329,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _adjoint_that_the_solver_can_serve(self) -> Self:
-        adjoint = self.method.adjoint if isinstance(self.method, AmamlSpec) else DiscreteSpec()
+        adjoint = self.method.adjoint if isinstance(self.method, AmamlSpec | ComlnSpec) else DiscreteSpec()
         if self.solver.kind in TORCHDIFFEQ and adjoint != DiscreteSpec():
             raise RuleBroken(
                 f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
@@ -354,6 +356,19 @@ class JobSpec(Part):
                         "or use method maml with steps null",
                         "trajectory", name,
                     )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _one_length_to_learn(self) -> Self:
+        if not isinstance(self.method, AmamlSpec | ComlnSpec) or "length" not in self.method.learn:
+            return self
+        for name in ("schedule", "horizons"):
+            if getattr(self.trajectory, name) is not None:
+                raise RuleBroken(
+                    f"{name} and a learned length exclude each other: set trajectory.{name} to null, so that learning "
+                    "starts from trajectory.length, or use method amaml without length in its learn",
+                    "trajectory", name,
+                )  # fmt: skip
         return self
 
     @model_validator(mode="after")

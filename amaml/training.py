@@ -19,6 +19,7 @@ from amaml import initialization as initializations
 from amaml.checkpoint import Checkpoint, Progress
 from amaml.evaluation import Evaluation, Flow, evaluate, fine_tuning_curve, mean_and_error, nrmse, nrmse_by_flow
 from amaml.flow.result import Result, SolveError
+from amaml.learned import PREFIX, LearnedFlow
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.certificate import Certificate
 from amaml.methods.estimate import Estimate
@@ -66,6 +67,8 @@ class TrainingRun:
     spec: JobSpec
     initialization: dict[str, Tensor]
     """θ by parameter name."""
+    learned: LearnedFlow
+    """What was trained of the flow beside it."""
     metrics: Metrics
     """name → [(meta-iteration, value), …]."""
     evaluations: dict[int, Evaluation]
@@ -89,7 +92,7 @@ def train(
     for report in training:
         for name, value in report.metrics.items():
             metrics.setdefault(name, []).append((report.iteration, value))
-    return TrainingRun(spec, training.initialization, metrics, training.evaluations, training)
+    return TrainingRun(spec, training.initialization, training.learned, metrics, training.evaluations, training)
 
 
 class Training:
@@ -136,7 +139,11 @@ class Training:
         self._net.to(self._device, dtype)
         self._random_start = {name: tensor.to(self._device) for name, tensor in self._random_start.items()}
         self._best = {} if saved is None else {name: tensor.to(self._device) for name, tensor in saved.best.items()}
-        self._optimizer = _optimizer(spec.meta.optimizer, list(self._net.parameters()))
+        self._learned = LearnedFlow.start(spec, self._theta)
+        if saved is not None:
+            for name, logarithm in self._learned.logarithms.items():
+                logarithm.copy_(saved.learned[name])
+        self._optimizer = _optimizer(spec.meta.optimizer, [*self._net.parameters(), *self._learned.logarithms.values()])
         if saved is not None:
             self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
 
@@ -160,7 +167,12 @@ class Training:
     @property
     def initialization(self) -> dict[str, Tensor]:
         """What the run has learned so far: the last θ, or with evaluation.select = validation the best evaluated one."""
-        return _copy(self._best or self._theta)
+        return {name: tensor for name, tensor in self._chosen.items() if not name.startswith(PREFIX)}
+
+    @property
+    def learned(self) -> LearnedFlow:
+        """What of the flow was trained beside that θ."""
+        return LearnedFlow.among(self._chosen)
 
     def __iter__(self) -> Iterator[Report]:
         """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose
@@ -188,13 +200,13 @@ class Training:
         tensors = {
             index: {key: value for key, value in own.items() if value is not None} for index, own in state.items()
         }
-        checkpoint = Checkpoint(self._theta, self._best, tensors, self._progress)
+        checkpoint = Checkpoint(self._theta, self._learned.logarithms, self._best, tensors, self._progress)
         checkpoints.save(path, checkpoint, self._metadata(self.iteration), self._device)
 
     def save_initialization(self, path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
         """Writes the file that `amaml.load` reads; `metadata` is added to its own (a job's id, say)."""
         chosen = self._progress.best[0] if self._best and self._progress.best else self.iteration
-        initializations.write(path, self.initialization, {**self._metadata(chosen), **metadata})
+        initializations.write(path, self._chosen, {**self._metadata(chosen), **metadata})
 
     # One meta-iteration
 
@@ -206,19 +218,25 @@ class Training:
         result = self._estimate(estimator, tasks, iteration)
         norm = _norm(result.grad)
         loss = result.loss.double().mean().item()
-        if not (math.isfinite(norm) and math.isfinite(loss)):
+        beside = self._learned.gradients(result)
+        if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(beside))):
             raise self._diverged(f"its meta-loss is {loss:g}, its meta-gradient's norm {norm:g}")
         for name, parameter in self._net.named_parameters():
             parameter.grad = result.grad[name]
+        for name, gradient in beside.items():
+            self._learned.logarithms[name].grad = gradient
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.spec.meta.optimizer, iteration, self.iterations)
         self._optimizer.step()
         self._progress.iteration += 1
+        if trouble := self._learned.trouble():
+            raise self._diverged(trouble)
         metrics = {
             "meta_loss": loss,
             "gradient_norm": norm,
             "gradients": result.stats.gradients.double().mean().item(),
             "hvps": result.stats.hvps.double().mean().item(),
+            **self._learned.metrics,
         }
         lambda_max = result.stats.lambda_max.max().item()
         if not math.isnan(lambda_max):  # NaN: solved without the guard, so nobody looked
@@ -235,9 +253,10 @@ class Training:
             self._theta,
             *self._losses,
             tasks,
-            length=None if horizons else length_at(trajectory, iteration),
+            length=None if horizons else self._learned.length or length_at(trajectory, iteration),
             horizons=horizons,
             solver=self._solver,
+            **self._learned.arguments(),
             **({"certify": (iteration + 1) % every == 0} if every is not None else {}),
         )
 
@@ -310,14 +329,13 @@ class Training:
         score, _ = self._score("nrmse_validation", nrmse_by_flow(self._net, self._theta, tasks, self._flow()))
         if self._progress.best is None or score < self._progress.best[1]:
             self._progress.best = (self.iteration, score)
-            self._best = _copy(self._theta)
+            self._best = _copy({**self._theta, **self._learned.logarithms})
         return score
 
     def _flow(self) -> Flow:
         """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen
         task that is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
-        length = length_at(self.spec.trajectory, self.iteration - 1)
-        return Flow(length, replace(self._solver, guard=False), self.spec.method.proximal)
+        return self._learned.flow(self.spec, self.iteration - 1, replace(self._solver, guard=False))
 
     def _alive(self, work: Generator[None, None, Value]) -> Generator[Report, None, Value]:
         """The work, with a report wherever it yields."""
@@ -343,6 +361,11 @@ class Training:
     @property
     def _theta(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._net.named_parameters()}
+
+    @property
+    def _chosen(self) -> dict[str, Tensor]:
+        """What the initialization holds: the last θ, or the best on validation tasks, with what was trained beside it."""
+        return _copy(self._best or {**self._theta, **self._learned.logarithms})
 
     def _metadata(self, iteration: int) -> dict[str, str]:
         return initializations.metadata_of(self.spec, self._family, iteration)

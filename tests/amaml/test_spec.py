@@ -46,7 +46,12 @@ HORIZONS = {"horizons": [{"at": 1.0}]}
         ({"kind": "maml1"}, {"solver": {"kind": "heun"}}, ("solver", "kind"), "set solver.kind to euler"),
         ({"kind": "maml1"}, {"trajectory": SCHEDULE}, ("trajectory", "schedule"), "set trajectory.schedule to null"),
         ({"kind": "maml", "steps": 5}, {"trajectory": HORIZONS}, ("trajectory", "horizons"), "horizons to null"),
-        ({"kind": "fomaml"}, {"runtime": {"certify_every": 5}}, ("runtime", "certify_every"), "one of amaml, maml"),
+        (
+            {"kind": "fomaml"},
+            {"runtime": {"certify_every": 5}},
+            ("runtime", "certify_every"),
+            "one of amaml, comln, maml",
+        ),
         ({"kind": "random"}, {"meta": {"init_from": {"job": JOB}}}, ("meta", "init_from"), "init_from to null"),
         ({"adjoint": {"kind": "interpolated"}}, {"solver": {"kind": "dopri8"}}, ("method", "adjoint"), "discrete"),
     ],

@@ -1,0 +1,133 @@
+"""What of the inner flow is trained beside θ: T = e^τ, rates α = e^a, proximal strength ρ = e^r.
+
+Their logarithms are what the meta-optimizer steps, so that they stay positive; the chain rule brings dJ/dT to
+dJ/dτ = T·dJ/dT, and so on. Learned T: Deleu et al. 2022 (COMLN); learned rates: Li et al. 2017 (Meta-SGD).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.evaluation import Flow
+from amaml.flow.solvers import Solver
+from amaml.methods.amaml import MetaGradient
+from amaml.methods.estimate import Estimate
+from amaml.schedules import length_at
+from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
+
+PREFIX = "learned/"
+LENGTH, PROXIMAL, RATES = "learned/log_length", "learned/log_proximal", "learned/log_rates/"
+LONGEST = 10_000.0
+"""As long as a trajectory may be in a spec."""
+
+
+class LearnedFlow:
+    """The logarithms by the names they have in files; none for a method that learns nothing but θ.
+
+    `learned/log_length` and `learned/log_proximal` are float64 scalars, `learned/log_rates/NAME` is like the parameter.
+    """
+
+    def __init__(self, logarithms: Mapping[str, Tensor]) -> None:
+        self.logarithms = dict(logarithms)
+
+    @classmethod
+    def start(cls, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
+        """Where training starts: the spec's own length and proximal strength, and rates of 1."""
+        learn = spec.method.learn if isinstance(spec.method, AmamlSpec | ComlnSpec) else ()
+        device = next(iter(theta.values())).device
+        logarithms = {}
+        if "length" in learn:
+            logarithms[LENGTH] = torch.tensor(math.log(spec.trajectory.length), dtype=torch.float64, device=device)
+        if "proximal" in learn:
+            logarithms[PROXIMAL] = torch.tensor(math.log(spec.method.proximal), dtype=torch.float64, device=device)
+        if "rates" in learn:
+            logarithms |= {RATES + name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        return cls(logarithms)
+
+    @classmethod
+    def among(cls, tensors: Mapping[str, Tensor]) -> LearnedFlow:
+        """What a file's tensors hold of it."""
+        return cls({name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)})
+
+    @property
+    def length(self) -> float | None:
+        """T, where it is learned."""
+        return _exponential(self.logarithms.get(LENGTH))
+
+    @property
+    def proximal(self) -> float | None:
+        """ρ, where it is learned."""
+        return _exponential(self.logarithms.get(PROXIMAL))
+
+    @property
+    def rates(self) -> dict[str, Tensor] | None:
+        """α by parameter name, where they are learned."""
+        own = {name.removeprefix(RATES): tensor.exp() for name, tensor in self._log_rates.items()}
+        return own or None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`learned_length`, `learned_proximal` and the mean of the rates, those that there are."""
+        metrics = {"learned_length": self.length, "learned_proximal": self.proximal, "learned_rates": self._mean_rate}
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    def arguments(self) -> dict[str, Any]:
+        """Of `meta_gradient`, beside the length."""
+        wrt = [name for name, value in (("length", self.length), ("proximal", self.proximal)) if value is not None]
+        given: dict[str, Any] = {} if self.proximal is None else {"proximal": self.proximal}
+        if self._log_rates:
+            wrt.append("rates")
+            given["rates"] = self.rates
+        return {**given, "wrt": wrt} if wrt else {}
+
+    def flow(self, spec: JobSpec, iteration: int, solver: Solver) -> Flow:
+        """The inner flow in this meta-iteration (from 0): what is learned of it, and the spec's for the rest."""
+        return Flow(
+            self.length or length_at(spec.trajectory, iteration),
+            solver,
+            spec.method.proximal if self.proximal is None else self.proximal,
+            self.rates,
+        )
+
+    def gradients(self, result: Estimate) -> dict[str, Tensor]:
+        """dJ/d logarithm by name, from the solve that gave θ's meta-gradient."""
+        if not self.logarithms:
+            return {}
+        assert isinstance(result, MetaGradient), "a spec learns the flow with a method that differentiates it"
+        gradients = {}
+        if LENGTH in self.logarithms:
+            gradients[LENGTH] = self.logarithms[LENGTH].exp() * result.length.double().mean()
+        if PROXIMAL in self.logarithms:
+            gradients[PROXIMAL] = self.logarithms[PROXIMAL].exp() * result.proximal.double()
+        for name, logarithm in self._log_rates.items():
+            gradients[name] = logarithm.exp() * result.rates[name.removeprefix(RATES)]
+        return gradients
+
+    def trouble(self) -> str | None:
+        """What of it no flow can be solved with any more."""
+        if self.length is not None and not 0 < self.length <= LONGEST:
+            return f"the learned trajectory length is {self.length:g}, out of (0, {LONGEST:g}]"
+        if self.proximal is not None and not math.isfinite(self.proximal):
+            return f"the learned proximal strength is {self.proximal:g}"
+        if not all(bool((rates.isfinite() & (rates > 0)).all()) for rates in (self.rates or {}).values()):
+            return "a learned rate is zero or not finite"
+        return None
+
+    @property
+    def _log_rates(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.logarithms.items() if name.startswith(RATES)}
+
+    @property
+    def _mean_rate(self) -> float | None:
+        if not self._log_rates:
+            return None
+        return torch.cat([logarithm.double().exp().flatten() for logarithm in self._log_rates.values()]).mean().item()
+
+
+def _exponential(logarithm: Tensor | None) -> float | None:
+    return None if logarithm is None else logarithm.exp().item()

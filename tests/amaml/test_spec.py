@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,11 @@ def test_one_word_suffices(kind: str) -> None:
     assert (spec.solver.kind, spec.solver.step) == (("euler", 0.01) if kind in ("maml", "maml1") else ("dopri5", None))
     assert JobSpec.model_validate_json(spec.canonical()) == spec
     assert JobSpec.model_validate({"family": specs.SinusoidSpec(), "method": specs.methods()[kind]()}) == spec
+
+
+def test_every_method_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    assert all(f"\n**`{kind}`" in text and f"\n| `{kind}` |" in text for kind in specs.methods())
 
 
 def test_a_method_without_its_kind_is_amaml() -> None:

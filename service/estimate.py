@@ -12,7 +12,18 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from amaml.spec import JobSpec, MLPSpec, SolverSpec, SyntheticFamilySpec
+from amaml.spec import (
+    FomamlSpec,
+    ImamlSpec,
+    JobSpec,
+    Maml1Spec,
+    MamlSpec,
+    MLPSpec,
+    RandomSpec,
+    ReptileSpec,
+    SolverSpec,
+    SyntheticFamilySpec,
+)
 
 _STAGES: Final = {
     "euler": 1, "heun": 2, "rk4": 4, "midpoint": 2, "heun2": 2, "heun3": 3, "explicit_adams": 1, "implicit_adams": 2,
@@ -20,6 +31,8 @@ _STAGES: Final = {
 # Adaptive solvers at tolerance 1e-6: (gradients, Hessian-vector products) of a task at T=0, and more for each unit of T.
 _AT_START: Final = (31.0, 47.0)
 _PER_LENGTH: Final = (68.0, 79.0)
+_FORWARD_SHARE: Final = 1 / 3
+"""Of those gradients, what the way forward takes where no adjoint follows, nor its guard."""
 _ORDER: Final = {"bosh3": 3, "dopri5": 5, "dopri8": 8, "adaptive_heun": 2, "fehlberg2": 2}
 _REFERENCE_TOLERANCE: Final = 1e-6
 
@@ -56,7 +69,7 @@ BASIS: Final = (
 
 
 def estimate(spec: JobSpec) -> Estimate:
-    gradients, hvps = _evaluations(spec.solver, _mean_length(spec))
+    gradients, hvps = _method_evaluations(spec)
     solves = spec.meta.iterations * spec.meta.tasks_per_batch
     parameters = _parameters(spec)
     return Estimate(
@@ -94,6 +107,23 @@ def _evaluations(solver: SolverSpec, length: float) -> tuple[float, float]:
     return gradients, hvps
 
 
+def _method_evaluations(spec: JobSpec) -> tuple[float, float]:
+    """(gradients, Hessian-vector products) that the method takes for one task in a meta-iteration."""
+    gradients, hvps = _evaluations(spec.solver, _mean_length(spec))
+    forward = gradients if spec.solver.kind in _STAGES else _FORWARD_SHARE * gradients
+    match spec.method:
+        case MamlSpec(steps=int() as steps) | Maml1Spec(steps=steps):
+            return steps, steps
+        case FomamlSpec() | ReptileSpec():
+            return forward, 0
+        case ImamlSpec(cg_steps=steps):
+            return forward, steps
+        case RandomSpec():
+            return 0, 0
+        case _:
+            return gradients, hvps
+
+
 def _parameters(spec: JobSpec) -> int | None:
     inputs = (
         {"sinusoid": 1}.get(spec.family.kind)
@@ -109,10 +139,12 @@ def _parameters(spec: JobSpec) -> int | None:
 def _seconds(spec: JobSpec, parameters: int, gradients: float, hvps: float) -> float:
     shots = getattr(spec.family, "shots", 100)
     solve = (_GRADIENT_FLOPS * gradients + _HVP_FLOPS * hvps) * parameters * shots
+    flow = _GRADIENT_FLOPS * _evaluations(spec.solver, _mean_length(spec))[0] * parameters * shots
     tuning = _GRADIENT_FLOPS * spec.evaluation.epochs * parameters * shots
-    evaluations = math.ceil(spec.meta.iterations / spec.evaluation.every)
+    every = spec.meta.iterations if isinstance(spec.method, RandomSpec) else spec.evaluation.every
+    evaluations = math.ceil(spec.meta.iterations / every)
     flops = solve * spec.meta.iterations * spec.meta.tasks_per_batch
-    flops += (solve + tuning) * evaluations * spec.evaluation.tasks
+    flops += (flow + tuning) * evaluations * spec.evaluation.tasks
     return round(flops / _FLOPS_PER_SECOND[spec.runtime.dtype], 1)
 
 

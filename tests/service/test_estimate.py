@@ -24,6 +24,27 @@ def test_fixed_steps_are_counted_exactly() -> None:
         assert (counted.gradients, counted.hvps) == (30 * stages * 40, 30 * stages * 40)
 
 
+@pytest.mark.parametrize(
+    ("method", "gradients", "hvps"),
+    [
+        ({"kind": "maml"}, 30, 30),
+        ({"kind": "maml", "steps": 7}, 7, 7),
+        ({"kind": "maml1"}, 1, 1),
+        ({"kind": "comln"}, 30, 30),
+        ({"kind": "fomaml"}, 30, 0),
+        ({"kind": "reptile"}, 30, 0),
+        ({"kind": "imaml", "cg_steps": 4}, 30, 4),
+        ({"kind": "random"}, 0, 0),
+    ],
+)
+def test_every_method_is_counted(method: dict[str, Any], gradients: int, hvps: int) -> None:
+    meta = {"iterations": 10, "tasks_per_batch": 4}
+    counted = of(method=method, meta=meta, solver={"kind": "euler", "step": 0.1}, trajectory={"length": 3.0})
+    assert (counted.gradients, counted.hvps) == (40 * gradients, 40 * hvps)
+    assert counted.seconds is not None
+    assert counted.seconds > 0
+
+
 def test_a_schedule_is_averaged_over_the_iterations() -> None:
     meta = {"iterations": 10, "tasks_per_batch": 1}
     solver = {"kind": "euler", "step": 0.1}

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store import outbox
 from service.store.database import engine, is_away, transaction
+from worker.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,11 @@ def publish(app: Celery) -> int:
     with transaction() as session:
         messages = outbox.take_unsent(session, BATCH)
         if messages:
+            failpoint("publish.taken")
             _wake(app, len(messages))
+            failpoint("publish.sent")
             outbox.mark_sent(session, messages)
+            failpoint("publish.before_commit")
     return len(messages)
 
 

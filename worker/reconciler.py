@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.store import attempts, blobs, claims, housekeeping, leadership, outbox, workers
 from service.store.database import transaction
+from worker.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def end_one_lapsed_attempt() -> bool:
             return False
         log.warning("job %s: the lease of attempt %d has lapsed", job.id, job.attempt)
         attempts.crashed(session, job, "lost_worker", "The worker that ran it was lost")
+        failpoint("lapse.before_commit")
+    failpoint("lapse.committed")
     return True
 
 

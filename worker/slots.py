@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store.claims import Claim, Claimant, some_wait, take_next
 from service.store.database import is_away, transaction
+from worker.failpoint import failpoint
 from worker.folder import WorkerFolder
 from worker.process import TrainerProcess
 from worker.settings import Settings
@@ -85,13 +86,16 @@ class Slots:
     def _claim(self) -> Claim | None:
         try:
             with transaction() as session:
-                return take_next(session, self._claimant(), timedelta(seconds=self._settings.lease_seconds))
+                claim = take_next(session, self._claimant(), timedelta(seconds=self._settings.lease_seconds))
+                failpoint("claim.before_commit")
         except DBAPIError as error:
             if not is_away(error):
                 raise
             # The job stays queued, and the reconciler wakes a worker once the database is back.
             log.warning("the database can't be reached, so no job is claimed: %s", error.orig)
             return None
+        failpoint("claim.committed")
+        return claim
 
     def _claimant(self) -> Claimant:
         ready = self._spares.what_it_is

@@ -23,6 +23,7 @@ from service.store.claims import Claim, StaleFence
 from service.store.tables import Job
 from service.store.transitions import State
 from worker.crashes import classify, oom_kills
+from worker.failpoint import failpoint
 from worker.inputs import MissingInput, inputs
 from worker.lease import HeldLease, TrustLost
 from worker.process import Gone, TrainerProcess
@@ -96,7 +97,9 @@ class Supervisor:
             blob_ids = self._lease.reach(lambda: inputs(claim))
         except MissingInput as missing:
             self._end_failed("bad_data", str(missing))
+        failpoint("input.found")
         paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
+        failpoint("input.fetched")
         self._stage = "working"
         self._trainer.send(
             Run(
@@ -112,6 +115,7 @@ class Supervisor:
                 deadline=self._lease.trusted_until,
             )
         )
+        failpoint("input.handed_over")
         self._advanced_at = time.monotonic()
 
     def _fetch(self, name: str, blob_id: UUID) -> str:
@@ -189,6 +193,7 @@ class Supervisor:
     def _stop_now(self) -> NoReturn:
         if self._stage == "working":
             self._trainer.kill()
+        failpoint("cancel.trainer_killed")
         self._end_stopped()
 
     # Writing
@@ -207,13 +212,17 @@ class Supervisor:
 
     def _commit_checkpoint(self, step: int, path: Path) -> None:
         """The transaction is the commit point; removing the file tells the trainer that it may write the next."""
+        failpoint("checkpoint.announced")
         blob_id = self._upload(path)
+        failpoint("checkpoint.uploaded")
 
         def commit(session: Session, job: Job) -> None:
             if not progress.add_checkpoint(session, job, step, blob_id):
                 blobs.remove(session, [blob_id])
+            failpoint("checkpoint.before_commit")
 
         self._write(commit)
+        failpoint("checkpoint.committed")
         path.unlink()
 
     def _upload(self, path: Path) -> UUID:
@@ -224,12 +233,20 @@ class Supervisor:
             while piece := file.read(PIECE_BYTES):
                 self._keep_alive()
                 yield piece
+                failpoint("upload.amid")
 
     # Ending
 
     def _end_succeeded(self, path: Path, parameters: int) -> NoReturn:
         blob_id = self._upload(path)
-        self._write(lambda session, job: attempts.succeeded(session, job, blob_id, parameters))
+        failpoint("finish.uploaded")
+
+        def finish(session: Session, job: Job) -> None:
+            attempts.succeeded(session, job, blob_id, parameters)
+            failpoint("finish.before_commit")
+
+        self._write(finish)
+        failpoint("finish.committed")
         raise AttemptOver("succeeded")
 
     def _end_failed(self, reason: str, detail: str) -> NoReturn:
@@ -237,11 +254,23 @@ class Supervisor:
         raise AttemptOver(f"{reason}: {detail}")
 
     def _end_crashed(self, crash: attempts.Crash, sentence: str) -> NoReturn:
-        self._write(lambda session, job: attempts.crashed(session, job, crash, sentence))
+        def requeue(session: Session, job: Job) -> None:
+            attempts.crashed(session, job, crash, sentence)
+            failpoint("requeue.before_commit")
+
+        failpoint("requeue.begun")
+        self._write(requeue)
+        failpoint("requeue.committed")
         raise AttemptOver(f"{crash}: {sentence}")
 
     def _end_stopped(self) -> NoReturn:
-        self._write(attempts.stopped)
+        def stop(session: Session, job: Job) -> None:
+            attempts.stopped(session, job)
+            failpoint("stop.before_commit")
+
+        failpoint("stop.begun")
+        self._write(stop)
+        failpoint("stop.committed")
         raise AttemptOver("stopped as asked")
 
 

@@ -25,6 +25,7 @@ from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from typing import TYPE_CHECKING, Literal
 
+from worker.failpoint import failpoint
 from worker.protocol import (
     EXIT_NOT_TRUSTED,
     EXIT_OUT_OF_MEMORY,
@@ -210,6 +211,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
         initialization=_path(run.initialization),
         checkpoint=_path(run.checkpoint),
     )
+    failpoint("trainer.ready_to_run")
     telling = Telling(wire, training)
     committed = training.iteration
     uncommitted: Path | None = None
@@ -223,6 +225,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
                 telling.flush()
                 uncommitted = folder / f"checkpoint-{training.iteration}.safetensors"
                 training.save_checkpoint(uncommitted)
+                failpoint("trainer.checkpoint_written")
                 committed = training.iteration
                 wire.send(Checkpoint(step=committed, path=str(uncommitted)))
             if stop is not None:
@@ -231,6 +234,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
         telling.flush()
     path = folder / "initialization.safetensors"
     training.save_initialization(path, {"job_id": run.job_id})
+    failpoint("trainer.initialization_written")
     return Succeeded(path=str(path), parameters=training.parameters)
 
 

@@ -133,8 +133,8 @@ class Workers:
         self.home = home
         self._started: list[WorkerProcess] = []
 
-    def start(self) -> WorkerProcess:
-        worker = WorkerProcess(self.environment, self.home / f"worker-{len(self._started)}.log")
+    def start(self, **environment: str) -> WorkerProcess:
+        worker = WorkerProcess({**self.environment, **environment}, self.home / f"worker-{len(self._started)}.log")
         self._started.append(worker)
         return worker
 

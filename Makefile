@@ -4,7 +4,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
 BENCH := benchmarks/.venv
 
-.PHONY: help setup demo test up check bench
+.PHONY: help setup demo test up check bench soak
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,6 +20,9 @@ test: $(STAMP) ## the whole suite, on a real PostgreSQL and a real Valkey that i
 
 up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
 	@exec .venv/bin/python -m launcher up
+
+soak: $(STAMP) ## ten minutes of jobs under accidents: processes killed and stopped, broker flushed, PostgreSQL killed; then an audit
+	@exec .venv/bin/python -m tests.faults.soak --seconds 600
 
 check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m ruff check .

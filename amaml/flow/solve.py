@@ -158,6 +158,7 @@ def _check(
     else:
         power.follow(*power.look(field, u), None)
         trajectory.lambda_max = torch.maximum(trajectory.lambda_max, power.lambda_max)
+    raise_where(~power.lambda_max.isfinite(), Result.NON_FINITE, t)
     limit = solver.tableau.stability_limit
     product = h * power.lambda_max
     raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, 0.9 * limit / power.lambda_max)
@@ -167,6 +168,7 @@ def _check(
 def _solve_adaptive(field: GradientFlow, u: Tensor, trajectory: Trajectory, solver: Adaptive) -> None:
     power = PowerIteration(field, u) if solver.guard else None
     if power is not None:
+        raise_where(~power.lambda_max.isfinite(), Result.NON_FINITE, 0.0)
         trajectory.lambda_max = power.lambda_max
     h: Tensor | None = None
     for start, end in pairwise([0.0, *trajectory.horizons]):
@@ -205,7 +207,7 @@ class InnerFlow:
         known = self._mine(self.power.lambda_max)
         self.power.follow(
             torch.where(stable[:, None], vector, self._mine(self.power.vector)),
-            torch.where(good, lambda_max, known),
+            torch.where(good & lambda_max.isfinite(), lambda_max, known),
             self.field.rows,
         )
         seen = self._mine(self.trajectory.lambda_max)

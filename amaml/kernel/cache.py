@@ -7,7 +7,10 @@ import platform
 import sys
 from pathlib import Path
 
-SOURCES = [Path(__file__).with_name(name) for name in ("mlp_flow.cpp", "network.h", "vectors.h")]
+SOURCES = [
+    Path(__file__).with_name(name)
+    for name in ("mlp_flow.cpp", "checkpointing.h", "network.h", "problem.h", "vectors.h")
+]
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
 """Not -ffast-math: NaN and infinity are how a diverging solve is found out."""
 

@@ -1,6 +1,6 @@
 // The whole meta-gradient of one task after another: forward flow with step control and stability guard, query loss,
-// discrete adjoint with checkpointing. It does what amaml/flow and amaml/adjoint/discrete.py do for batches of any losses,
-// for fully connected networks and regression losses, with a task's data in the processor's cache.
+// discrete adjoint with checkpointing. It does what amaml/flow and amaml/adjoint/discrete.py do for batches of any
+// losses, for fully connected networks and regression losses, with a task's data in the processor's cache.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -10,35 +10,11 @@
 #include <system_error>
 #include <thread>
 
+#include "checkpointing.h"
 #include "network.h"
+#include "problem.h"
 
 namespace {
-
-// The face towards Python: amaml/kernel/problem.py mirrors it field by field. B tasks, P parameters, K horizons.
-template <class T> struct Problem {
-    int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
-    int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
-    int64_t proximal_in_query, want_length, want_rates, want_proximal;
-    double proximal, rtol, atol, stability_limit, step_cap;
-    const int64_t* widths;
-    const double *times, *weights;  // [K]
-    const int64_t* counts;          // fixed steps of each stretch [K]
-    const double* steps;            // their sizes [K]
-    const double *a, *b, *error;    // tableau: lower triangle row by row, [stages], [stages + 1]
-    const T *theta, *rates, *power_start;  // [P]; rates may be null
-    const T *support_x, *support_y, *query_x, *query_y;
-    T *gradients, *through_theta, *by_rates, *by_proximal;  // [B, P], [B, P], [B, P], [B]
-    T *by_length, *losses, *adapted, *lambda_max;           // [B, K], [B, K], [B, P], [B]
-    int64_t *accepted, *rejected, *gradient_count, *hvp_count;  // [B]
-    int64_t* code;                                              // [B], as in amaml.flow.result.Result
-    double *failed_at, *value, *bound;                          // [B]
-};
-
-enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT };
-struct Failure {
-    Code code;
-    double time, value = NAN, bound = NAN;
-};
 
 constexpr double SAFETY = 0.9, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
 constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16;
@@ -63,15 +39,16 @@ template <class T> class Task {
           net(p.layers, p.widths, Activation(p.activation), std::max(support.length, query.length), slots()),
           u(P), next(P), slope(P), end_slope(P), lambda(P), scratch(P), seed(P), power(P), jumps(p.horizons * P),
           states(p.stages * P), slopes(p.stages * P) {
-        if (p.rates) root_rates.resize(P), std::transform(p.rates, p.rates + P, root_rates.begin(), [](T r) { return std::sqrt(r); });
+        if (p.rates)
+            for (int64_t i = 0; i < P; ++i) root_rates.push_back(std::sqrt(p.rates[i]));
     }
 
     void solve(int64_t task) {
         b = task;
-        const auto row = [&](const T* data, int64_t points, int64_t width) { return data + b * points * width; };
-        support.fill(p.support_points, row(p.support_x, p.support_points, support.inputs), row(p.support_y, p.support_points, support.outputs));
-        query.fill(p.query_points, row(p.query_x, p.query_points, query.inputs), row(p.query_y, p.query_points, query.outputs));
-        kept.clear(), sizes.clear(), boundaries.assign(1, 0), spacing = 1, rounds = 0, by_proximal = 0, misjudged = {SUCCESS, 0};
+        support.fill(p.support_x, p.support_y, b);
+        query.fill(p.query_x, p.query_y, b);
+        kept.clear(), sizes.clear(), boundaries.assign(1, 0), spacing = 1, rounds = 0;
+        by_proximal = 0, misjudged = {SUCCESS, 0};
         p.lambda_max[b] = NAN;
         std::copy_n(p.theta, P, u.data());
         p.adaptive ? forward_adaptive() : forward_fixed();
@@ -120,6 +97,7 @@ template <class T> class Task {
     void first_looks(bool known) {
         std::copy_n(p.power_start, P, power.data());
         for (int64_t n = 0; n < FIRST_ITERATIONS; ++n) lambda_now = look(u.data(), power.data(), known || n);
+        if (!std::isfinite(lambda_now)) throw Failure{NON_FINITE, 0};
         p.lambda_max[b] = lambda_now;
     }
 
@@ -158,11 +136,12 @@ template <class T> class Task {
     int64_t slot(int64_t stage) const { return net.slots() > 1 ? stage : 0; }
 
     // ---- forward
-    // Keeps u, from which step `rounds` starts, if it is due: all while they are cheap, then about √N, or at most a limit.
+    // Keeps u, from which step `rounds` starts, if it is due: all while that is cheap, then about √N; or half a limit.
     void offer() {
         if (rounds % spacing == 0) kept.emplace(rounds, u);
         const int64_t cheap = std::max<int64_t>(2, CHEAP_BYTES / (P * sizeof(T)));
-        while (int64_t(kept.size()) > (p.checkpoints >= 0 ? std::max<int64_t>(1, (p.checkpoints - 1) / 2) : spacing == 1 ? cheap : 2 * spacing)) {
+        const int64_t limit = std::max<int64_t>(1, (p.checkpoints - 1) / 2);  // the rest is for the way back
+        while (int64_t(kept.size()) > (p.checkpoints >= 0 ? limit : spacing == 1 ? cheap : 2 * spacing)) {
             spacing *= 2;
             for (auto at = kept.begin(); at != kept.end();) at = at->first % spacing ? kept.erase(at) : std::next(at);
         }
@@ -188,7 +167,8 @@ template <class T> class Task {
 
     void forward_fixed() {
         const int64_t all = std::accumulate(p.counts, p.counts + p.horizons, int64_t(0));
-        if (p.checkpoints < 0 && all * P * sizeof(T) > CHEAP_BYTES) spacing = std::max<int64_t>(2, std::llround(std::sqrt(double(all))));
+        if (p.checkpoints < 0 && all * P * sizeof(T) > CHEAP_BYTES)
+            spacing = std::max<int64_t>(2, std::llround(std::sqrt(double(all))));
         double start = 0;
         for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
             const T h = T(p.steps[k]);
@@ -208,6 +188,7 @@ template <class T> class Task {
         if (!p.guard) return;
         if (rounds == 0) first_looks(false);
         else lambda_now = look(u.data(), power.data(), false);
+        if (!std::isfinite(lambda_now)) throw Failure{NON_FINITE, time};
         p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
         if (!(h * lambda_now <= p.stability_limit))
             throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), 0.9 * p.stability_limit / lambda_now};
@@ -264,8 +245,9 @@ template <class T> class Task {
     bool stable(double h) {
         if (!p.guard) return true;
         std::copy_n(power.data(), P, lambda.data());
-        lambda_now = look(next.data(), lambda.data(), true);
-        if (!(h * lambda_now <= END_SLACK * p.step_cap)) return false;
+        const T found = look(next.data(), lambda.data(), true);
+        if (std::isfinite(found)) lambda_now = found;
+        if (!(h * found <= END_SLACK * p.step_cap)) return false;
         power.swap(lambda);
         p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
         return true;
@@ -311,7 +293,10 @@ template <class T> class Task {
             for (int64_t n = number; n < first; ++n) advance(n, state.data());
             if (p.checkpoints < 0) {
                 std::vector<Values<T>> between(1, state);
-                for (int64_t n = first; n < end - 1; ++n) between.push_back(between.back()), advance(n, between.back().data());
+                for (int64_t n = first; n < end - 1; ++n) {
+                    between.push_back(between.back());
+                    advance(n, between.back().data());
+                }
                 for (int64_t n = end - 1; n >= first; --n) reverse(n, between[n - first].data());
             } else {
                 back(first, end, state, std::max<int64_t>(0, p.checkpoints - 1 - int64_t(kept.size())));
@@ -336,20 +321,7 @@ template <class T> class Task {
         }
         back(start, middle, state, spare);
     }
-    static double choose(int64_t n, int64_t k) {
-        double result = 1;
-        for (int64_t i = 1; i <= k; ++i) result = result * double(n - k + i) / double(i);
-        return std::round(result);
-    }
-    static int64_t split(int64_t length, int64_t slots) {
-        int64_t repeats = 1;
-        while (choose(slots + repeats, slots) < length) ++repeats;
-        const double right = length - choose(slots - 1 + repeats, slots - 1);
-        const double left = std::floor(choose(slots + repeats - 1, slots) / 2);
-        return std::min<int64_t>(length - 1, std::max<int64_t>(1, int64_t(std::min(right, left))));
-    }
-
-    // λ before step `number` from λ after it; `from` is the state before it. Gathers what the field's own parameters see.
+    // λ before step `number` from λ after it; `from` is the state before it.
     void reverse(int64_t number, const T* from) {
         const T h = step_size(number);
         stages(from, h, p.stages - 1, nullptr);
@@ -367,13 +339,15 @@ template <class T> class Task {
         }
         lambda.swap(next);
     }
-    // A stage's part, its weighted adjoint being `seed`; whether the force was evaluated, and its activations are known.
+    // What the field's own parameters see of a stage with weighted adjoint `seed`; whether that took the force.
     bool visit(const T* at, int64_t slot) {
         const T rho = T(p.proximal), *alpha = p.rates;
         T* through = p.through_theta + b * P;
         if (rho != 0) for (int64_t i = 0; i < P; ++i) through[i] += rho * (alpha ? seed[i] * alpha[i] : seed[i]);
         if (p.want_proximal)
-            by_proximal -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]); });
+            by_proximal -= total(P, [&](int64_t i) {
+                return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]);
+            });
         if (!p.want_rates && (p.adaptive || !p.want_length)) return false;
         force(at, scratch.data(), slot);
         if (p.want_rates) for (int64_t i = 0; i < P; ++i) p.by_rates[b * P + i] -= seed[i] * scratch[i];

@@ -1,7 +1,7 @@
 // Loss ½·mean((net(x) − y)²) of a fully connected network on one task: gradient and Hessian-vector product.
 //
-// Arrays are feature-major, [width][points], and points come in chunks of a few vectors, so that everything stays in cache
-// whatever the number of points. Parameters lie flat: a layer's weight [outputs][inputs], then its bias.
+// Arrays are feature-major, [width][points], and points come in chunks of a few vectors, so that everything stays in
+// cache whatever their number. Parameters lie flat: a layer's weight [outputs][inputs], then its bias.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 #include "vectors.h"
 
-constexpr int CHUNK_VECTORS = 8;
+constexpr int CHUNK_POINTS = 128;
 
 // Memory that starts on a cache line: a vector across two of them costs two loads.
 template <class T> struct Aligned {
@@ -28,27 +28,29 @@ template <class T> using Values = std::vector<T, Aligned<T>>;
 
 // Points of a task, chunk by chunk; those that pad the last vectors weigh nothing.
 template <class T> struct Points {
+    int64_t count, inputs, outputs;
     int64_t chunks, length;  // length: points in a chunk
-    int64_t inputs, outputs;
     Values<T> x, y, weight;  // [chunk][feature][point]; weight: 1/(points·outputs)
 
-    Points(int64_t points, int64_t in, int64_t out) : inputs(in), outputs(out) {
+    Points(int64_t points, int64_t in, int64_t out) : count(points), inputs(in), outputs(out) {
         int64_t vectors = (points + Simd<T>::lanes - 1) / Simd<T>::lanes;
-        chunks = (vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
+        constexpr int64_t most = CHUNK_POINTS / Simd<T>::lanes;
+        chunks = (vectors + most - 1) / most;
         length = (vectors + chunks - 1) / chunks * Simd<T>::lanes;
         x.resize(chunks * length * in), y.resize(chunks * length * out), weight.resize(chunks * length);
         std::fill_n(weight.begin(), points, T(1) / T(points * out));
     }
-    void fill(int64_t points, const T* from_x, const T* from_y) {
-        spread(points, inputs, from_x, x.data());
-        spread(points, outputs, from_y, y.data());
+    // Takes over those of the task'th task from [task][point][feature].
+    void fill(const T* all_x, const T* all_y, int64_t task) {
+        spread(all_x, inputs, task, x.data());
+        spread(all_y, outputs, task, y.data());
     }
-
     Vec<T> weights(int64_t chunk, int64_t p) const { return load(weight.data() + chunk * length + p % length); }
 
   private:
-    void spread(int64_t points, int64_t features, const T* from, T* to) const {
-        for (int64_t p = 0; p < points; ++p)
+    void spread(const T* from, int64_t features, int64_t task, T* to) const {
+        from += task * count * features;
+        for (int64_t p = 0; p < count; ++p)
             for (int64_t f = 0; f < features; ++f)
                 to[(p / length * features + f) * length + p % length] = from[p * features + f];
     }
@@ -120,32 +122,39 @@ template <class T> struct Pair {
     const T *left, *right;
 };
 
-// out[i][j] += Σ over pairs and points of left[i][·]·right[j][·].
-template <class T>
-void outer(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
-    using V = Vec<T>;
-    constexpr int lanes = Simd<T>::lanes;
-    for (int64_t i = 0; i < rows; i += 4)
-        for (int64_t j = 0; j < columns; j += 4) {
-            V sum[16] = {};
+// out[i][j] += Σ over pairs and points of left[i][·]·right[j][·], a tile of height × width sums at a time.
+template <class T, int height, int width>
+void outer_tiles(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
+    constexpr int lanes = Simd<T>::lanes, size = height * width;
+    for (int64_t i = 0; i < rows; i += height)
+        for (int64_t j = 0; j < columns; j += width) {
+            Vec<T> sum[size] = {};
             for (const Pair<T>& pair : pairs) {
-                const T *left[4], *right[4];  // beyond the last row: that row again, its sums unused
-                for (int q = 0; q < 4; ++q) {
-                    left[q] = pair.left + std::min(i + q, rows - 1) * length;
-                    right[q] = pair.right + std::min(j + q, columns - 1) * length;
-                }
+                const T *left[height], *right[width];  // beyond the last row: that row again, its sums unused
+                for (int q = 0; q < height; ++q) left[q] = pair.left + std::min(i + q, rows - 1) * length;
+                for (int q = 0; q < width; ++q) right[q] = pair.right + std::min(j + q, columns - 1) * length;
                 for (int64_t p = 0; p < length; p += lanes) {
-                    V a[4], b[4];
-                    for (int q = 0; q < 4; ++q) a[q] = load(left[q] + p), b[q] = load(right[q] + p);
-                    for (int q = 0; q < 16; ++q) sum[q] += a[q / 4] * b[q % 4];
+                    Vec<T> a[height], b[width];
+#pragma GCC unroll 16
+                    for (int q = 0; q < height; ++q) a[q] = load(left[q] + p);
+#pragma GCC unroll 16
+                    for (int q = 0; q < width; ++q) b[q] = load(right[q] + p);
+#pragma GCC unroll 16
+                    for (int q = 0; q < size; ++q) sum[q] += a[q / width] * b[q % width];
                 }
             }
-            T sums[16];
-            for (int q = 0; q < 16; q += lanes) sum_lanes<T>(sum + q), store(sums + q, sum[q]);
-            const int64_t height = std::min<int64_t>(4, rows - i), width = std::min<int64_t>(4, columns - j);
-            for (int64_t r = 0; r < height; ++r)
-                for (int64_t c = 0; c < width; ++c) out[(i + r) * columns + j + c] += sums[4 * r + c];
+            T sums[size];
+            for (int q = 0; q < size; q += lanes) sum_lanes<T>(sum + q), store(sums + q, sum[q]);
+            for (int64_t r = 0; r < std::min<int64_t>(height, rows - i); ++r)
+                for (int64_t c = 0; c < std::min<int64_t>(width, columns - j); ++c)
+                    out[(i + r) * columns + j + c] += sums[r * width + c];
         }
+}
+template <class T>
+void outer(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
+    if (columns == 1) outer_tiles<T, 16, 1>(pairs, rows, columns, length, out);
+    else if (rows == 1) outer_tiles<T, 1, 16>(pairs, rows, columns, length, out);
+    else outer_tiles<T, 4, 4>(pairs, rows, columns, length, out);
 }
 
 // out[i] += Σ over points of left[i][·].
@@ -239,7 +248,8 @@ template <class T> class Network {
                 with<T>(activation_, [=, pre = pre_[l - 1].data()](auto f) {
                     each<T>(in * n, [=](int64_t p) {
                         const auto at = load(a + p), slope = f.slope(at), pull = load(pulled + p);
-                        store(moved_pulled + p, load(moved_pulled + p) * slope + pull * f.bend(at, slope) * load(pre + p));
+                        const auto bent = pull * f.bend(at, slope) * load(pre + p);
+                        store(moved_pulled + p, load(moved_pulled + p) * slope + bent);
                         store(pulled + p, pull * slope);
                     });
                 });

@@ -1,9 +1,11 @@
-// Vectors of the machine's own width through the compiler's vector extension, sums of many at once, elementary functions.
+// Vectors of the machine's own width by the compiler's vector extension, sums of many at once, elementary functions.
 #pragma once
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
+
+#define INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
@@ -30,7 +32,7 @@ template <class T> inline void store(T* to, Vec<T> v) { std::memcpy(to, &v, size
 
 // Of every block of 2·half lanes: a's lanes from `from` on, then b's.
 template <class T, int half, int from, int... lane>
-inline Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
     constexpr int n = Simd<T>::lanes;
 #ifdef __clang__
     return __builtin_shufflevector(a, b, (lane % (2 * half) < half ? lane + from : n + lane - half + from)...);
@@ -41,9 +43,10 @@ inline Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>
 }
 
 // v[0] becomes (Σ of v[0]'s lanes, Σ of v[1]'s, …): a vector of sums for as many vectors as one has lanes.
-template <class T, int half = Simd<T>::lanes / 2> inline void sum_lanes(Vec<T>* v) {
+template <class T, int half = Simd<T>::lanes / 2> INLINE void sum_lanes(Vec<T>* v) {
     if constexpr (half > 0) {
         constexpr auto all = std::make_integer_sequence<int, Simd<T>::lanes>{};
+#pragma GCC unroll 16
         for (int j = 0; j < half; ++j)
             v[j] = interleave<T, half, 0>(v[j], v[j + half], all) + interleave<T, half, half>(v[j], v[j + half], all);
         sum_lanes<T, half / 2>(v);
@@ -56,12 +59,12 @@ template <class T> struct Exponential {
     using Bits = typename Simd<T>::Bits;
     static constexpr bool single = sizeof(T) == 4;
     static constexpr int mantissa = single ? 23 : 52, bias = single ? 127 : 1023, degree = single ? 7 : 13;
-    static constexpr T round = single ? 12582912 : 6755399441055744;  // 1.5·2^mantissa: the sum's last bits are the integer
+    static constexpr T round = single ? 12582912 : 6755399441055744;  // 1.5·2^mantissa: adding it leaves the integer
     static constexpr T ln2_high = single ? 0.693359375 : 6.93145751953125e-1;  // few bits, so that k·ln2_high is exact
     static constexpr T ln2_low = single ? -2.12194440054690583e-4 : 1.42860682030941723212e-6;
     V scale, tail;
 
-    __attribute__((always_inline)) explicit Exponential(V x) {
+    INLINE explicit Exponential(V x) {
         V shifted = x * T(1.4426950408889634074) + round;
         V k = shifted - round;
         V r = (x - k * ln2_high) - k * ln2_low;

@@ -1,21 +1,27 @@
-"""Before torch is imported: on a busy machine its threads are to sleep while they wait, and not to spin."""
+"""The kernel, built for the tests if the environment has none yet."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from amaml.kernel import build, library
 
 
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """A training sets these for the whole process."""
-    import torch
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """A C++ compiler's path; tests that need one are skipped where there is none."""
+    found = build.find_compiler()
+    if found is None:
+        pytest.skip("no C++ compiler on this machine")
+    return found
 
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.set_num_threads(before[1])
+
+@pytest.fixture(scope="session")
+def kernel(compiler: str) -> library.Kernel:
+    """The kernel that solves use."""
+    if library.kernel() is None:
+        build.build(compiler)
+        library._loaded.cache_clear()
+    found = library.kernel()
+    assert found is not None, "the kernel was built and couldn't be loaded"
+    return found

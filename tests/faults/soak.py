@@ -34,7 +34,7 @@ from tests.worker.conftest import result_of, spec
 WORKERS = 3
 SEEDS = 4
 """Different jobs: all of one seed must end in the same bits."""
-ITERATIONS = 100
+ITERATIONS = 60
 WAITING = 8
 """Jobs that are kept unended."""
 ASKED = 0.1
@@ -125,7 +125,7 @@ class Accidents:
         self.seen: Counter[str] = Counter()
         self._kinds: dict[str, tuple[int, Callable[[], bool]]] = {
             "trainer killed": (8, self._kill_trainer),
-            "worker killed": (3, lambda: site.kill(self._worker())),
+            "worker killed": (2, lambda: site.kill(self._worker())),
             "worker stopped past its lease": (3, self._freeze),
             "API killed": (2, lambda: site.kill(site.api)),
             "broker flushed": (4, site.flush_broker),
@@ -151,7 +151,7 @@ class Accidents:
         return self._random.choice(self._site.workers)
 
     def _kill_trainer(self) -> bool:
-        trainers = self._site.busy_trainers() or self._site.trainers()
+        trainers = self._site.busy_trainers()  # one that still imports torch has nothing to lose but time
         return bool(trainers) and self._site.kill_trainer(self._random.choice(trainers))
 
     def _freeze(self) -> bool:
@@ -178,7 +178,7 @@ def soak(seconds: float, seed: int, folder: Path) -> tuple[dict[str, Any], list[
         while time.monotonic() - began < seconds:
             accidents.one()
             accidents.thaw()
-            until = time.monotonic() + chance.uniform(0.2, 2.0)
+            until = time.monotonic() + chance.uniform(0.5, 3.0)
             while time.monotonic() < until:
                 site.keep_alive()
                 time.sleep(0.1)

@@ -17,8 +17,9 @@ from service.api.jobs import endpoints as jobs
 from service.api.jobs import events, results
 from service.api.lingering import Lingering
 from service.api.notices import Notices
+from service.dashboard import endpoints as dashboard
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"}) | dashboard.PATHS
 """Paths that need no key. Everything else does; a test walks the routes."""
 
 DESCRIPTION = """\
@@ -44,6 +45,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _operation_id(route: APIRoute) -> str:
     """The same from version to version, for clients that are generated from the reference."""
     method = min(route.methods or {"GET"})
+    if not route.include_in_schema:
+        return f"{method.lower()} {route.path}"
     words = [word for word in route.path.strip("/").replace("-", "_").split("/") if not word.startswith("{")]
     one = "_one" if route.path.endswith("}") else ""
     return "_".join([method.lower(), *words[-2 if words[0] == "v1" and len(words) > 2 else -1 :]]) + one
@@ -57,9 +60,9 @@ def build() -> FastAPI:
         summary="Adjoint MAML as a REST service.",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # the dashboard's router serves it, from files of this installation
         redoc_url=None,
         generate_unique_id_function=_operation_id,
-        swagger_ui_oauth2_redirect_url=None,
         # Slashes are as the reference says: a redirect would lose a body.
         redirect_slashes=False,
     )
@@ -68,6 +71,7 @@ def build() -> FastAPI:
         protected.include_router(resource.router)
     app.include_router(protected)
     app.include_router(health.router)
+    app.include_router(dashboard.router)
     app.add_middleware(Lingering)
     app.add_middleware(access.Access)
     problems.install(app)

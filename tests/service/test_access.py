@@ -14,7 +14,7 @@ from service.api.app import PUBLIC, app
 from service.store import keys
 from service.store.database import transaction
 from service.store.tables import ApiKey
-from tests.service.conftest import Api, Tenant, check_problem, client, new_tenant, start, submit, succeed
+from tests.service.conftest import Api, Tenant, check_problem, client, eventually, new_tenant, start, submit, succeed
 
 CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n"
 
@@ -144,7 +144,7 @@ class TestRequests:
     def test_a_given_request_id_comes_back(self, http: httpx.Client, api: Api) -> None:
         answer = http.get("/v1/jobs", headers={"X-Request-ID": "trace-1.a"})
         assert answer.headers["x-request-id"] == "trace-1.a"
-        assert "request_id=trace-1.a" in api.log.read_text()
+        eventually(lambda: "request_id=trace-1.a" in api.log.read_text())
         forged = http.get("/v1/jobs", headers={"X-Request-ID": "a b"}).headers["x-request-id"]
         assert UUID(hex=forged)
 

@@ -23,7 +23,6 @@ from service.store.tables import Job
 from tests.service.conftest import (
     Api,
     Tenant,
-   
     check_problem,
     client,
     start,

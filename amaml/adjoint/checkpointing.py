@@ -7,7 +7,7 @@ than t times.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import comb
+from math import comb, isqrt
 
 from torch import Tensor
 
@@ -28,6 +28,18 @@ def states_backwards(start: int, end: int, state: Tensor, spare: int, advance: A
     middle = start + _split(end - start, spare + 1)
     yield from states_backwards(middle, end, _carry(start, middle, state, advance), spare - 1, advance)
     yield from states_backwards(start, middle, state, spare, advance)
+
+
+def ever_shorter_stretches(rounds: int) -> set[int]:
+    """Which steps' states to keep so that about √(2N) of them are alive at any time and every step is recomputed once.
+    Kept states are used up on the way back, so an earlier stretch between two of them may be one longer."""
+    due, at = set(), 0
+    length = isqrt(2 * rounds) + 1
+    while at < rounds:
+        due.add(at)
+        at += max(1, length)
+        length -= 1
+    return due
 
 
 def all_states_backwards(start: int, end: int, state: Tensor, advance: Advance) -> Iterator[tuple[int, Tensor]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from amaml.adjoint.checkpointing import all_states_backwards, states_backwards
+from amaml.adjoint.checkpointing import all_states_backwards, ever_shorter_stretches, states_backwards
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.runge_kutta import reverse, stage_states
 from amaml.flow.snapshots import Snapshots
@@ -19,7 +19,8 @@ from amaml.flow.solve import Round, Trajectory
 class Discrete:
     """Equals backpropagation through the solver to rounding, without its graph.
 
-    `checkpoints=None` keeps about √N states from the forward solve and recomputes the others a stretch at a time;
+    `checkpoints=None` keeps of the order of √N states from the forward solve and recomputes the others once, a stretch at
+    a time: about √(2N) are alive at once for N fixed steps;
     `checkpoints=k` has at most k states alive (at least two: the first and the current one) and recomputes as often as
     the binomial schedule asks.
     """
@@ -34,7 +35,7 @@ class Discrete:
         """What the forward solve keeps; `rounds` is its number of steps where that is known."""
         if self.checkpoints is not None:
             return Snapshots(limit=max(1, self.checkpoints - 1))
-        return Snapshots(spacing=1 if rounds is None else max(1, round(rounds**0.5)))
+        return Snapshots(due=None if rounds is None else ever_shorter_stretches(rounds))
 
     def solve(self, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
         """λ(0) [B, P]; λ jumps by `jumps[k]` at the k-th horizon. Uses up the trajectory's snapshots."""

@@ -49,4 +49,5 @@ $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	@rm -f $@
 	@echo "installing into .venv (PyTorch is large: this takes a minute)"
 	@.venv/bin/python -m pip install --quiet -c constraints.txt -e ./client -e '.[dev]'
+	@.venv/bin/python -m amaml.kernel.build
 	@touch $@

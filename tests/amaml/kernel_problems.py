@@ -43,9 +43,11 @@ def regression(
 
 
 def both(**arguments: Any) -> tuple[amaml.MetaGradient, amaml.MetaGradient]:
-    """The kernel's answer and the batched path's."""
+    """The kernel's answer, on two threads, and the batched path's on one, where its small products are faster."""
     assert backend().startswith("kernel")
+    torch.set_num_threads(2)
     by_kernel = amaml.meta_gradient(**arguments)
+    torch.set_num_threads(1)
     with disabled():
         assert backend() == "batched"
         return by_kernel, amaml.meta_gradient(**arguments)
@@ -66,14 +68,14 @@ def a_bit_of_everything() -> float:
     worst = 0.0
     kinds = ["tanh", "sigmoid", "softplus", "relu", "tanh"]
     shapes = [[1, 32, 32, 1], [3, 5, 2], [2, 17, 4, 9, 3], [1, 1, 1], [5, 33, 1]]
-    points = [(100, 30), (1, 1), (16, 17), (300, 5), (129, 128)]
+    points = [(100, 30), (1, 1), (16, 17), (300, 5), (30, 128)]
     for (name, solver), kind, widths, count in zip(SOLVERS.items(), kinds, shapes, points, strict=True):
         problem = regression(widths, kind, points=count)
         rates = {key: torch.full_like(value, 0.7) for key, value in problem["params"].items()}
         for checkpoints in (None, 3):
             a, b = both(
                 **problem, solver=solver, adjoint=amaml.Discrete(checkpoints=checkpoints), rates=rates, proximal=0.3,
-                proximal_in_query=True, horizons=[(0.5, 1.0), (1.0, 0.5)], wrt=["length", "rates", "proximal"],
+                proximal_in_query=True, horizons=[(0.2, 1.0), (0.5, 0.5)], wrt=["length", "rates", "proximal"],
             )  # fmt: skip
             worst = max(worst, distance(a, b, ("length", "rates", "proximal")))
             single = {key: value.float() for key, value in problem["tasks"].items()}
@@ -84,5 +86,4 @@ def a_bit_of_everything() -> float:
 
 if __name__ == "__main__":
     library.cached = lambda: Path(sys.argv[1])
-    torch.set_num_threads(2)
     print(a_bit_of_everything())

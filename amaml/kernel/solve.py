@@ -6,7 +6,9 @@ import ctypes
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,18 +116,22 @@ class _Solve:
             for axis, tensor in zip("xy", pair, strict=True):
                 self._hold(f"{name}_{axis}", tensor.to(theta.dtype))
         for name in ("gradients", "through_theta", "by_rates", "adapted"):
-            self._hold(name, theta.new_zeros(batch, parameters))
+            self._results(name, theta.numpy().dtype, batch, parameters)
         for name in ("by_length", "losses"):
-            self._hold(name, theta.new_zeros(batch, horizons))
+            self._results(name, theta.numpy().dtype, batch, horizons)
         for name in ("by_proximal", "lambda_max"):
-            self._hold(name, theta.new_zeros(batch))
+            self._results(name, theta.numpy().dtype, batch)
         for name in ("accepted", "rejected", "gradient_count", "hvp_count", "code"):
-            self._hold(name, torch.zeros(batch, dtype=torch.int64))
+            self._results(name, np.dtype(np.int64), batch)
         for name in ("failed_at", "value", "bound"):
-            self._hold(name, torch.zeros(batch, dtype=torch.float64))
+            self._results(name, np.dtype(np.float64), batch)
 
     def _numbers(self, name: str, values: Sequence[float]) -> None:
         self._hold(name, torch.tensor(values, dtype=torch.float64))
+
+    def _results(self, name: str, dtype: np.dtype[Any], *shape: int) -> None:
+        # NumPy's zeros come from the system untouched; torch's would wake its own threads to write them.
+        self._hold(name, torch.from_numpy(np.zeros(shape, dtype)))
 
     def _hold(self, name: str, tensor: Tensor) -> None:
         self._alive[name] = tensor = tensor.detach().contiguous()
@@ -144,7 +150,8 @@ class _Solve:
             raise SolveError([self._failure(task) for task in failed])
         problem, wanted = self.problem, self.wanted
         discrete = problem.target == "discrete"
-        sensitivity = Sensitivity(out["gradients"], wanted if discrete else wanted - {"length"})
+        nothing_yet = out["gradients"][:, :0]
+        sensitivity = Sensitivity(nothing_yet, wanted if discrete else wanted - {"length"})
         sensitivity.theta = out["through_theta"]
         if "rates" in wanted:
             sensitivity.rates = out["by_rates"]

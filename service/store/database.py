@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -30,7 +30,7 @@ def engine(url: str | None = None) -> Engine:
     return _engine(url or url_from_environment())
 
 
-@lru_cache(maxsize=8)
+@cache  # never let go of: an engine that is dropped leaves its connections open
 def _engine(url: str) -> Engine:
     return create_engine(
         url,

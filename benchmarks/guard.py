@@ -17,7 +17,7 @@ import amaml
 from benchmarks.record import Run, arguments
 from benchmarks.workload import Start, Work, flat, work
 
-SEEDS = range(1000, 1020)
+SEEDS = range(2000, 2020)
 TOLERANCES = {torch.float32: (1e-4, 1e-5, 1e-6), torch.float64: (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)}
 MEAN_BOUND, TASK_BOUND = 1_000, 10_000
 

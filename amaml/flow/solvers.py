@@ -47,7 +47,8 @@ class RK4(FixedStep):
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Steps chosen for each task on its own: local error within atol + rtol·|u| (root mean square over parameters).
+    """Steps chosen for each task on its own: every parameter's local error within a tenth of atol + rtol·|u|, since the
+    errors of steps add up.
 
     With `guard`, h·λmax stays under the tableau's cap, without which the adjoint can blow up unseen: the error test
     holds the state, whose stiff modes are nearly zero, while λ excites them. `max_steps` bounds the attempts. Without

@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr double SAFETY = 0.9, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
+constexpr double SAFETY = 0.9, SHARE = 0.1, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
 constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16;
 constexpr size_t CHEAP_BYTES = 1 << 20;  // of states of one trajectory, kept without thinning them
 constexpr size_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for each stage
@@ -235,11 +235,18 @@ template <class T> class Task {
         std::fill_n(seed.data(), P, T(0));
         combine(seed.data(), h, p.error, p.stages, seed.data());
         const T last = h * T(p.error[p.stages]), rtol = T(p.rtol), atol = T(p.atol);
-        return std::sqrt(total(P, [&](int64_t i) {
-            const T scale = std::max(std::abs(u[i]), std::abs(next[i])) * rtol + atol;
-            const T error = (seed[i] + last * end_slope[i]) / scale;
-            return double(error) * error;
-        }) / P);
+        return over_tolerance([&](int64_t i) {
+            return (seed[i] + last * end_slope[i]) / (std::max(std::abs(u[i]), std::abs(next[i])) * rtol + atol);
+        });
+    }
+    // The largest over its share of the tolerance; NaN if any is NaN.
+    double over_tolerance(auto scaled) {
+        double largest = 0;
+        for (int64_t i = 0; i < P; ++i) {
+            const double size = std::abs(double(scaled(i)));
+            if (size > largest || std::isnan(size)) largest = size;
+        }
+        return largest / SHARE;
     }
     // Whether a step that ends at `next` may stand. One that may not keeps its vector and learns how stiff it gets.
     bool stable(double h) {
@@ -255,10 +262,7 @@ template <class T> class Task {
     // Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4.
     double first_step() {
         const auto size = [&](auto v) {
-            return std::sqrt(total(P, [&](int64_t i) {
-                const double scaled = double(v(i)) / (p.atol + p.rtol * std::abs(u[i]));
-                return scaled * scaled;
-            }) / P);
+            return over_tolerance([&](int64_t i) { return double(v(i)) / (p.atol + p.rtol * std::abs(u[i])); });
         };
         const double d0 = size([&](int64_t i) { return u[i]; }), d1 = size([&](int64_t i) { return slope[i]; });
         const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;

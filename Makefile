@@ -4,11 +4,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
 BENCH := benchmarks/.venv
 
-.PHONY: help setup demo test up check bench soak
+.PHONY: help setup demo test faults up check bench bench-api bench-latency soak
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## the environment .venv alone
 
@@ -17,6 +17,9 @@ demo: $(STAMP) ## a whole meta-training job on real data: stores, API, worker, s
 
 test: $(STAMP) ## the whole suite, on a real PostgreSQL and a real Valkey that it starts and stops
 	@exec .venv/bin/python -m pytest
+
+faults: $(STAMP) ## what the suite leaves out: processes killed at every crash point, again and again, and 90 s of the soak
+	@exec .venv/bin/python -m pytest -m faults
 
 up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
 	@exec .venv/bin/python -m launcher up
@@ -30,9 +33,20 @@ check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
-bench: $(BENCH)/.installed ## all benchmarks beside their peers, about 20 minutes; benchmarks/results/*.json, docs/figures
+bench: $(BENCH)/.installed ## all benchmarks beside their peers, about an hour; benchmarks/results/*.json, docs/figures
 	@$(BENCH)/bin/python -m amaml.kernel.build
 	@exec $(BENCH)/bin/python -m benchmarks
+
+bench-api: $(BENCH)/.installed $(BENCH)-mlflow/.installed ## the API's throughput beside a bare one and MLflow, and 2,000 event streams: 6 minutes
+	@exec $(BENCH)/bin/python -m benchmarks.api
+
+$(BENCH)-mlflow/.installed: benchmarks/requirements-mlflow.txt
+	$(PYTHON) -m venv --clear $(BENCH)-mlflow
+	$(BENCH)-mlflow/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+bench-latency: $(STAMP) ## how long users wait and what waiting workers cost, about 6 minutes; benchmarks/results/latency.json
+	@exec .venv/bin/python -m benchmarks.latency
 
 $(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/requirements-jax.txt
 	$(PYTHON) -m venv --clear $(BENCH)

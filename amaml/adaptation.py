@@ -5,23 +5,43 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
-from amaml.evaluation import Flow, adapted_by_flow, fine_tuned
+from amaml.evaluation import Flow, adapted_by_flow, fine_tuned, states_by_flow
 from amaml.families.base import Tasks
 from amaml.families.scaling import Scaling
+from amaml.flow.solve import fixed_steps
+from amaml.flow.solvers import FixedStep
 from amaml.learned import LearnedFlow
+from amaml.objectives import CLASSIFICATION, REGRESSION, Objective
 from amaml.registry import build_solver
 from amaml.spec import EvaluationSpec, JobSpec, SolverSpec, TrajectorySpec
 
 Rows = Tensor | Sequence[Any]
 """Rows of numbers: a tensor, nested lists, or whatever `torch.as_tensor` takes."""
 Units = Literal["standardised", "raw"]
+By = Literal["flow", "finetune"]
+
+POINTS = 20
+"""Of the flow's loss curve, beside its start."""
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Losses of one task on the way from the initialization, as the model was trained by: of standardised units."""
+
+    over: Literal["t", "epochs"]
+    at: list[float]
+    """Times t of the flow, or epochs; 0 first."""
+    support: list[float]
+    query: list[float] | None
+    """None where no query set was given."""
 
 
 def adapt(
@@ -29,7 +49,7 @@ def adapt(
     x: Rows,
     y: Rows,
     *,
-    by: Literal["flow", "finetune"] = "flow",
+    by: By = "flow",
     length: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
@@ -39,7 +59,8 @@ def adapt(
 
     `x` [n, d] (or [n] where d is 1) and `y` [n, o] (or [n] where o is 1), in the units that the model itself maps
     between: standardised as its family was. With units="raw" they are converted by the `scaling` that a loaded model
-    has; `predict` takes and gives raw units too.
+    has; `predict` takes and gives raw units too. Where the model classifies, `y` is the index of each row's class among
+    its `outputs` ([n] or [n, 1]), or a probability a class [n, o].
 
     by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
     learned ones where it learned them.
@@ -49,22 +70,12 @@ def adapt(
     Raises ValueError for rows that don't fit or aren't finite and for options that don't, SolveError where the flow
     can't be solved.
     """
-    theta = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    tasks = _task(model, next(iter(theta.values())), x, y, units)
+    theta, tasks = _theta(model), _task(model, x, y, units)
+    found: Mapping[str, Tensor]
     if by == "flow":
-        _refuse("flow", "finetune", epochs=epochs, lr=lr)
-        found = adapted_by_flow(model, theta, tasks, _flow(model, length))
-    elif by == "finetune":
-        _refuse("finetune", "flow", length=length)
-        spec = getattr(model, "spec", None)
-        how = spec.evaluation if isinstance(spec, JobSpec) else EvaluationSpec()
-        epochs = how.epochs if epochs is None else epochs
-        lr = how.lr if lr is None else lr
-        if epochs < 1 or not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"finetune needs at least 1 epoch and a positive finite lr, got epochs={epochs}, lr={lr}")
-        _, found = deque(fine_tuned(model, theta, tasks, epochs=epochs, lr=lr), maxlen=1).pop()
+        found = adapted_by_flow(model, theta, tasks, _flow(model, length, epochs, lr), _objective(model))
     else:
-        raise ValueError(f"by must be flow or finetune, got {by!r}")
+        _, found = deque(_epochs(model, theta, tasks, by, length, epochs, lr), maxlen=1).pop()
     adapted = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -73,35 +84,136 @@ def adapt(
 
 
 @torch.no_grad()
+def loss_curve(
+    model: nn.Module,
+    x: Rows,
+    y: Rows,
+    *,
+    query: tuple[Rows, Rows] | None = None,
+    by: By = "flow",
+    length: float | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    units: Units = "standardised",
+) -> LossCurve:
+    """How the support loss, and that of the rows `query` = (x, y), fall on the way that `adapt` goes with these arguments.
+
+    Along the flow at 20 times, whole steps where the solver's are fixed; an adaptive solver stops at each of them, so the
+    end agrees with `adapt` to its tolerance. Every 10 epochs of fine-tuning. Raises as `adapt`.
+    """
+    theta, tasks = _theta(model), _task(model, x, y, units, query)
+    start = {name: tensor[None] for name, tensor in theta.items()}
+    states: list[tuple[float, Mapping[str, Tensor]]]
+    support_loss, query_loss = _objective(model).losses(model)
+    task = {name: tensor[0] for name, tensor in tasks.items()}
+
+    def losses(params: Mapping[str, Tensor]) -> tuple[float, float]:
+        own = {name: tensor[0] for name, tensor in params.items()}
+        return float(support_loss(own, task)), float(query_loss(own, task))
+
+    if by == "flow":
+        flow = _flow(model, length, epochs, lr)
+        times = _times(flow)
+        states = [
+            (0.0, start),
+            *zip(times, states_by_flow(model, theta, tasks, flow, times, _objective(model)), strict=True),
+        ]
+        found = [(at, *losses(params)) for at, params in states]
+    else:
+        # One after another: the next epoch overwrites what this one gave.
+        found = [(at, *losses(params)) for at, params in _epochs(model, theta, tasks, by, length, epochs, lr)]
+    at, support, asked = (list(column) for column in zip(*found, strict=True))
+    return LossCurve("t" if by == "flow" else "epochs", at, support, None if query is None else asked)
+
+
+@torch.no_grad()
 def predict(model: nn.Module, x: Rows) -> Tensor:
-    """The targets [n, o] that a loaded (or then adapted) model predicts at `x` [n, d], both in raw units.
+    """The targets [n, o] that a loaded (or then adapted) model predicts at `x` [n, d], both in raw units; the probability of
+    each class where it classifies.
 
     Raises ValueError for rows that don't fit, and for a model without `scaling`.
     """
     like = next(model.parameters())
     scaling = _scaling(model)
-    predicted: Tensor = model(scaling.standardise_x(_rows("x", x, like, len(scaling.x_mean))))
+    predicted: Tensor = model(scaling.standardise_x(_rows("x", x, like, _sizes(model)[0])))
+    if _objective(model) == CLASSIFICATION:
+        return predicted.softmax(dim=-1)
     raw: Tensor = scaling.raw_y(predicted)
     return raw
 
 
-def _task(model: nn.Module, like: Tensor, x: Rows, y: Rows, units: Units) -> Tasks:
-    """The rows as a batch of one task, standardised; its query set is never looked at."""
+def _theta(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _epochs(
+    model: nn.Module, theta: Mapping[str, Tensor], tasks: Tasks, by: str,
+    length: float | None, epochs: int | None, lr: float | None,
+) -> Iterator[tuple[int, Mapping[str, Tensor]]]:  # fmt: skip
+    """Fine-tuning's records."""
+    if by != "finetune":
+        raise ValueError(f"by must be flow or finetune, got {by!r}")
+    _refuse("finetune", "flow", length=length)
+    spec = getattr(model, "spec", None)
+    how = spec.evaluation if isinstance(spec, JobSpec) else EvaluationSpec()
+    epochs = how.epochs if epochs is None else epochs
+    lr = how.lr if lr is None else lr
+    if epochs < 1 or not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"finetune needs at least 1 epoch and a positive finite lr, got epochs={epochs}, lr={lr}")
+    return fine_tuned(model, theta, tasks, epochs=epochs, lr=lr, objective=_objective(model))
+
+
+def _task(model: nn.Module, x: Rows, y: Rows, units: Units, query: tuple[Rows, Rows] | None = None) -> Tasks:
+    """The rows as a batch of one task, standardised; the support set is its query set too where none is given."""
+    inputs, targets = _points(model, "", x, y, units)
+    asked = (inputs, targets) if query is None else _points(model, "query ", *query, units)
+    return {
+        "support_x": inputs[None],
+        "support_y": targets[None],
+        "query_x": asked[0][None],
+        "query_y": asked[1][None],
+    }
+
+
+def _points(model: nn.Module, which: str, x: Rows, y: Rows, units: Units) -> tuple[Tensor, Tensor]:
+    """Inputs [n, d] and targets [n, o], standardised."""
+    like = next(model.parameters())
     features, outputs = _sizes(model)
-    inputs, targets = _rows("x", x, like, features), _rows("y", y, like, outputs)
+    inputs = _rows(f"{which}x", x, like, features)
+    if _objective(model) == CLASSIFICATION:
+        targets = _classes(f"{which}y", y, like, outputs)
+    else:
+        targets = _rows(f"{which}y", y, like, outputs)
     if len(inputs) != len(targets):
-        raise ValueError(f"x has {len(inputs)} rows and y has {len(targets)}: give a target for every row")
+        raise ValueError(
+            f"{which}x has {len(inputs)} rows and {which}y has {len(targets)}: give a target for every row"
+        )
     if units == "raw":
         scaling = _scaling(model)
         inputs, targets = scaling.standardise_x(inputs), scaling.standardise_y(targets)
     elif units != "standardised":
         raise ValueError(f"units must be standardised or raw, got {units!r}")
-    return {
-        "support_x": inputs[None],
-        "support_y": targets[None],
-        "query_x": inputs[None],
-        "query_y": targets[None],
-    }
+    return inputs, targets
+
+
+def _times(flow: Flow) -> list[float]:
+    """Where the curve looks, the end last: at whole steps where they are fixed, so that they stay the same."""
+    if not isinstance(flow.solver, FixedStep):
+        return [flow.length * point / POINTS for point in range(1, POINTS)] + [flow.length]
+    [(count, h)] = fixed_steps([flow.length], flow.solver.step)
+    steps = sorted({round(count * point / POINTS) for point in range(1, POINTS)} - {0, count})
+    return [number * h for number in steps] + [flow.length]
+
+
+def _classes(name: str, values: Rows, like: Tensor, classes: int | None) -> Tensor:
+    """[n, classes], a row of probabilities a point."""
+    rows = _rows(name, values, like, None)
+    if rows.shape[1] != 1:
+        return _rows(name, rows, like, classes)
+    assert classes is not None, "a model that classifies was loaded, and says how many outputs it has"
+    if not bool(((rows == rows.round()) & (rows >= 0) & (rows < classes)).all()):
+        raise ValueError(f"{name} holds numbers that are no class: give whole numbers from 0 to {classes - 1}")
+    return one_hot(rows[:, 0].long(), classes).to(like.dtype)
 
 
 def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
@@ -125,11 +237,18 @@ def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
 
 def _sizes(model: nn.Module) -> tuple[int | None, int | None]:
     """Inputs and outputs of the model, where it says: a loaded one does, and so does an `MLP`."""
-    scaling = getattr(model, "scaling", None)
-    if isinstance(scaling, Scaling):
-        return len(scaling.x_mean), len(scaling.y_mean)
+    metadata = getattr(model, "metadata", None)
+    if metadata is not None:
+        return int(metadata["in_features"]), int(metadata["out_features"])
     widths = getattr(model, "widths", (None, None))
     return widths[0], widths[-1]
+
+
+def _objective(model: nn.Module) -> Objective:
+    """A loaded model's own; one of the caller's own regresses."""
+    objective = getattr(model, "objective", REGRESSION)
+    assert isinstance(objective, Objective), "only amaml.load gives a model an objective"
+    return objective
 
 
 def _scaling(model: nn.Module) -> Scaling:
@@ -139,7 +258,8 @@ def _scaling(model: nn.Module) -> Scaling:
     return scaling
 
 
-def _flow(model: nn.Module, length: float | None) -> Flow:
+def _flow(model: nn.Module, length: float | None, epochs: int | None, lr: float | None) -> Flow:
+    _refuse("flow", "finetune", epochs=epochs, lr=lr)
     spec = getattr(model, "spec", None)
     if not isinstance(spec, JobSpec):
         return Flow(TrajectorySpec().length if length is None else _positive(length), build_solver(SolverSpec()))

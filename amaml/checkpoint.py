@@ -43,10 +43,10 @@ class Progress:
     threads: int = 1
     over_limit: int = 0
     """Certificates over runtime.certify_limit in a row, up to now."""
-    random: tuple[float, float] | None = None
-    """nrmse_random and its standard error, once they are known."""
+    random: list[float] | None = None
+    """What each test task scores fine-tuned from the random start, once it is known."""
     best: tuple[int, float] | None = None
-    """Meta-iteration and validation nRMSE of the best θ so far."""
+    """Meta-iteration and validation score of the best θ so far."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
     _check_alike("libraries", json.loads(metadata["versions"]), versions())
     _check_alike("machine", json.loads(metadata["machine"]), _machine(device))
     progress: dict[str, Any] = json.loads(metadata["progress"])
-    for name in ("random", "best"):
-        progress[name] = tuple(progress[name]) if progress[name] is not None else None
+    progress["best"] = tuple(progress["best"]) if progress["best"] is not None else None
     optimizer: OptimizerState = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):

@@ -1,17 +1,14 @@
 """The paper's evaluation: how well unseen tasks are learnt from an initialization, all of them as one batch.
 
 Each task is adapted on its support set in two ways: by the inner flow to T, and by fine-tuning (Adam, full batch,
-weight decay 1e-6, as `torch.optim.Adam` takes it: L2). Its error is then measured on its test points.
-
-nRMSE of a task is the root of the mean, over its test points and outputs, of (prediction − target)², in units in
-which the training tasks' targets have mean 0 and standard deviation 1. So 1 is about what the constant 0 scores. Over
-tasks the mean is reported, and its standard error s/√B.
+weight decay 1e-6, as `torch.optim.Adam` takes it: L2). Then it is scored at its test points by the objective's metric:
+nRMSE for regression, accuracy for classification. Over tasks the mean is reported, and its standard error s/√B.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +18,22 @@ from amaml.adjoint.graph import GraphSolve
 from amaml.families.base import Tasks
 from amaml.flow.derivatives import Derivatives
 from amaml.flow.field import Evaluations, GradientFlow
+from amaml.flow.result import SolveError
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.solve import solve
 from amaml.flow.solvers import Solver, TorchDiffEq
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
-from amaml.models.losses import regression_losses
+from amaml.objectives import REGRESSION, Metric, Objective
 
 WEIGHT_DECAY = 1e-6
 RECORD_EVERY = 10
 BLOCK = 2**23
 """Parameters, over all its tasks, that one block of tasks may have: bounds the memory, changes no result's meaning."""
+
+WITHIN = (0.25, 0.5, 0.75)
+BEYOND = (1.5, 2.0)
+"""Of T, where the flow is scored beside T itself."""
 
 Params = Mapping[str, Tensor]
 
@@ -49,73 +51,126 @@ class Flow:
 
 @dataclass(frozen=True)
 class Curve:
-    """The fine-tuning curve: nRMSE [E, B] after each of `epochs`, a column a task; epoch 0 is the start itself."""
+    """The fine-tuning curve: scores [E, B] after each of `epochs`, a column a task; epoch 0 is the start itself."""
 
     epochs: list[int]
-    nrmse: Tensor
+    scores: Tensor
+    metric: Metric = REGRESSION.metric
 
     @property
     def last(self) -> Tensor:
         """[B] after the last epoch."""
-        return self.nrmse[-1]
+        return self.scores[-1]
 
     @property
     def best_epoch(self) -> int:
-        """The recorded epoch with the lowest mean over tasks: long fine-tuning on few points overfits."""
-        return self.epochs[int(self.nrmse.mean(dim=1).argmin())]
+        """The recorded epoch with the best mean over tasks: long fine-tuning on few points overfits."""
+        means = self.scores.mean(dim=1)
+        return self.epochs[int(means.argmax() if self.metric.higher_is_better else means.argmin())]
 
     @property
     def best(self) -> Tensor:
         """[B] after the best epoch."""
-        return self.nrmse[self.epochs.index(self.best_epoch)]
+        return self.scores[self.epochs.index(self.best_epoch)]
+
+
+@dataclass(frozen=True)
+class AlongFlow:
+    """How the scores go on the way to T and beyond it."""
+
+    times: list[float]
+    scores: Tensor
+    """[times, B]; NaN where the task's flow could not be solved so far."""
+    trouble: str | None = None
+    """Why it could not be solved beyond T."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What one initialization scores on a batch of tasks."""
 
+    metric: Metric
     flow: Tensor
-    """nRMSE [B] after the flow to T."""
+    """[B] after the flow to T."""
     curve: Curve
+    along_flow: AlongFlow | None = None
+    random: Tensor | None = None
+    """[B] fine-tuned from the random start."""
+    baselines: dict[str, Tensor] = field(default_factory=dict)
+    """Name → [B], what needs no network."""
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Name → [B], everything that every task was scored by."""
+        own = {"flow": self.flow, "tuned": self.curve.last, "tuned_best": self.curve.best}
+        random = {} if self.random is None else {"random": self.random}
+        return {**own, **random, **self.baselines}
 
 
 def evaluate(
-    net: nn.Module, params: Params, tasks: Tasks, *, flow: Flow, epochs: int, lr: float
+    net: nn.Module,
+    params: Params,
+    tasks: Tasks,
+    *,
+    flow: Flow,
+    epochs: int,
+    lr: float,
+    objective: Objective = REGRESSION,
 ) -> Generator[None, None, Evaluation]:
     """Adapts every task from `params` both ways. Yields now and then, so that a caller sees that it lives; the value
     of `yield from` is the evaluation. Raises SolveError where the flow of a task can't be solved."""
     scores = []
     for block in blocks(params, tasks):
-        scores.append(nrmse_by_flow(net, params, block, flow))
+        scores.append(score_by_flow(net, params, block, flow, objective))
         yield
-    curve = yield from fine_tuning_curve(net, params, tasks, epochs=epochs, lr=lr)
-    return Evaluation(torch.cat(scores), curve)
+    curve = yield from fine_tuning_curve(net, params, tasks, epochs=epochs, lr=lr, objective=objective)
+    return Evaluation(objective.metric, torch.cat(scores), curve)
 
 
-def nrmse_by_flow(net: nn.Module, params: Params, tasks: Tasks, flow: Flow) -> Tensor:
-    """nRMSE [B] of every task adapted by the flow to T."""
-    return nrmse(predictions(net, adapted_by_flow(net, params, tasks, flow), tasks["query_x"]), tasks["query_y"])
+def score_by_flow(
+    net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
+) -> Tensor:
+    """[B]: every task adapted by the flow to T."""
+    adapted = adapted_by_flow(net, params, tasks, flow, objective)
+    return objective.metric.score(predictions(net, adapted, tasks["query_x"]), tasks["query_y"])
+
+
+def along_flow(
+    net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
+) -> Generator[None, None, AlongFlow]:
+    """The scores at the start, on the way to T, and beyond it, where no training said how far a task may go: what can't be
+    solved there is told, and is no error."""
+    within, beyond = ([part * flow.length for part in parts] for parts in (WITHIN, BEYOND))
+    columns, trouble = [], None
+    for block in blocks(params, tasks):
+        start = {name: tensor.expand(len(block["support_x"]), *tensor.shape) for name, tensor in params.items()}
+        states = [start, *states_by_flow(net, params, block, flow, within, objective)]
+        yield
+        try:
+            states += states_by_flow(net, params, block, flow, beyond, objective)
+        except SolveError as error:
+            trouble = str(error)
+        rows = [objective.metric.score(predictions(net, own, block["query_x"]), block["query_y"]) for own in states]
+        missing = [torch.full_like(rows[0], float("nan"))] * (1 + len(WITHIN) + len(BEYOND) - len(rows))
+        columns.append(torch.stack([*rows, *missing]))
+        yield
+    return AlongFlow([0.0, *within, *beyond], torch.cat(columns, dim=1), trouble)
 
 
 def fine_tuning_curve(
-    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float
+    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float, objective: Objective = REGRESSION
 ) -> Generator[None, None, Curve]:
-    """nRMSE of every task every 10 epochs of fine-tuning and after the last. Yields at each record."""
+    """The score of every task every 10 epochs of fine-tuning and after the last. Yields at each record."""
     recorded: list[int] = []
     columns = []
     for block in blocks(params, tasks):
         recorded, rows = [], []
-        for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr):
+        for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr, objective=objective):
             recorded.append(epoch)
-            rows.append(nrmse(predictions(net, adapted, block["query_x"]), block["query_y"]))
+            rows.append(objective.metric.score(predictions(net, adapted, block["query_x"]), block["query_y"]))
             yield
         columns.append(torch.stack(rows))
-    return Curve(recorded, torch.cat(columns, dim=1))
-
-
-def nrmse(predicted: Tensor, target: Tensor) -> Tensor:
-    """[B, m, o] twice → [B] in float64 on the CPU: see the module's head."""
-    return (predicted - target).double().square().mean(dim=(1, 2)).sqrt().cpu()
+    return Curve(recorded, torch.cat(columns, dim=1), objective.metric)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -124,33 +179,41 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), error
 
 
-@torch.no_grad()
-def adapted_by_flow(net: nn.Module, params: Params, tasks: Tasks, flow: Flow) -> dict[str, Tensor]:
+def adapted_by_flow(
+    net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
+) -> dict[str, Tensor]:
     """u(T) of every task, each tensor with a first axis B. Raises SolveError."""
-    layout, derivatives = _derivatives(net, params, tasks)
+    return states_by_flow(net, params, tasks, flow, [flow.length], objective)[0]
+
+
+@torch.no_grad()
+def states_by_flow(
+    net: nn.Module, params: Params, tasks: Tasks, flow: Flow, times: list[float], objective: Objective
+) -> list[dict[str, Tensor]]:
+    """u at each of the times (increasing), for every task: as `adapted_by_flow`."""
+    layout, derivatives = _derivatives(net, params, tasks, objective)
     batch = len(tasks["support_x"])
     theta = layout.flatten(params)
     evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
     rates = None if flow.rates is None else layout.flatten(flow.rates, "rates")
-    field = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
+    own = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
     if isinstance(flow.solver, TorchDiffEq):
-        ends = GraphSolve(field, batch, [flow.length], flow.solver).ends
+        ends = GraphSolve(own, batch, times, flow.solver).ends
     else:  # no backward solve follows, so no state on the way is kept but the first
-        ends = solve(field, batch, [flow.length], flow.solver, Snapshots(limit=1)).ends
-    adapted: dict[str, Tensor] = layout.unflatten(ends[-1])
-    return adapted
+        ends = solve(own, batch, times, flow.solver, Snapshots(limit=1)).ends
+    return [layout.unflatten(end) for end in ends]
 
 
 @torch.no_grad()
 def fine_tuned(
-    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float
+    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float, objective: Objective = REGRESSION
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Adam on every task's support loss: (epoch, parameters with a first axis B) at epoch 0, every 10 and the last.
 
     Adam is elementwise, so one optimizer over [B, P] is an optimizer a task. The tensors given are overwritten by the
     next epoch.
     """
-    layout, derivatives = _derivatives(net, params, tasks)
+    layout, derivatives = _derivatives(net, params, tasks, objective)
     u = layout.flatten(params).repeat(len(tasks["support_x"]), 1)
     adam = torch.optim.Adam([u], lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     yield 0, layout.unflatten(u)
@@ -175,6 +238,6 @@ def blocks(params: Params, tasks: Tasks) -> Iterator[Tasks]:
         yield {name: tensor[start : start + size] for name, tensor in tasks.items()}
 
 
-def _derivatives(net: nn.Module, params: Params, tasks: Tasks) -> tuple[Layout, Derivatives]:
+def _derivatives(net: nn.Module, params: Params, tasks: Tasks, objective: Objective) -> tuple[Layout, Derivatives]:
     layout = Layout(params)
-    return layout, derivatives_of(*regression_losses(net), tasks, layout)
+    return layout, derivatives_of(*objective.losses(net), tasks, layout)

@@ -1,9 +1,10 @@
 """The file a run ends in: θ as safetensors, one tensor a named parameter, with all that rebuilding and using it takes.
 
 Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`,
-`out_features`, `scaling`, `inputs`, `versions`, `tensors_sha256`, and `job_id` where there is a job. Where the method
-trains the flow too, `learned/NAME` are beside θ (see `amaml.learned`). Checkpoints are the same file with more tensors.
-No parameter's name holds a slash, all others do. Equal contents give equal bytes: no time is in it.
+`out_features`, `objective`, `scaling`, `inputs`, `outputs`, `picture`, `versions`, `tensors_sha256`, and `job_id`
+where there is a job. Where the method trains the flow too, `learned/NAME` are beside θ (see `amaml.learned`). Checkpoints
+are the same file with more tensors. No parameter's name holds a slash, all others do. Equal contents give equal bytes: no
+time is in it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from amaml.families.base import Family
 from amaml.families.scaling import Scaling
 from amaml.learned import LearnedFlow
-from amaml.registry import build_model
+from amaml.registry import build_model, objective_named
 from amaml.spec import JobSpec
 
 FORMAT = "amaml-initialization-1"
@@ -40,9 +41,9 @@ class InitializationError(ValueError):
 def load(path: str | os.PathLike[str]) -> nn.Module:
     """The network at θ, rebuilt from the file alone (an initialization or a checkpoint).
 
-    It maps standardised inputs [n, d] to standardised targets [n, o]. Beside its parameters it has `spec` (JobSpec),
-    `scaling` (raw units ↔ standardised), `inputs` (what each input is), `learned` (LearnedFlow: what was trained of the flow)
-    and `metadata` (all of the file's).
+    It maps standardised inputs [n, d] to standardised targets [n, o], or to a score a class. Beside its parameters it has
+    `spec` (JobSpec), `objective` (its losses and metric), `scaling` (raw units ↔ standardised), `inputs` and `outputs` (what
+    each of them is), `learned` (LearnedFlow: what was trained of the flow) and `metadata` (all of the file's).
     Raises InitializationError for a foreign or damaged file, OSError if it can't be read.
     """
     tensors, metadata = read(Path(path))
@@ -51,15 +52,20 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         spec = JobSpec.model_validate_json(metadata["spec"])
         sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
         scaling = Scaling(**{name: tuple(values) for name, values in json.loads(metadata["scaling"]).items()})
-        inputs = list(json.loads(metadata["inputs"]))
+        objective = objective_named(spec.family, metadata["objective"])
+        inputs, outputs = (list(json.loads(metadata[name])) for name in ("inputs", "outputs"))
+        picture = json.loads(metadata["picture"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InitializationError(
             f"{path}: its metadata can't be read ({_sentence(error)}): it was made by another version of amaml, or a family or "
             "model of an entry point that isn't installed here"
         ) from error
-    model = build_model(spec.model, seed=spec.runtime.seed, **sizes)
+    model = build_model(spec.model, seed=spec.runtime.seed, picture=picture and tuple(picture), **sizes)
     put(model, theta, path)
-    beside = {"spec": spec, "scaling": scaling, "inputs": inputs, "learned": learned, "metadata": metadata}
+    beside = {
+        "spec": spec, "objective": objective, "scaling": scaling, "inputs": inputs, "outputs": outputs, "learned": learned,
+        "metadata": metadata,
+    }  # fmt: skip
     for name, value in beside.items():
         object.__setattr__(model, name, value)  # plain attributes: torch's own setter types them as tensors
     return model
@@ -90,8 +96,11 @@ def metadata_of(spec: JobSpec, family: Family, iteration: int) -> dict[str, str]
         "seed": str(spec.runtime.seed),
         "in_features": str(family.in_features),
         "out_features": str(family.out_features),
+        "objective": family.objective.name,
         "scaling": json.dumps(asdict(family.scaling), sort_keys=True),
         "inputs": json.dumps(family.inputs, ensure_ascii=False),
+        "outputs": json.dumps(family.outputs, ensure_ascii=False),
+        "picture": json.dumps(family.picture),
         "versions": json.dumps(versions(), sort_keys=True),
     }
 

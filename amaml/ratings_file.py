@@ -23,8 +23,8 @@ MAX_USERS: Final = 500_000
 _READ_BYTES: Final = 1 << 20
 _JESTER_JOKES: Final = 100
 _JESTER_UNRATED: Final = 99.0
-_USER_NAMES: Final = ("user", "user_id", "userid")
-_ITEM_NAMES: Final = ("item", "item_id", "itemid", "movie_id", "movieid")
+USER_NAMES: Final = ("user", "user_id", "userid")
+ITEM_NAMES: Final = ("item", "item_id", "itemid", "movie_id", "movieid")
 
 
 class Rating(NamedTuple):
@@ -34,10 +34,10 @@ class Rating(NamedTuple):
 
 
 class BadLine(ValueError):
-    """A line that its format doesn't allow; `line` counts from 1."""
+    """A line that its format doesn't allow; `line` counts from 1, and 0 is the file as a whole."""
 
     def __init__(self, line: int, detail: str) -> None:
-        super().__init__(f"line {line}: {detail}")
+        super().__init__(f"line {line}: {detail}" if line else detail)
         self.line, self.detail = line, detail
 
 
@@ -141,6 +141,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, str] | BadLine]:
 def _text(number: int, raw: bytes) -> tuple[int, str] | BadLine:
     if len(raw) > MAX_LINE_BYTES:
         return BadLine(number, f"longer than {MAX_LINE_BYTES} bytes: a ratings file has one short line a rating")
+    if b"\x00" in raw:
+        return BadLine(number, "there is a NUL byte: save the file as plain text")
     try:
         return number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
     except UnicodeDecodeError as problem:
@@ -157,11 +159,11 @@ def _detect(number: int, line: str) -> tuple[str, _Parse, bool]:
             columns = _columns(number, [field.partition(":")[0] for field in fields])
             return "recbole", _named(columns, len(fields), lambda text: text.split("\t")), True
         return "movielens-100k", _separated("\t", 3, 4), False
-    fields = _csv_fields(line)
-    if len(fields) == _JESTER_JOKES + 1 and _is_number(fields[0]):
+    fields = split_csv(line)
+    if len(fields) == _JESTER_JOKES + 1 and is_number(fields[0]):
         return "jester-1", _jester, False
     if len(fields) >= 3:
-        return "csv", _named(_columns(number, fields), len(fields), _csv_fields), True
+        return "csv", _named(_columns(number, fields), len(fields), split_csv), True
     raise BadLine(
         number,
         f"{_shown(line)} starts no ratings file: expected user, item, rating with tabs between (MovieLens-100K), "
@@ -180,7 +182,7 @@ def _columns(number: int, header: list[str]) -> tuple[int, int, int]:
             raise BadLine(number, f"the header {_shown(','.join(header))} needs one {what} column, named {among[0]}")
         return found[0]
 
-    return position("user", _USER_NAMES), position("item", _ITEM_NAMES), position("rating", ("rating",))
+    return position("user", USER_NAMES), position("item", ITEM_NAMES), position("rating", ("rating",))
 
 
 def _separated(separator: str, at_least: int, at_most: int) -> _Parse:
@@ -231,20 +233,25 @@ def _rating(number: int, user: str, item: str, rating: str) -> Rating:
 
 
 def _number(number: int, text: str) -> float:
-    if not _is_number(text):
+    if not is_number(text):
         raise BadLine(number, f"the rating {_shown(text)} is not a finite number")
     return float(text)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether the text is a finite number."""
     try:
         return math.isfinite(float(text)) and "_" not in text
     except ValueError:
         return False
 
 
-def _csv_fields(line: str) -> list[str]:
-    return next(csv.reader([line]), []) if '"' in line else line.split(",")
+def split_csv(line: str) -> list[str]:
+    """The fields between commas, quotes taken off; the line as one field where its quotes make no sense."""
+    try:
+        return next(csv.reader([line]), []) if '"' in line else line.split(",")
+    except csv.Error:
+        return [line]
 
 
 def _shown(text: str) -> str:

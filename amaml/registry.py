@@ -23,6 +23,8 @@ from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
 from amaml.methods.maml import maml
 from amaml.methods.reptile import reptile
+from amaml.objectives import BUILT_IN as OBJECTIVES
+from amaml.objectives import Objective
 from amaml.spec import (
     AdjointSpec,
     AmamlSpec,
@@ -58,9 +60,20 @@ def build_family(
     return cast(Family, build(spec, dtype=dtype, device=device, seed=seed, datasets=datasets))
 
 
-def build_model(spec: ModelSpec, *, in_features: int, out_features: int, seed: int) -> nn.Module:
+def objective_named(spec: FamilySpec, name: str) -> Objective:
+    """The objective of a finished run of that family, by the name that its file has it under."""
+    if spec.objective is not None:
+        return cast(Objective, pkgutil.resolve_name(spec.objective)(spec))
+    return OBJECTIVES[name]
+
+
+def build_model(
+    spec: ModelSpec, *, in_features: int, out_features: int, seed: int, picture: tuple[int, int, int] | None = None
+) -> nn.Module:
     """The network on the CPU in float32, at a random start that is a function of the seed alone."""
     build = pkgutil.resolve_name(spec.implementation)
+    if spec.reads_pictures:
+        build = partial(build, picture=picture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "model"))
         return cast(nn.Module, build(spec, in_features=in_features, out_features=out_features))

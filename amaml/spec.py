@@ -19,9 +19,12 @@ from amaml.family_specs import (
     AlpineSpec,
     CosMixtureSpec,
     FamilySpec,
+    ImagesSpec,
+    PoissonSpec,
     RatingsSpec,
     SinusoidSpec,
     SyntheticFamilySpec,
+    TableSpec,
     TestTasks,
 )
 from amaml.method_specs import (
@@ -52,12 +55,14 @@ __all__ = [
     "AnyMethod",
     "BacksolveSpec",
     "ComlnSpec",
+    "Conv4Spec",
     "CosMixtureSpec",
     "DiscreteSpec",
     "EvaluationSpec",
     "FamilySpec",
     "FomamlSpec",
     "Horizon",
+    "ImagesSpec",
     "ImamlSpec",
     "InterpolatedSpec",
     "JobSpec",
@@ -68,6 +73,7 @@ __all__ = [
     "MethodSpec",
     "ModelSpec",
     "Part",
+    "PoissonSpec",
     "RandomSpec",
     "RatingsSpec",
     "ReptileSpec",
@@ -76,6 +82,7 @@ __all__ = [
     "SinusoidSpec",
     "SolverSpec",
     "SyntheticFamilySpec",
+    "TableSpec",
     "TrajectorySpec",
     "families",
     "methods",
@@ -96,6 +103,8 @@ class ModelSpec(Part):
     implementation: ClassVar[str]
     """`module:function`; called as function(spec, in_features=…, out_features=…) in the trainer, gives a Module."""
     summary: ClassVar[str]
+    reads_pictures: ClassVar[bool] = False
+    """The function takes `picture=(channels, height, width)` too: the shape of a row's inputs."""
     kind: str
 
 
@@ -107,6 +116,17 @@ class MLPSpec(ModelSpec):
     kind: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=8)] = [32, 32]  # noqa: RUF012 - pydantic copies it
     activation: Literal["tanh", "sigmoid", "softplus", "relu"] = "tanh"
+
+
+class Conv4Spec(ModelSpec):
+    implementation: ClassVar[str] = "amaml.models.conv4:build"
+    summary: ClassVar[str] = (
+        "Four blocks of 3 × 3 convolution, group normalisation, ReLU and 2 × 2 pooling, then one linear layer; for pictures."
+    )
+    reads_pictures: ClassVar[bool] = True
+    kind: Literal["conv4"] = "conv4"
+    filters: Annotated[int, Field(ge=1, le=256)] = 32
+    """Channels of every block."""
 
 
 # ------------------------------------------------------------------------- trajectory, meta-optimizer
@@ -226,8 +246,12 @@ def _kind(cls: type[Part]) -> str:
     return str(cls.model_fields["kind"].default)
 
 
-_FAMILIES = _with_entry_points("amaml.families", FamilySpec, (CosMixtureSpec, AlpineSpec, SinusoidSpec, RatingsSpec))
-_MODELS = _with_entry_points("amaml.models", ModelSpec, (MLPSpec,))
+_FAMILIES = _with_entry_points(
+    "amaml.families",
+    FamilySpec,
+    (CosMixtureSpec, AlpineSpec, SinusoidSpec, RatingsSpec, TableSpec, ImagesSpec, PoissonSpec),
+)
+_MODELS = _with_entry_points("amaml.models", ModelSpec, (MLPSpec, Conv4Spec))
 
 if TYPE_CHECKING:
     AnyFamily = FamilySpec
@@ -267,7 +291,9 @@ class JobSpec(Part):
     def _what_goes_without_saying(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        method, solver = data.get("method"), data.get("solver", {})
+        model, method, solver = data.get("model"), data.get("method"), data.get("solver", {})
+        if isinstance(model, dict) and "kind" not in model:
+            data = {**data, "model": {"kind": "mlp", **model}}
         if isinstance(method, dict) and "kind" not in method:
             data = {**data, "method": {"kind": "amaml", **method}}
         kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
@@ -282,6 +308,32 @@ class JobSpec(Part):
                 f"solver.rtol {self.solver.rtol:g} is below what float32 can hold (1e-6): "
                 "set runtime.dtype to float64 or solver.rtol to 1e-6 or more",
                 "solver", "rtol",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _network_that_the_family_can_use(self) -> Self:
+        if self.model.reads_pictures and not self.family.gives_pictures:
+            raise RuleBroken(
+                f"{self.model.kind} reads pictures, and family {self.family.kind} gives none: set model.kind to mlp, or choose "
+                "family images",
+                "model", "kind",
+            )  # fmt: skip
+        if self.family.differentiates_inputs and getattr(self.model, "activation", None) == "relu":
+            raise RuleBroken(
+                f"family {self.family.kind} needs the network's second derivatives in its inputs, and relu's are zero: set "
+                "model.activation to tanh, sigmoid or softplus",
+                "model", "activation",
+            )  # fmt: skip
+        if (
+            isinstance(self.family, ImagesSpec)
+            and self.family.validation_classes == 0
+            and self.evaluation.select == "validation"
+        ):
+            raise RuleBroken(
+                "validation tasks are to select, and validation_classes is 0: set it to null or at least ways, or set "
+                "evaluation.select to last",
+                "family", "validation_classes",
             )  # fmt: skip
         return self
 

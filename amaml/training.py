@@ -17,13 +17,12 @@ from torch import Tensor
 from amaml import checkpoint as checkpoints
 from amaml import initialization as initializations
 from amaml.checkpoint import Checkpoint, Progress
-from amaml.evaluation import Evaluation, Flow, evaluate, fine_tuning_curve, mean_and_error, nrmse, nrmse_by_flow
+from amaml.evaluation import Evaluation, Flow, along_flow, evaluate, fine_tuning_curve, mean_and_error, score_by_flow
 from amaml.flow.result import Result, SolveError
 from amaml.learned import PREFIX, LearnedFlow
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.certificate import Certificate
 from amaml.methods.estimate import Estimate
-from amaml.models.losses import regression_losses
 from amaml.registry import Estimator, build_estimator, build_family, build_model, build_solver
 from amaml.schedules import learning_rate, length_at
 from amaml.spec import AdamSpec, JobSpec
@@ -58,6 +57,8 @@ class Report:
     iteration: int
     """Meta-iterations done."""
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    """What the metrics of an evaluation are means of."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,13 @@ def train(
     """
     training = Training(spec, datasets, initialization=None if initialization is None else Path(initialization))
     metrics: Metrics = {}
+    evaluations: dict[int, Evaluation] = {}
     for report in training:
+        if report.evaluation is not None:
+            evaluations[report.iteration] = report.evaluation
         for name, value in report.metrics.items():
             metrics.setdefault(name, []).append((report.iteration, value))
-    return TrainingRun(spec, training.initialization, training.learned, metrics, training.evaluations, training)
+    return TrainingRun(spec, training.initialization, training.learned, metrics, evaluations, training)
 
 
 class Training:
@@ -113,7 +117,6 @@ class Training:
     ) -> None:
         self.spec = spec
         self.iterations = spec.meta.iterations
-        self.evaluations: dict[int, Evaluation] = {}
         self._device = _device(spec.runtime.device)
         dtype: torch.dtype = getattr(torch, spec.runtime.dtype)
         saved = None if checkpoint is None else checkpoints.restore(checkpoint, spec, self._device)
@@ -125,7 +128,9 @@ class Training:
         paths = {str(name): Path(path) for name, path in datasets.items()}
         self._family = build_family(spec.family, seed=seed, dtype=dtype, device=self._device, datasets=paths)
         sizes = {"in_features": self._family.in_features, "out_features": self._family.out_features}
-        self._net = build_model(spec.model, seed=seed, **sizes).to(dtype)
+        if spec.evaluation.select == "validation":
+            self._family.evaluation_batch("validation", 1)  # a split without tasks is told now, not amid the run
+        self._net = build_model(spec.model, seed=seed, picture=self._family.picture, **sizes).to(dtype)
         self._random_start = _copy(self._theta)
         if saved is not None:
             initializations.put(self._net, saved.theta, checkpoint)
@@ -147,7 +152,7 @@ class Training:
         if saved is not None:
             self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved.optimizer})
 
-        self._losses = regression_losses(self._net)
+        self._losses = self._family.objective.losses(self._net)
         self._solver = build_solver(spec.solver)
         self._estimator = build_estimator(spec.method)
         if self._estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
@@ -185,6 +190,8 @@ class Training:
             raise
 
     def _run(self) -> Iterator[Report]:
+        if self.iteration == 0 and self._family.counts:
+            yield Report("training", 0, {name: float(count) for name, count in self._family.counts.items()})
         while True:
             self._check_certificates()
             if self._evaluation_is_due():
@@ -294,40 +301,42 @@ class Training:
 
     def _evaluate(self) -> Generator[Report, None, None]:
         """Evaluates θ as it is on the test tasks, and if they choose, on the validation tasks."""
-        how, family = self.spec.evaluation, self._family
+        how, family, objective = self.spec.evaluation, self._family, self._family.objective
         tasks = family.evaluation_batch("test", how.tasks)
+        tuning: dict[str, Any] = {"epochs": how.epochs, "lr": how.lr, "objective": objective}
         if self._progress.random is None:
-            random = yield from self._alive(
-                fine_tuning_curve(self._net, self._random_start, tasks, epochs=how.epochs, lr=how.lr)
-            )
-            self._progress.random = self._score("nrmse_random", random.last)
-        found = yield from self._alive(
-            evaluate(self._net, self._theta, tasks, flow=self._flow(), epochs=how.epochs, lr=how.lr)
+            random = yield from self._alive(fine_tuning_curve(self._net, self._random_start, tasks, **tuning))
+            self._score(f"{objective.metric.name}_random", random.last)
+            self._progress.random = random.last.tolist()
+        found = yield from self._alive(evaluate(self._net, self._theta, tasks, flow=self._flow(), **tuning))
+        way = None
+        if self.iteration == self.iterations:
+            way = yield from self._alive(along_flow(self._net, self._theta, tasks, self._flow(), objective))
+        predicted = family.baselines("test", how.tasks)
+        found = replace(
+            found,
+            along_flow=way,
+            random=torch.tensor(self._progress.random, dtype=torch.float64),
+            baselines={name: objective.metric.score(one, tasks["query_y"]) for name, one in predicted.items()},
         )
-        self.evaluations[self.iteration] = found
-        metrics: dict[str, float] = {}
-        for name, (mean, error) in {
-            "nrmse_flow": self._score("nrmse_flow", found.flow),
-            "nrmse_tuned": self._score("nrmse_tuned", found.curve.last),
-            "nrmse_tuned_best": self._score("nrmse_tuned_best", found.curve.best),
-            "nrmse_random": self._progress.random,
-        }.items():
-            metrics[name] = mean
+        metrics = {"tuned_best_epoch": float(found.curve.best_epoch)}
+        for kind, scores in found.scores.items():
+            name = f"{objective.metric.name}_{kind}"
+            metrics[name], error = self._score(name, scores)
             if not math.isnan(error):  # one task alone has no standard error
                 metrics[f"{name}_error"] = error
-        metrics["tuned_best_epoch"] = float(found.curve.best_epoch)
-        for name, predicted in family.baselines("test", how.tasks).items():
-            metrics[f"nrmse_{name}"] = nrmse(predicted, tasks["query_y"]).mean().item()
         if how.select == "validation":
-            metrics["nrmse_validation"] = self._select()
+            metrics[f"{objective.metric.name}_validation"] = self._select()
         self._progress.evaluated = self.iteration
-        yield Report("evaluating", self.iteration, metrics)
+        yield Report("evaluating", self.iteration, metrics, found)
 
     def _select(self) -> float:
-        """Keeps θ if no evaluated one did better on the validation tasks after the flow; its nRMSE there."""
+        """Keeps θ if no evaluated one did better on the validation tasks after the flow; its score there."""
+        metric = self._family.objective.metric
         tasks = self._family.evaluation_batch("validation", self.spec.evaluation.tasks)
-        score, _ = self._score("nrmse_validation", nrmse_by_flow(self._net, self._theta, tasks, self._flow()))
-        if self._progress.best is None or score < self._progress.best[1]:
+        scores = score_by_flow(self._net, self._theta, tasks, self._flow(), self._family.objective)
+        score, _ = self._score(f"{metric.name}_validation", scores)
+        if self._progress.best is None or metric.better(score, self._progress.best[1]):
             self._progress.best = (self.iteration, score)
             self._best = _copy({**self._theta, **self._learned.logarithms})
         return score

@@ -1,4 +1,4 @@
-"""All benchmarks, one after another, each in a process of its own, then the figures: what `make bench` runs."""
+"""All benchmarks, one after another, each in a process of its own, then figures and tables: what `make bench` runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = ("speed", "memory", "scaling", "work_precision", "guard")
+BENCHMARKS = ("speed", "memory", "scaling", "work_precision", "guard", "stress")
 
-for name in (*BENCHMARKS, "plots"):
+for name in (*BENCHMARKS, "plots", "tables"):
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
     print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)

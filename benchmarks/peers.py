@@ -80,6 +80,21 @@ def create_graph(work: Work) -> Tensor:
     return _mean_over_tasks(work, gradient)
 
 
+def first_order(work: Work) -> Tensor:
+    """FOMAML as it is mostly written: PyTorch alone, a task at a time, no graph of the steps."""
+
+    def gradient(theta: list[Tensor], task: dict[str, Tensor]) -> Sequence[Tensor]:
+        params = theta
+        for _ in range(_steps(work)):
+            slopes = torch.autograd.grad(loss(params, task["support_x"], task["support_y"]), params)
+            params = [
+                (value - STEP * slope).detach().requires_grad_() for value, slope in zip(params, slopes, strict=True)
+            ]
+        return torch.autograd.grad(loss(params, task["query_x"], task["query_y"]), params)
+
+    return _mean_over_tasks(work, gradient)
+
+
 def vmapped(work: Work) -> Tensor:
     """torch.func: the unrolled loop under vmap, all tasks in one graph."""
 

@@ -53,11 +53,8 @@ def against_length(folder: Path, figures: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6))
     for name in dict.fromkeys(point["method"] for point in points):
         own = [point for point in points if point["method"] == name]
-        style = {
-            "marker": "o" if name.startswith("amaml") else "s",
-            "ms": 4,
-            "lw": 1.6 if name.startswith("amaml") else 0.9,
-        }
+        ours = name.endswith((", kernel", ", batched"))
+        style = {"marker": "o" if ours else "s", "ms": 4, "lw": 1.6 if ours else 0.9}
         panels[0].plot([p["steps"] for p in own], [p["seconds"] for p in own], label=name, **style)
         panels[1].plot([p["steps"] for p in own], [max(p["megabytes"], 0.05) for p in own], label=name, **style)
     for panel, what in zip(panels, ("seconds a meta-update, 16 tasks", "memory growth, MB"), strict=True):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import amaml
+from amaml.methods.fomaml import fomaml
 from benchmarks import peers
 from benchmarks.memory import growth
 from benchmarks.record import Run, arguments, backends, in_turn
@@ -72,7 +73,14 @@ def methods() -> dict[str, Callable[[Work], Any]]:
         for backend, how in backends().items()
         for solver, make in (("euler .01", amaml.Euler), ("dopri5 1e-5", partial(amaml.Dopri5, 1e-5, 1e-5)))
     }
-    return {**ours, **peers.GRAPH_BASED, "vmapped": peers.vmapped, "authors": peers.authors}
+    first_order = {f"fomaml euler .01, {backend}": partial(_first_order, how) for backend, how in backends().items()}
+    return {**ours, **first_order, **peers.GRAPH_BASED, "vmapped": peers.vmapped, "authors": peers.authors,
+            "fomaml task by task": peers.first_order}  # fmt: skip
+
+
+def _first_order(backend: Callable[[], Any], job: Work) -> Any:
+    with backend():
+        return fomaml(job.params, *job.losses, job.tasks, length=job.length, solver=amaml.Euler(STEP))
 
 
 def _method(backend: Callable[[], Any], solver: Callable[[], Any], job: Work) -> Any:

@@ -1,18 +1,21 @@
-"""The tables of docs/numerics.md, from the JSON files alone: `python -m benchmarks.tables` rewrites what stands between
-`<!-- NAME -->` and `<!-- end -->` there."""
+"""The tables of docs/numerics.md and docs/paper.md, from the JSON files alone: `python -m benchmarks.tables` rewrites what stands
+between `<!-- NAME -->` and `<!-- end -->` there."""
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipe import SEARCH_SEED, SEARCHED
 from benchmarks.record import RESULTS
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "numerics.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -45,7 +48,7 @@ def _compared(part: dict[str, Any]) -> str:
          *("" if name in mine else f"{part['ratios'][own][name]:.1f}×" for own in mine)]
         for name, row in part["rows"].items()
     ]  # fmt: skip
-    return table(["", "ms", "error", *(f"beside {name}" for name in mine)], rows)
+    return table(["", "ms", "error", *(f"÷ {name.removeprefix('amaml ')}" for name in mine)], rows)
 
 
 def exact_maml(content: dict[str, Any]) -> str:
@@ -55,10 +58,23 @@ def exact_maml(content: dict[str, Any]) -> str:
 
 def flow(content: dict[str, Any]) -> str:
     parts = content["results"]["flow"]
-    return "\n\n".join(
-        f"{where.capitalize()}, ours at tolerance {part['tolerance']:g}:\n\n{_compared(part)}"
-        for where, part in parts.items()
-    )
+    return "\n\n".join(f"{where.capitalize()}:\n\n{_compared(part)}" for where, part in parts.items())
+
+
+def processors(content: dict[str, Any]) -> str:
+    """The kernel's ratios for trained θ on every processor that was measured: they differ, since peers wait for their
+    dispatch and the kernel for its arithmetic."""
+    measured = [content, json.loads((RESULTS / "speed_xeon.json").read_text())]
+    cases = {"exact MAML, 200 steps": ("exact_maml", "trained", "amaml kernel")}
+    for length in (2, 20):
+        for solver in ("dopri5 0.0003", "bosh3 0.001"):
+            cases[f"flow, T = {length}, {solver}"] = ("flow", f"trained, T={length}", f"amaml kernel, {solver}")
+    rows = []
+    for case, (part, where, own) in cases.items():
+        for peer in ("create_graph", "authors", *["diffrax, tol 1e-05"] * (part == "flow")):
+            ratios = [one["results"][part][where]["ratios"][own][peer] for one in measured]
+            rows.append([case, peer, *(f"{ratio:.1f}×" for ratio in ratios)])
+    return table(["", "peer", *(one["machine"]["cpu"] for one in measured)], rows)
 
 
 def threads(content: dict[str, Any]) -> str:
@@ -90,7 +106,7 @@ def memory(content: dict[str, Any]) -> str:
 
 def guard(content: dict[str, Any]) -> str:
     def size(value: float | None) -> str:
-        return "not finite" if value is None else f"{value:,.0f}" if value < 1e6 else f"{value:.0e}"
+        return "not finite" if value is None else f"{value:,.1f}" if value < 1e6 else f"{value:.0e}"
 
     lines = content["results"]["summary"]
     by_key = {(line["start"], line["dtype"], line["tol"], line["guard"]): line for line in lines}
@@ -113,38 +129,159 @@ def scaling(content: dict[str, Any]) -> str:
     return table(["", "ms a unit", "ms at zero", "largest residual", "exponent, upper half"], rows)
 
 
+def figure(content: dict[str, Any]) -> str:
+    points = {(point["method"], point["steps"]): point for point in content["results"]["figure"]}
+    steps = (10, 50, 200, 500)
+    rows = [
+        [name, *(_ms(points[name, count]["seconds"]) for count in steps), f"{points[name, steps[-1]]['megabytes']:.1f}"]
+        for name in dict.fromkeys(name for name, _ in points)
+    ]
+    return table(["", *(f"{count} steps, ms" for count in steps), f"{steps[-1]} steps, MB"], rows)
+
+
 def backsolve(content: dict[str, Any]) -> str:
     rows = [row for row in content["results"]["rows"] if row["adjoint"] in ("backsolve", "its own")]
     return table(
         ["", "T", "tolerance", "error", "what it said"],
         [[row["solver"], f"{row['length']:g}", f"{row['setting']:g}", _error(row.get("error", "")),
-          row.get("failure", "").partition(":")[2].strip()[:80] or row.get("failure", "")[:80]] for row in rows],
+          _sentence(row.get("failure", ""))] for row in rows],
     )  # fmt: skip
 
 
-BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+def _sentence(failure: str) -> str:
+    """What happened, without the remedy and without tensors."""
+    return re.split(r": (?=shorten|check|tensor)", " ".join(failure.split()))[0]
+
+
+def stress(content: dict[str, Any]) -> str:
+    return table(
+        ["outcome", "problems"], [[name, str(count)] for name, count in content["results"]["outcomes"].items()]
+    )
+
+
+PAPER_COLUMNS = {
+    "nrmse_flow": "after the flow to T",
+    "nrmse_tuned": "after 1,000 epochs",
+    "nrmse_tuned_best": "the curve's best epoch",
+}
+
+
+def paper(content: dict[str, Any]) -> str:
+    rows = content["results"]
+    parts = []
+    for cell, updates in dict.fromkeys((row["cell"], row["updates"]) for row in rows):
+        group = [row for row in rows if (row["cell"], row["updates"]) == (cell, updates)]
+        lines = []
+        for method in dict.fromkeys(row["method"] for row in group):
+            mine = [row for row in group if row["method"] == method]
+            lines.append([
+                method,
+                *(_over_seeds([row["metrics"][name] for row in mine]) for name in PAPER_COLUMNS),
+                f"{statistics.median(row['seconds'] for row in mine):,.0f}",
+            ])  # fmt: skip
+        plain = ", ".join(_plain(group[0]["metrics"]))
+        parts.append(f"**{cell}, {updates:,} updates** (without meta-learning: {plain})\n\n"
+                     + table(["", *PAPER_COLUMNS.values(), "seconds of training"], lines))  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def ratings(content: dict[str, Any]) -> str:
+    """From the service's own report of the study, with `--score flow --format json`."""
+    began, ended = (datetime.fromisoformat(content[name]) for name in ("created_at", "ended_at"))
+    parts = [
+        f"{sum(content['states'].values())} jobs in {(ended - began).total_seconds() / 60:.0f} minutes; ± over seeds."
+    ]
+    for block in content["blocks"]:
+        family, rows = block["coordinates"]["/family"], block["rows"]
+        plain = rows[0]["also"]
+        names = ("random", "zero", "user_mean", "item_mean", "user_item_effects")
+        lines = [
+            [row["coordinates"]["/method/kind"], _mean(row["score"]),
+             *(_mean(row["also"][name]) for name in ("tuned", "tuned_best")),
+             "" if row["best"] else f"{row['difference']:+.4f} (p = {row['p_value']:.2g})", f"{1e3 * row['seconds']:.1f}"]
+            for row in rows
+        ]  # fmt: skip
+        parts.append(
+            f"**{family['shots']} / {family['queries']}** (without meta-learning: "
+            + ", ".join(f"{name.replace('_', ' ')} {_mean(plain[name])}" for name in names)
+            + ")\n\n"
+            + table(["", *PAPER_COLUMNS.values(), "flow, less the best's, paired", "ms an update"], lines)
+        )
+    return "\n\n".join(parts)
+
+
+def _mean(score: dict[str, float]) -> str:
+    return f"{score['mean']:.3f} ± {score['error']:.3f}"
+
+
+def recipe(content: dict[str, Any]) -> str:
+    rows = content["results"]
+    searched = [row for row in rows if row["seed"] == SEARCH_SEED and row["cell"] in SEARCHED]
+    candidates = list(dict.fromkeys(row["candidate"] for row in searched))
+    by_cell = {(row["candidate"], row["cell"]): row for row in searched}
+    search = []
+    for name in candidates:
+        mine = [by_cell.get((name, cell)) for cell in SEARCHED]
+        errors = [f"{row['validation']:.3f}" if row else "not run" for row in mine]
+        search.append([name, *errors, f"{statistics.mean(row['seconds'] for row in mine if row):,.0f}"])
+    shown = [row for row in rows if row["seed"] != SEARCH_SEED]
+    final = []
+    for cell, name in dict.fromkeys((row["cell"], row["candidate"]) for row in shown):
+        mine = [row for row in shown if (row["cell"], row["candidate"]) == (cell, name)]
+        scores = [_over_seeds([row[score] for row in mine]) for score in ("flow", "tuned", "tuned_best")]
+        final.append([cell, name, *scores, f"{statistics.median(row['seconds'] for row in mine):,.0f}"])
+    return (
+        "The search, validation tasks, after the flow:\n\n"
+        + table(["", *SEARCHED, "seconds"], search)
+        + "\n\nThe best of each, trained anew, test tasks:\n\n"
+        + table(["", "recipe", *PAPER_COLUMNS.values(), "seconds"], final)
+    )
+
+
+def _over_seeds(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+
+
+def _plain(metrics: dict[str, float]) -> list[str]:
+    plain = ("random", "zero", "population_mean", "user_mean", "item_mean", "user_item_effects")
+    return [f"{name.replace('_', ' ')} {metrics[f'nrmse_{name}']:.3f}" for name in plain if f"nrmse_{name}" in metrics]
+
+
+NUMERICS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "exact_maml": ("speed", exact_maml),
     "flow": ("speed", flow),
+    "processors": ("speed", processors),
     "threads": ("speed", threads),
     "memory": ("memory", memory),
     "guard": ("guard", guard),
     "scaling": ("scaling", scaling),
+    "figure": ("scaling", figure),
     "backsolve": ("work_precision", backsolve),
+    "stress": ("stress", stress),
 }
+PAPER: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "paper": ("paper", paper),
+    "ratings": ("ratings", ratings),
+    "recipe": ("recipe", recipe),
+}
+DOCUMENTS = {"numerics.md": NUMERICS, "paper.md": PAPER}
 
 
-def main(folder: Path = RESULTS, document: Path = DOCUMENT) -> None:
-    text = document.read_text()
-    for name, (benchmark, block) in BLOCKS.items():
-        content = json.loads((folder / f"{benchmark}.json").read_text())
-        filled = f"<!-- {name} -->\n{circumstances(content)}\n\n{block(content)}\n<!-- end -->"
-        text, found = re.subn(
-            rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL
-        )
-        if found != 1:
-            raise SystemExit(f"{document} needs one block <!-- {name} --> … <!-- end -->, it has {found}")
-    document.write_text(text)
-    print(f"wrote {document}")
+def main(folder: Path = RESULTS, docs: Path = DOCS) -> None:
+    for document, blocks in DOCUMENTS.items():
+        path = docs / document
+        text = path.read_text()
+        for name, (benchmark, block) in blocks.items():
+            content = json.loads((folder / f"{benchmark}.json").read_text())
+            told = f"{circumstances(content)}\n\n" if "machine" in content else ""
+            filled = f"<!-- {name} -->\n{told}{block(content)}\n<!-- end -->"
+            text, found = re.subn(
+                rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL
+            )
+            if found != 1:
+                raise SystemExit(f"{path} needs one block <!-- {name} --> … <!-- end -->, it has {found}")
+        path.write_text(text)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

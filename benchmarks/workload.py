@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -128,18 +128,26 @@ def work(start: Start, length: float, *, tasks: int = TASKS, seed: int = 0, dtyp
     return Work(start, length, seed, params, {name: value.float() for name, value in batch.items()}).to(dtype)
 
 
-def independent_gradient(params: dict[str, Tensor], task: dict[str, Tensor], length: float) -> Tensor:
-    """One task's gradient of the flow [P] with nothing of ours in it: torch.func derivatives of the network as PyTorch
-    calls it, SciPy's DOP853 forward with dense output and again for the adjoint. Float64 at 1e-12."""
+Loss = Callable[[Tensor, str], Tensor]
+"""(parameters [P], "support" or "query") → scalar."""
+
+
+def network_loss(net: torch.nn.Module, params: dict[str, Tensor], task: dict[str, Tensor]) -> Loss:
+    """½·mean((net(x)−y)²) of one task in float64, of the network as PyTorch calls it; `params` give names and shapes."""
     shapes = {name: value.shape for name, value in params.items()}
-    theta = flat({name: value.double() for name, value in params.items()})
 
     def loss(u: Tensor, rows: str) -> Tensor:
         parts = torch.split(u, [shape.numel() for shape in shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        predicted = torch.func.functional_call(NET, named, (task[f"{rows}_x"].double(),))
+        predicted = torch.func.functional_call(net, named, (task[f"{rows}_x"].double(),))
         return 0.5 * (predicted - task[f"{rows}_y"].double()).square().mean()
 
+    return loss
+
+
+def independent_gradient(loss: Loss, theta: Tensor, length: float) -> Tensor:
+    """One task's gradient of the flow [P] from θ [P] with nothing of ours in it: torch.func derivatives of the loss, SciPy's
+    DOP853 forward with dense output and again for the adjoint. Float64 at 1e-12."""
     support_gradient = torch.func.grad(lambda u: loss(u, "support"))
 
     def field(_t: float, u: np.ndarray) -> np.ndarray:
@@ -149,7 +157,7 @@ def independent_gradient(params: dict[str, Tensor], task: dict[str, Tensor], len
         u = torch.from_numpy(np.ascontiguousarray(forward.sol(length - s)))
         return -torch.func.vjp(support_gradient, u)[1](torch.from_numpy(adjoint))[0].numpy()
 
-    def solved(f: Callable[[float, np.ndarray], np.ndarray], y0: np.ndarray, dense: bool) -> object:
+    def solved(f: Callable[[float, np.ndarray], np.ndarray], y0: np.ndarray, dense: bool) -> Any:
         return solve_ivp(f, (0.0, length), y0, "DOP853", rtol=1e-12, atol=1e-13, dense_output=dense)
 
     forward = solved(field, theta.numpy(), dense=True)

@@ -126,7 +126,7 @@ def run_job(folder: Path, environment: Mapping[str, str]) -> None:
         print(f"  {sum(1 for _ in lines) - 1} ratings")
 
     say(3, "upload it")
-    dataset = json.loads(amaml(environment, "datasets", "upload", str(ratings), "--json"))
+    dataset = json.loads(amaml(environment, "datasets", "upload", str(ratings), "--wait", "--json"))
     print(f"  data set {dataset['id']}: {dataset['rows']} ratings by {dataset['tasks']} users, each user a task")
 
     say(4, "submit a meta-training job and watch it")

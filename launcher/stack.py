@@ -70,8 +70,9 @@ class Stack:
             120, self._halt
         )
         Child(command("keys", "service.admin", "bootstrap"), self._log).run(60, self._halt)
-        api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--no-access-log"]
-        self._add(Child(command("api", *api, "--timeout-graceful-shutdown", "2", seconds=3.0), self._log))
+        api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--http", "h11"]
+        api += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
+        self._add(Child(command("api", *api, seconds=3.0), self._log))
         self._add(Child(command("worker", "celery", "-A", "worker.app", "worker", seconds=9.0), self._log))
 
         def ready() -> bool:

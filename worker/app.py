@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import warnings
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,10 @@ from celery.platforms import SecurityWarning
 
 from service.store import workers
 from service.store.database import transaction
+from service.webhooks.settings import settings as webhook_settings
+from worker.adaptations import Adaptations
+from worker.dataset_checks import SECONDS_BETWEEN_LOOKS, DatasetChecks
+from worker.deliveries import Senders
 from worker.duty import Duty
 from worker.folder import WorkerFolder
 from worker.outbox import TASK, OutboxPublisher
@@ -33,7 +38,9 @@ from worker.spare import Spares
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
-SECONDS_BETWEEN_CATCHING_UP = 1.0
+SECONDS_BETWEEN_CATCHING_UP = 2.0
+SECONDS_FOR_SENDERS = 2.0
+"""That a worker which is to end gives deliveries that are under way."""
 
 
 # Celery warns of root since a pickled message would run as root; only JSON is accepted here.
@@ -59,7 +66,7 @@ class App(Celery):  # type: ignore[misc]
 app = App("amaml", broker=settings().broker_url)
 app.conf.update(
     # Threads: a task only supervises a process of its own. Forking after CUDA or threads have begun breaks both.
-    worker_pool="threads",
+    worker_pool="worker.pool:Threads",
     worker_concurrency=settings().worker_slots,
     # The queue is Postgres. A wake-up is done with once it is taken, so nothing is ever redelivered because it ran long.
     task_acks_late=False,
@@ -92,7 +99,13 @@ stopping = threading.Event()
 folder = WorkerFolder(settings().folder, worker_id)
 spares = Spares(settings().worker_slots)
 slots = Slots(worker_id, settings(), spares, folder, stopping)
-reconciler = Reconciler(worker_id)
+reconciler = Reconciler(worker_id, timedelta(hours=settings().adaptation_hours))
+senders = Senders(webhook_settings(), stopping).duties()
+adaptations = [
+    Adaptations(f"adapter {number}", settings(), folder.path, stopping, lambda: spares.what_it_is is not None)
+    for number in range(settings().adapters)
+]
+checks = Duty("data sets", DatasetChecks(settings(), folder.path, stopping).step, SECONDS_BETWEEN_LOOKS, stopping)
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -114,7 +127,13 @@ def _start(**_: Any) -> None:
     folder.open()
     spares.start()
     Duty("reconciler", reconciler.round, SECONDS, stopping).start()
-    OutboxPublisher(app, stopping).start()
+    bells = {"data sets": [checks.ring]}
+    OutboxPublisher(app, stopping, bells).start()
+    checks.start()
+    for sender in senders:
+        sender.start()
+    for one in adaptations:
+        one.start()
     Duty("catch-up", slots.catch_up, SECONDS_BETWEEN_CATCHING_UP, stopping).start()
     Duty("heartbeat", sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE, stopping).start()
 
@@ -138,8 +157,15 @@ def _stop(**_: Any) -> None:
 
 def _finish(**_: Any) -> None:
     """No task runs any more; a job that was taken up without a wake-up may."""
+    checks.ring()
     spares.close()
     slots.wait_until_idle()
+    checks.join()
+    for one in adaptations:
+        one.join()
+    # What a slow receiver keeps a sender from is sent again, under the same id.
+    for sender in senders:
+        sender.join(SECONDS_FOR_SENDERS / len(senders))
     folder.close()
     with transaction() as session:
         workers.gone(session, worker_id)

@@ -1,4 +1,4 @@
-"""Why a trainer ended without a last word: the class of the crash, and the sentence that the job shows."""
+"""Why a trainer or an adapter ended without a last word: the class of the crash, and the sentence that is shown."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ NATIVE_CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.S
 CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
-def classify(status: int, oom_kills_before: int) -> tuple[Crash, str]:
+def classify(status: int, oom_kills_before: int, what: str = "trainer") -> tuple[Crash, str]:
     """The class and a sentence without its full stop.
 
-    `status`: the exit status, negative for a signal. `oom_kills_before`: `oom_kills()` when the trainer started.
+    `status`: the exit status, negative for a signal. `oom_kills_before`: `oom_kills()` when it started.
     """
     if status == EXIT_OUT_OF_MEMORY:
-        return "out_of_memory", "The trainer ran out of memory"
+        return "out_of_memory", f"The {what} ran out of memory"
     if status == EXIT_NOT_TRUSTED:
         return "lost_worker", "The worker didn't renew its lease in time, so its trainer ended itself"
     if status >= 0:
-        return "native_crash", f"The trainer ended with exit status {status} before its job was done"
+        return "native_crash", f"The {what} ended with exit status {status} before its job was done"
     name = _signal_name(-status)
     if -status == signal.SIGKILL and oom_kills() > oom_kills_before:
-        return "out_of_memory", "The trainer was killed since the machine's or the container's memory ran out"
+        return "out_of_memory", f"The {what} was killed since the machine's or the container's memory ran out"
     if -status in NATIVE_CRASHES:
-        return "native_crash", f"The trainer crashed in native code ({name})"
-    return "killed", f"The trainer was killed from outside ({name})"
+        return "native_crash", f"The {what} crashed in native code ({name})"
+    return "killed", f"The {what} was killed from outside ({name})"
 
 
 def oom_kills() -> int:

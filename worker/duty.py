@@ -16,7 +16,8 @@ LONGEST_BACK_OFF = 5.0
 
 
 class Duty(Thread):
-    """Calls `step` every `pause` seconds until `stopping` is set; less often while the database is away.
+    """Calls `step` every `pause` seconds, and whenever it is rung for, until `stopping` is set; less often while the
+    database is away.
 
     Any other error is a fault of the program: it ends the thread, and with it the process (see worker.app), to be
     started anew by whoever watches over it.
@@ -25,14 +26,19 @@ class Duty(Thread):
     def __init__(self, name: str, step: Callable[[], None], pause: float, stopping: Event) -> None:
         super().__init__(name=name, daemon=True)
         self._step, self._pause, self._stopping = step, pause, stopping
+        self._rung = Event()
+
+    def ring(self) -> None:
+        """There is something to do, or `stopping` was set."""
+        self._rung.set()
 
     def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            self._rung.clear()
             try:
                 self._step()
                 failures = 0
-                pause = self._pause
             except DBAPIError as error:
                 if not is_away(error):
                     raise
@@ -40,4 +46,6 @@ class Duty(Thread):
                 pause = min(self._pause * 2**failures, LONGEST_BACK_OFF)
                 if failures == 1:
                     log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
-            self._stopping.wait(pause)
+                self._stopping.wait(pause)
+                continue
+            self._rung.wait(self._pause)

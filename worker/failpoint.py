@@ -1,15 +1,16 @@
 """Named places where a test lets an accident happen, to the instruction.
 
 `AMAML_FAILPOINT=checkpoint.uploaded=kill@2` has the process kill itself when it comes to that place for the second time.
-Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `sleep:SECONDS`; without `@`, the first time. `AMAML_FAILPOINT_MARK` names a
-file that is made when it happens; once the file is there it happens no more, in whatever process. Without
-`AMAML_FAILPOINT` a failpoint is a comparison with None.
+Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `sleep:SECONDS`; without `@` the first time, with `@*` every time.
+`AMAML_FAILPOINT_MARK` names a file that is made when it happens; once the file is there it happens no more, in whatever
+process. Without `AMAML_FAILPOINT` a failpoint is a comparison with None.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ MARK: Final = "AMAML_FAILPOINT_MARK"
 
 _armed = os.environ.get(VARIABLE)
 _hits = 0
+_counting = threading.Lock()
 
 
 def failpoint(name: str) -> None:
@@ -28,13 +30,18 @@ def failpoint(name: str) -> None:
     wanted, _, how = _armed.partition("=")
     if wanted == name:
         action, _, hit = how.partition("@")
-        _count(action, int(hit or 1))
+        if hit == "*":
+            _happen(action)
+        else:
+            _count(action, int(hit or 1))
 
 
 def _count(action: str, hit: int) -> None:
     global _hits  # noqa: PLW0603 - one place is armed in a process
-    _hits += 1
-    if _hits == hit and _is_first():
+    with _counting:  # several threads may come to the place at once
+        _hits += 1
+        hits = _hits
+    if hits == hit and _is_first():
         _happen(action)
 
 

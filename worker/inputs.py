@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
+from amaml.family_specs import uploaded_dataset
 from service.store.claims import Claim
 from service.store.database import transaction
 from service.store.sources import initialization_blob
@@ -14,15 +15,15 @@ Input = Literal["dataset", "checkpoint", "initialization"]
 
 
 class MissingInput(Exception):
-    """Something that the job reads was deleted; the message is a whole sentence for its user."""
+    """Something that the job reads was deleted or is no good; the message is a whole sentence for its user."""
 
 
 def inputs(claim: Claim) -> dict[Input, UUID]:
     """Blob ids by what they are to the job; raises MissingInput."""
     found: dict[Input, UUID] = {}
-    dataset_id = claim.spec["family"].get("dataset")
+    dataset_id = uploaded_dataset(claim.spec["family"].get("dataset"))
     if dataset_id is not None:
-        found["dataset"] = _dataset(UUID(dataset_id))
+        found["dataset"] = _dataset(dataset_id)
     init_from = claim.spec["meta"]["init_from"]
     if claim.checkpoint is not None:
         found["checkpoint"] = claim.checkpoint[1]
@@ -37,6 +38,11 @@ def _dataset(dataset_id: UUID) -> UUID:
     if dataset is None:
         raise MissingInput(
             f"Data set {dataset_id} (family.dataset) was deleted: upload it again, and name the new one."
+        )
+    if dataset.state == "invalid":
+        raise MissingInput(
+            f"Data set {dataset_id} (family.dataset) is invalid: {dataset.status_detail} Its report tells more; "
+            "upload a corrected file, and name that."
         )
     return dataset.blob_id
 

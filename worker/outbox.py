@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
+from types import MappingProxyType
 
 import kombu.exceptions
 import psycopg
@@ -30,11 +32,13 @@ LONGEST_BACK_OFF = 5.0
 
 
 class OutboxPublisher(Thread):
-    """Runs until `stopping` is set or the process ends."""
+    """Runs until `stopping` is set or the process ends. `bells`: whom to ring when the store says that there is work."""
 
-    def __init__(self, app: Celery, stopping: Event) -> None:
+    def __init__(
+        self, app: Celery, stopping: Event, bells: Mapping[str, Sequence[Callable[[], None]]] = MappingProxyType({})
+    ) -> None:
         super().__init__(name="outbox", daemon=True)
-        self._app, self._stopping = app, stopping
+        self._app, self._stopping, self._bells = app, stopping, bells
 
     def run(self) -> None:
         back_off = 0.25
@@ -61,8 +65,9 @@ class OutboxPublisher(Thread):
             while not self._stopping.is_set():
                 while publish(self._app):
                     pass
-                for _ in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
-                    pass
+                for notice in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
+                    for ring in self._bells.get(notice.payload, ()):
+                        ring()
 
 
 def publish(app: Celery) -> int:

@@ -1,4 +1,4 @@
-"""The trainer's process, seen from the worker: start it, speak with it, kill it."""
+"""A child of the worker (trainer, adapter), seen from the worker: start it, speak with it, kill it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,46 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from worker.protocol import FromTrainer, Ready, Run, ToTrainer, encode, from_trainer
+from worker.protocol import (
+    Adapt,
+    FromAdapter,
+    FromTrainer,
+    Message,
+    Ready,
+    Run,
+    ToTrainer,
+    encode,
+    from_adapter,
+    from_trainer,
+)
 
 log = logging.getLogger(__name__)
 
 
+SaidT = TypeVar("SaidT", bound=Message)
+
+
 @dataclass(frozen=True)
 class Gone:
-    """The trainer closed its end of the pipe: it has ended or is about to."""
+    """The child closed its end of the pipe: it has ended or is about to."""
 
 
-class TrainerProcess:
-    """A trainer and the pipes to it. Start it in a thread that outlives it: Linux kills it when that thread ends."""
+class ChildProcess(Generic[SaidT]):
+    """A child and the pipes to it. Start it in a thread that outlives it: Linux kills it when that thread ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str], read: Callable[[bytes], SaidT]) -> None:
+        self._read = read
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.trainer"],
+            [sys.executable, "-m", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={
@@ -43,10 +60,8 @@ class TrainerProcess:
             },
             start_new_session=True,
         )
-        self.jobs = 0
-        """Runs that it was given."""
-        self._said: SimpleQueue[FromTrainer | Gone] = SimpleQueue()
-        Thread(target=self._listen, name=f"trainer-{self.pid}", daemon=True).start()
+        self._said: SimpleQueue[SaidT | Gone] = SimpleQueue()
+        Thread(target=self._listen, name=f"{command[0]}-{self.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -56,14 +71,8 @@ class TrainerProcess:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def wait_until_ready(self, timeout: float) -> Ready | None:
-        """What the trainer says first; None if it didn't within `timeout` seconds, or ended."""
-        said = self.receive(timeout)
-        return said if isinstance(said, Ready) else None
-
-    def send(self, message: ToTrainer) -> None:
-        """Nothing happens if the trainer has ended: `receive` tells of that."""
-        self.jobs += isinstance(message, Run)
+    def _send(self, message: Message) -> None:
+        """Nothing happens if the child has ended: `receive` tells of that."""
         assert self._process.stdin is not None
         if self._process.stdin.closed:
             return
@@ -71,7 +80,7 @@ class TrainerProcess:
             self._process.stdin.write(encode(message))
             self._process.stdin.flush()
 
-    def receive(self, timeout: float) -> FromTrainer | Gone | None:
+    def receive(self, timeout: float) -> SaidT | Gone | None:
         """The next message; None if there was none within `timeout` seconds."""
         try:
             return self._said.get(timeout=max(0.0, timeout))
@@ -96,9 +105,40 @@ class TrainerProcess:
         with self._process.stdout as lines:
             for line in lines:
                 try:
-                    self._said.put(from_trainer(line))
+                    self._said.put(self._read(line))
                 except ValidationError:
-                    log.exception("trainer %d said what isn't in the protocol, and is killed: %r", self.pid, line[:500])
+                    log.exception("child %d said what isn't in the protocol, and is killed: %r", self.pid, line[:500])
                     self._process.kill()
                     break
         self._said.put(Gone())
+
+
+class TrainerProcess(ChildProcess[FromTrainer]):
+    """A trainer: see worker.trainer."""
+
+    def __init__(self) -> None:
+        super().__init__(["worker.trainer"], from_trainer)
+        self.jobs = 0
+        """Runs that it was given."""
+
+    def wait_until_ready(self, timeout: float) -> Ready | None:
+        """What the trainer says first; None if it didn't within `timeout` seconds, or ended."""
+        said = self.receive(timeout)
+        return said if isinstance(said, Ready) else None
+
+    def send(self, message: ToTrainer) -> None:
+        self.jobs += isinstance(message, Run)
+        self._send(message)
+
+
+class AdapterProcess(ChildProcess[FromAdapter]):
+    """An adapter: see worker.adapter."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        super().__init__(["worker.adapter", str(memory_bytes)], from_adapter)
+        self.requests = 0
+        """Adaptations that it was given."""
+
+    def send(self, message: Adapt) -> None:
+        self.requests += 1
+        self._send(message)

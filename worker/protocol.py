@@ -1,4 +1,5 @@
-"""What supervisor and trainer say to each other: one JSON object a line, over the trainer's stdin and stdout.
+"""What supervisor and trainer, and worker and adapter, say to each other: one JSON object a line, over the child's stdin
+and stdout.
 
 The supervisor speaks `Run`, `Lease`, `Stop`; the trainer speaks the rest. Bytes that are large (data sets,
 checkpoints, initializations) go by files in the run's folder, named here, never through the pipe.
@@ -73,6 +74,26 @@ class Ready(Message):
     devices: list[Literal["cpu", "cuda"]]
 
 
+class AlongFlow(Message):
+    times: list[float]
+    mean: list[float]
+    error: list[float]
+    trouble: str | None
+
+
+class Evaluated(Message):
+    """What an evaluation found."""
+
+    step: int
+    metric: str
+    higher_is_better: bool
+    scores: dict[str, list[float]]
+    """How the tasks were adapted → a score a task, in the same order."""
+    curve: dict[str, list[float]]
+    """`epochs`, and `mean` and `error` over tasks after each."""
+    along_flow: AlongFlow | None
+
+
 class Progress(Message):
     """The run got further. Metric points are those since the last message."""
 
@@ -82,6 +103,8 @@ class Progress(Message):
     iterations: int
     eta_seconds: float | None
     metrics: dict[str, list[tuple[int, float]]] = {}
+    evaluations: list[Evaluated] = []
+    """Those since the last message."""
 
 
 class Checkpoint(Message):
@@ -126,11 +149,52 @@ class Failed(Message):
     detail: str
 
 
+# Worker → adapter
+
+
+class Adapt(Message):
+    """Adapt this initialization as the request asks."""
+
+    kind: Literal["adapt"] = "adapt"
+    adaptation_id: str
+    request: str
+    """Path of the amaml.adaptation_request.AdaptationRequest, as JSON."""
+    initialization: str
+    """Path of the safetensors file, of whose content its name holds the hash."""
+    folder: str
+    """Where the adapter puts its files."""
+    threads: int
+
+
+# Adapter → worker, beside `Ready`
+
+
+class Adapted(Message):
+    kind: Literal["adapted"] = "adapted"
+    result: str
+    """Path of the amaml.adaptation_request.AdaptationResult, as JSON."""
+    weights: str | None
+    """Path of the adapted weights, where they were asked for."""
+
+
+class NotAdapted(Message):
+    """It can't be done: trying again would fail again."""
+
+    kind: Literal["not_adapted"] = "not_adapted"
+    reason: Literal[
+        "solver_failed", "diverged", "bad_rows", "bad_initialization", "out_of_memory", "timed_out", "error"
+    ]
+    detail: str
+
+
 ToTrainer = Run | Lease | Stop
 FromTrainer = Ready | Progress | Checkpoint | Succeeded | Stopped | Failed
 
+FromAdapter = Ready | Adapted | NotAdapted
+
 _to_trainer: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="kind")])
 _from_trainer: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="kind")])
+_from_adapter: TypeAdapter[FromAdapter] = TypeAdapter(Annotated[FromAdapter, Field(discriminator="kind")])
 
 
 def encode(message: Message) -> bytes:
@@ -146,3 +210,13 @@ def to_trainer(line: bytes) -> ToTrainer:
 def from_trainer(line: bytes) -> FromTrainer:
     """The trainer's message on this line; raises pydantic.ValidationError."""
     return _from_trainer.validate_json(line)
+
+
+def to_adapter(line: bytes) -> Adapt:
+    """The worker's message on this line; raises pydantic.ValidationError."""
+    return Adapt.model_validate_json(line)
+
+
+def from_adapter(line: bytes) -> FromAdapter:
+    """The adapter's message on this line; raises pydantic.ValidationError."""
+    return _from_adapter.validate_json(line)

@@ -14,16 +14,29 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.store import attempts, blobs, claims, housekeeping, leadership, outbox, workers
+from service.store import (
+    adaptations,
+    attempts,
+    blobs,
+    claims,
+    deliveries,
+    housekeeping,
+    leadership,
+    outbox,
+    quotas,
+    studies,
+    workers,
+)
 from service.store.database import transaction
 from worker.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 
 DUTY = "reconciler"
+ADAPTATIONS_LAST = timedelta(hours=24)
 SECONDS = 1.0
 """Between rounds: a lapsed lease is noticed within this time."""
-LEASE = timedelta(seconds=5)
+LEASE = timedelta(seconds=3)
 STALE_AFTER = timedelta(seconds=1)
 """A job that has been due for that long has lost its wake-up, or all slots are busy: another wake-up does no harm."""
 EXPLAIN_SECONDS = 5.0
@@ -33,28 +46,32 @@ TIDY_SECONDS = 60.0
 class Reconciler:
     """`round` does what is due, if this process leads."""
 
-    def __init__(self, worker_id: UUID) -> None:
+    def __init__(self, worker_id: UUID, adaptations_last: timedelta = ADAPTATIONS_LAST) -> None:
+        self._adaptations_last = adaptations_last
         self._worker_id = worker_id
         self._leads = False
         self._next_explanation = self._next_tidying = time.monotonic()
 
     def round(self) -> None:
-        with transaction() as session:
+        with transaction() as session:  # one for all looks: an idle worker should cost next to nothing
             leads = leadership.lead(session, DUTY, self._worker_id, LEASE)
+            some_lapsed = leads and claims.some_lapsed(session)
+            if leads:
+                wake_for_stale_jobs(session)
         if leads != self._leads:
             log.info("this worker %s the repairs", "leads" if leads else "no longer leads")
             self._leads = leads
         if not leads:
             return
-        while end_one_lapsed_attempt():
+        while some_lapsed and end_one_lapsed_attempt():
             pass
-        wake_for_stale_jobs()
+        advance_studies()
         now = time.monotonic()
         if now >= self._next_explanation:
             explain_missing_device()
             self._next_explanation = now + EXPLAIN_SECONDS
         if now >= self._next_tidying:
-            tidy()
+            tidy(self._adaptations_last)
             self._next_tidying = now + TIDY_SECONDS
 
     def close(self) -> None:
@@ -63,12 +80,14 @@ class Reconciler:
             leadership.give_back(session, DUTY, self._worker_id)
 
 
-def wake_for_stale_jobs() -> None:
+def wake_for_stale_jobs(session: Session) -> None:
     """Re-sends a wake-up when jobs wait that a living worker could run."""
-    with transaction() as session:
-        devices = ["auto", "cpu", "cuda"] if workers.any_with(session, "cuda") else ["auto", "cpu"]
-        if claims.some_wait(session, STALE_AFTER, devices):
-            outbox.put_unless_recent(session, "wake", STALE_AFTER)
+    if not claims.some_wait(session, STALE_AFTER, ["auto", "cpu", "cuda"]):
+        return  # one look most of the time
+    if claims.some_wait(session, STALE_AFTER, ["auto", "cpu"]) or (
+        claims.some_wait(session, STALE_AFTER, ["cuda"]) and workers.any_with(session, "cuda")
+    ):
+        outbox.put_unless_recent(session, "wake", STALE_AFTER)
 
 
 def explain_missing_device() -> None:
@@ -90,13 +109,25 @@ def end_one_lapsed_attempt() -> bool:
     return True
 
 
-def tidy() -> None:
+def advance_studies() -> None:
+    """Lets in the next jobs of studies that have room for them, and ends those whose jobs have all ended."""
+    with transaction() as session:
+        due = studies.due(session)
+    for study_id in due:
+        with transaction() as session:
+            studies.advance(session, study_id)
+
+
+def tidy(adaptations_last: timedelta = ADAPTATIONS_LAST) -> None:
     """Removes what has served its time."""
     steps: list[Callable[[Session], object]] = [
         lambda session: workers.prune(session, timedelta(minutes=5)),
         lambda session: outbox.prune(session, timedelta(hours=1)),
+        lambda session: adaptations.expire(session, adaptations_last),
         housekeeping.expire_idempotency_keys,
+        quotas.forget,
         blobs.sweep,
+        lambda session: deliveries.prune(session, timedelta(days=30)),
     ]
     for step in steps:
         with transaction() as session:

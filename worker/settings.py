@@ -25,6 +25,18 @@ class Settings(BaseSettings):
     """How long a worker that was told to end waits for its trainers' checkpoints."""
     worker_slots: int = Field(default=1, ge=1, le=64)
     """Jobs run at once."""
+    dataset_check_seconds: float = Field(default=120.0, gt=0, le=3600)
+    """A data set whose check takes longer is invalid."""
+    dataset_check_memory_bytes: int = Field(default=1 << 30, ge=256 << 20)
+    """Address space of a check, beside the file itself; a data set that needs more is invalid."""
+    adapters: int = Field(default=1, ge=0, le=16)
+    """Processes of this worker that adapt initializations, each one at a time; each takes about 300 MB of memory."""
+    adaptation_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """An adaptation that takes longer fails."""
+    adaptation_memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
+    """What an adaptation may use, beside what a waiting adapter has; one that needs more fails."""
+    adaptation_hours: float = Field(default=24.0, gt=0, le=87_600)
+    """Adaptations are forgotten so long after they were asked for."""
     home: Path | None = None
     """Where attempts keep their files while they run; the system's folder for temporary files where it isn't set."""
 

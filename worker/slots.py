@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
+from service.store import studies
 from service.store.claims import Claim, Claimant, some_wait, take_next
 from service.store.database import is_away, transaction
 from worker.failpoint import failpoint
@@ -112,3 +113,17 @@ class Slots:
         folder = self._folder.attempt(f"{claim.job_id}-{claim.attempt}")
         Supervisor(claim, trainer, folder, self._settings, self._stopping, claimed_at).run()
         self._spares.give_back(trainer)
+        if claim.study_id is not None:
+            self._advance(claim.study_id)
+
+    def _advance(self, study_id: UUID) -> None:
+        """Lets the study's next job into the queue at once; where this is not reached, the reconciler does it."""
+        failpoint("study.before_advance")
+        try:
+            with transaction() as session:
+                studies.advance(session, study_id)
+                failpoint("study.before_commit")
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            log.warning("the database can't be reached, so study %s waits for the reconciler: %s", study_id, error.orig)

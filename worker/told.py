@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.store import progress
 from service.store.tables import Job
-from worker.protocol import Progress
+from worker.protocol import Evaluated, Progress
 
 LONGEST_BETWEEN_EVENTS = 10.0
 
@@ -20,6 +20,7 @@ class Told:
         self._began = time.monotonic()
         self._latest: Progress | None = None
         self._points: dict[str, list[tuple[int, float]]] = {}
+        self._evaluations: list[Evaluated] = []
         self._event_phase: str | None = None
         self._event_at = float("-inf")
 
@@ -27,6 +28,7 @@ class Told:
         self._latest = told
         for name, points in told.metrics.items():
             self._points.setdefault(name, []).extend(points)
+        self._evaluations += told.evaluations
 
     @property
     def is_waiting(self) -> bool:
@@ -38,6 +40,7 @@ class Told:
             return
         progress.advance(job, self._latest.phase, self._latest.iteration, self._latest.eta_seconds)
         progress.add_metrics(session, job, self._points)
+        progress.add_evaluations(session, job, [one.model_dump() for one in self._evaluations])
         if self._event_is_due(self._latest):
             progress.tell(session, job)
 
@@ -45,7 +48,7 @@ class Told:
         """The transaction of `write` was committed."""
         if self._latest is not None and self._event_is_due(self._latest):
             self._event_phase, self._event_at = self._latest.phase, time.monotonic()
-        self._latest, self._points = None, {}
+        self._latest, self._points, self._evaluations = None, {}, []
 
     def _event_is_due(self, latest: Progress) -> bool:
         """One event a second at first, ever rarer as the attempt goes on, and one for each new phase."""

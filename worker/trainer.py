@@ -9,30 +9,29 @@ the lease hands it passes, or when its supervisor is gone. A supervisor that is 
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import os
-import platform
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Condition, Lock, Thread
+from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
+from worker.child import Wire, die_with_the_worker, is_out_of_memory, sentence, versions
+from worker.evaluated import evaluated
 from worker.failpoint import failpoint
+from worker.memory import PeakMemory
 from worker.protocol import (
     EXIT_NOT_TRUSTED,
     EXIT_OUT_OF_MEMORY,
     Checkpoint,
+    Evaluated,
     Failed,
     FailureReason,
-    FromTrainer,
     Lease,
     Progress,
     Ready,
@@ -41,7 +40,6 @@ from worker.protocol import (
     Stopped,
     Succeeded,
     ToTrainer,
-    encode,
     to_trainer,
 )
 
@@ -103,38 +101,39 @@ class Orders:
         os._exit(EXIT_NOT_TRUSTED)
 
 
-class Wire:
-    """The way to the supervisor: a copy of stdout. What anything prints goes to stderr instead."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.dup(1)
-        os.dup2(2, 1)
-        self._lock = Lock()
-
-    def send(self, message: FromTrainer) -> None:
-        line = encode(message)
-        with self._lock:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-
-
 class Telling:
     """Gathers reports into progress messages, some ten a second at most, with an estimate of the time left."""
 
-    def __init__(self, wire: Wire, training: Training) -> None:
-        self._wire, self._training = wire, training
+    def __init__(self, wire: Wire, training: Training, memory: PeakMemory) -> None:
+        self._wire, self._training, self._memory = wire, training, memory
+        self._most_memory = -1
         self._began, self._began_at = time.monotonic(), training.iteration
         self._untold: Report | None = None
         self._phase: str | None = None
         self._sent_at = float("-inf")
         self._points: dict[str, list[tuple[int, float]]] = {}
+        self._evaluations: list[Evaluated] = []
 
     def add(self, report: Report) -> None:
         for name, value in report.metrics.items():
             self._points.setdefault(name, []).append((report.iteration, value))
+        if report.evaluation is not None:
+            self._evaluations.append(evaluated(report.iteration, report.evaluation))
         self._untold = report
-        if report.phase != self._phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES:
+        is_due = report.phase != self._phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES
+        if report.evaluation is not None:
+            self._memory.reset()  # an evaluation takes all test tasks at once: the peak told is a meta-update's
+        elif is_due and report.phase == "training":
+            self._add_memory(report.iteration)
+        if is_due:
             self.flush()
+
+    def _add_memory(self, iteration: int) -> None:
+        """`memory_bytes`: a point whenever the meta-updates have held more memory than before."""
+        peak = self._memory.read()
+        if peak is not None and peak > self._most_memory:
+            self._most_memory = peak
+            self._points.setdefault("memory_bytes", []).append((iteration, float(peak)))
 
     def flush(self) -> None:
         if self._untold is None:
@@ -146,10 +145,11 @@ class Telling:
                 iterations=self._training.iterations,
                 eta_seconds=self._eta(self._untold.iteration),
                 metrics=self._points,
+                evaluations=self._evaluations,
             )
         )
         self._phase, self._sent_at = self._untold.phase, time.monotonic()
-        self._untold, self._points = None, {}
+        self._untold, self._points, self._evaluations = None, {}, []
 
     def _eta(self, iteration: int) -> float | None:
         done = iteration - self._began_at
@@ -160,18 +160,18 @@ class Telling:
 
 def main() -> None:
     faulthandler.enable()
-    _die_with_the_worker()
+    die_with_the_worker()
     wire = Wire()
     orders = Orders(os.dup(0))
     _warm_up()
-    wire.send(Ready(versions=_versions(), devices=_devices()))
+    wire.send(Ready(versions=versions(), devices=_devices()))
     while True:
         run = orders.run()
         last: Succeeded | Stopped | Failed
         try:
             last = _train(run, orders, wire)
         except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 traceback.print_exc()
                 _exit(EXIT_OUT_OF_MEMORY)
             last = _failure(error)
@@ -212,12 +212,13 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
         checkpoint=_path(run.checkpoint),
     )
     failpoint("trainer.ready_to_run")
-    telling = Telling(wire, training)
+    telling = Telling(wire, training, PeakMemory(run.device))
     committed = training.iteration
     uncommitted: Path | None = None
     try:
         for report in training:
             telling.add(report)
+            failpoint("trainer.reported")
             due = training.iteration // spec.runtime.checkpoint_every > committed // spec.runtime.checkpoint_every
             stop = orders.stop
             if due or (stop is not None and stop.checkpoint):
@@ -260,34 +261,15 @@ def _failure(error: Exception) -> Failed:
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):
-            return Failed(reason=reason, detail=_sentence(str(error)))
+            return Failed(reason=reason, detail=sentence(str(error)))
     traceback.print_exception(error)
-    return Failed(reason="error", detail=_sentence(f"The run raised {type(error).__name__}: {error}"))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch  # noqa: PLC0415
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        # torch has no exception of its own for an allocation that the host refused.
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    return Failed(reason="error", detail=sentence(f"The run raised {type(error).__name__}: {error}"))
 
 
 def _wait_until_gone(uncommitted: Path | None) -> None:
     """Waits for the supervisor to commit the checkpoint before; so at most one waits, and none is left out."""
     while uncommitted is not None and uncommitted.exists():
         time.sleep(0.005)
-
-
-def _versions() -> dict[str, str]:
-    """Of what the bits of a result depend on."""
-    packages = {name: version(name) for name in ("amaml-service", "numpy", "torch", "torchdiffeq")}
-    return {"python": platform.python_version(), **packages}
 
 
 def _devices() -> list[Literal["cpu", "cuda"]]:
@@ -298,13 +280,6 @@ def _devices() -> list[Literal["cpu", "cuda"]]:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-def _die_with_the_worker() -> None:
-    """Asks Linux to kill this process when the worker dies: even if it is stopped, or deep in native code."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _exit(status: int) -> None:

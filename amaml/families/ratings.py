@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from amaml import ratings_file
 from amaml.draws import generator
 from amaml.families.base import DataError, Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
+from amaml.objectives import REGRESSION
 from amaml.spec import RatingsSpec
 
 Integers = NDArray[np.int64]
@@ -61,13 +63,17 @@ class Effects:
 class RatingsFamily:
     """The users of a ratings file. Rows become one-hot only in a batch: the file's ratings are all that is held."""
 
+    objective = REGRESSION
     out_features = 1
+    outputs: ClassVar = ["rating"]
+    picture = None
 
     def __init__(self, table: Table, spec: RatingsSpec, *, seed: int, dtype: torch.dtype, device: torch.device) -> None:
         self._table, self._spec, self._seed, self._dtype, self._device = table, spec, seed, dtype, device
         self.inputs = table.names
         self.in_features = len(table.names)
         self._users = _split(table, spec, seed)
+        self.counts = {f"tasks_{split}": len(users) for split, users in self._users.items()}
         moments = Moments()
         moments.add(table.values[self._training_rows, None])
         if moments.std[0] == 0:

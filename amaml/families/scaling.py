@@ -13,8 +13,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Means and standard deviations a feature: x [d], y [o]. Both directions work on torch tensors and numpy arrays
-    whose last axis is the feature."""
+    """Means and standard deviations a feature: x [d], y [o], or one number for all features. Both directions work on torch
+    tensors and numpy arrays whose last axis is the feature."""
 
     x_mean: tuple[float, ...]
     x_std: tuple[float, ...]

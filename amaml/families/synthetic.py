@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from torch.quasirandom import SobolEngine
 from amaml.draws import generator
 from amaml.families.base import Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
+from amaml.objectives import REGRESSION
 from amaml.spec import SyntheticFamilySpec
 
 POOL = 1000
 """Points a set that a training task of a fixed number of tasks owns (more if more shots are asked for)."""
 POPULATION = 1000
 """Training tasks that scaling and the mean function are taken over: all of them, or the first so many."""
+TASKS_AT_ONCE = 100
+"""Whose points are taken into the moments together: one task after another, the sums cost more than the draws."""
 
 
 class Formula(Protocol):
@@ -51,7 +54,11 @@ class SyntheticFamily:
     `train_tasks=None` draws a fresh task every time. Each task is drawn by a generator of its own, so tasks are
     made when needed and any number of them costs no memory."""
 
+    objective = REGRESSION
     out_features = 1
+    outputs: ClassVar = ["y"]
+    picture = None
+    counts: ClassVar[dict[str, int]] = {}
 
     def __init__(
         self,
@@ -125,11 +132,13 @@ class SyntheticFamily:
 
     def _fitted_scaling(self) -> Scaling:
         x_moments, y_moments = Moments(), Moments()
-        for task in range(self._population):
-            pool = self._drawn_pool("train", task)
-            x, y = self._rows(pool, np.concatenate((pool.support_x, pool.query_x)))
-            x_moments.add(x)
-            y_moments.add(y)
+        for first in range(0, self._population, TASKS_AT_ONCE):
+            pools = [
+                self._drawn_pool("train", task) for task in range(first, min(first + TASKS_AT_ONCE, self._population))
+            ]
+            rows = [self._rows(pool, x) for pool in pools for x in (pool.support_x, pool.query_x)]
+            x_moments.add(np.concatenate([x for x, _ in rows]))
+            y_moments.add(np.concatenate([y for _, y in rows]))
         return Scaling(x_moments.mean, x_moments.std, y_moments.mean, y_moments.std)
 
     def _tasks(self, support: list[tuple[Array, Array]], query: list[tuple[Array, Array]]) -> Tasks:

@@ -1,5 +1,5 @@
 // The whole meta-gradient of one task after another: forward flow with step control and stability guard, query loss,
-// discrete adjoint with checkpointing. It does what amaml/flow and amaml/adjoint/discrete.py do for batches of any
+// discrete adjoint with checkpointing; or the forward flow alone. It does what amaml/flow and amaml/adjoint/discrete.py do for batches of any
 // losses, for fully connected networks and regression losses, with a task's data in the processor's cache.
 #include <algorithm>
 #include <atomic>
@@ -46,15 +46,14 @@ template <class T> class Task {
     void solve(int64_t task) {
         b = task;
         support.fill(p.support_x, p.support_y, b);
-        query.fill(p.query_x, p.query_y, b);
+        if (p.backward) query.fill(p.query_x, p.query_y, b);
         kept.clear(), sizes.clear(), boundaries.assign(1, 0), spacing = 1, rounds = 0;
         by_proximal = 0, misjudged = {SUCCESS, 0};
         p.lambda_max[b] = NAN;
         std::copy_n(p.theta, P, u.data());
         p.adaptive ? forward_adaptive() : forward_fixed();
         if (misjudged.code != SUCCESS) throw misjudged;
-        std::copy_n(u.data(), P, p.adapted + b * P);
-        backward();
+        if (p.backward) backward();
     }
 
   private:
@@ -138,6 +137,7 @@ template <class T> class Task {
     // ---- forward
     // Keeps u, from which step `rounds` starts, if it is due: all while that is cheap, then about √N; or half a limit.
     void offer() {
+        if (!p.backward) return;
         if (rounds % spacing == 0) kept.emplace(rounds, u);
         const int64_t cheap = std::max<int64_t>(2, CHEAP_BYTES / (P * sizeof(T)));
         const int64_t limit = std::max<int64_t>(1, (p.checkpoints - 1) / 2);  // the rest is for the way back
@@ -148,6 +148,8 @@ template <class T> class Task {
     }
     void arrive(int64_t k) {
         boundaries.push_back(rounds);
+        std::copy_n(u.data(), P, p.ends + (b * p.horizons + k) * P);
+        if (!p.backward) return;
         T *jump = &jumps[k * P], loss = net.gradient(query, u.data(), jump), *direct = p.gradients + b * P;
         const T weight = T(p.weights[k]), rho = T(p.proximal_in_query ? p.proximal : 0);
         const double far = total(P, [&](int64_t i) { return double(u[i] - p.theta[i]) * (u[i] - p.theta[i]); });

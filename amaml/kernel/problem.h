@@ -7,6 +7,7 @@
 template <class T> struct Problem {
     int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
     int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
+    int64_t backward;  // 0: only carry θ to the horizons, for estimates that need no adjoint
     int64_t proximal_in_query, want_length, want_rates, want_proximal;
     double proximal, rtol, atol, stability_limit, step_cap;
     const int64_t* widths;
@@ -17,7 +18,7 @@ template <class T> struct Problem {
     const T *theta, *rates, *power_start;  // [P]; rates may be null
     const T *support_x, *support_y, *query_x, *query_y;
     T *gradients, *through_theta, *by_rates, *by_proximal;  // [B, P], [B, P], [B, P], [B]
-    T *by_length, *losses, *adapted, *lambda_max;           // [B, K], [B, K], [B, P], [B]
+    T *by_length, *losses, *ends, *lambda_max;              // [B, K], [B, K], [B, K, P], [B]
     int64_t *accepted, *rejected, *gradient_count, *hvp_count;  // [B]
     int64_t* code;                                              // [B], as in amaml.flow.result.Result
     double *failed_at, *value, *bound;                          // [B]

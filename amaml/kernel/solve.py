@@ -27,23 +27,42 @@ _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 
 
 @dataclass(frozen=True)
-class Solved:
-    """A row a task; see `amaml.methods.amaml.Answer` and `Stats`."""
+class Carried:
+    """A forward solve, a row a task; see `amaml.methods.estimate.Stats`."""
 
-    gradients: Tensor
-    losses: Tensor
-    adapted: Tensor
+    ends: Tensor
+    """u(T_k) [B, K, P]."""
     steps: Tensor
     rejected: Tensor
     gradient_count: Tensor
     hvp_count: Tensor
     lambda_max: Tensor
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A meta-gradient, a row a task; see `amaml.methods.amaml.Answer`."""
+
+    carried: Carried
+    gradients: Tensor
+    losses: Tensor
     length: Tensor | None
     sensitivity: Sensitivity
 
 
 def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Solved | None:
     """The answer, or None where the batched path has to give it. Raises SolveError for tasks that can't be solved."""
+    asked = _ask(problem, wanted, backward=True)
+    return None if asked is None else asked.solved()
+
+
+def carry(problem: Problem) -> Carried | None:
+    """The forward solve alone; as `solve`."""
+    asked = _ask(problem, frozenset(), backward=False)
+    return None if asked is None else asked.carried()
+
+
+def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _Solve | None:
     found = kernel()
     derivatives, solver = problem.derivatives, problem.solver
     if (
@@ -55,7 +74,7 @@ def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Solved | None:
         or 0 in (*derivatives.support[0].shape, *derivatives.query_set[0].shape)
     ):
         return None
-    return _Solve(found, problem, derivatives, solver, problem.adjoint.checkpoints, wanted).run()
+    return _Solve(found, problem, derivatives, solver, problem.adjoint.checkpoints, wanted, backward=backward)
 
 
 class _Solve:
@@ -69,6 +88,8 @@ class _Solve:
         solver: FixedStep | Adaptive,
         checkpoints: int | None,
         wanted: AbstractSet[Wanted],
+        *,
+        backward: bool,
     ) -> None:
         self.problem, self.wanted, self._found = problem, wanted, found
         self._alive: dict[str, Tensor] = {}
@@ -88,6 +109,7 @@ class _Solve:
             adaptive=isinstance(solver, Adaptive),
             guard=solver.guard,
             checkpoints=-1 if checkpoints is None else checkpoints,
+            backward=backward,
             proximal_in_query=problem.proximal_in_query,
             want_length="length" in wanted,
             want_rates="rates" in wanted,
@@ -115,7 +137,8 @@ class _Solve:
         for name, pair in (("support", derivatives.support), ("query", derivatives.query_set)):
             for axis, tensor in zip("xy", pair, strict=True):
                 self._hold(f"{name}_{axis}", tensor.to(theta.dtype))
-        for name in ("gradients", "through_theta", "by_rates", "adapted"):
+        self._results("ends", theta.numpy().dtype, batch, horizons, parameters)
+        for name in ("gradients", "through_theta", "by_rates"):
             self._results(name, theta.numpy().dtype, batch, parameters)
         for name in ("by_length", "losses"):
             self._results(name, theta.numpy().dtype, batch, horizons)
@@ -137,19 +160,28 @@ class _Solve:
         self._alive[name] = tensor = tensor.detach().contiguous()
         setattr(self.c, name, tensor.data_ptr())
 
-    def run(self) -> Solved:
+    def carried(self) -> Carried:
+        self._run()
+        out = self._alive
+        return Carried(
+            out["ends"], out["accepted"], out["rejected"], out["gradient_count"], out["hvp_count"], out["lambda_max"]
+        )
+
+    def _run(self) -> None:
         double = self.problem.theta.dtype == torch.float64
         library = self._found.library
         if (library.amaml_solve_float64 if double else library.amaml_solve_float32)(ctypes.byref(self.c)):
             raise MemoryError(
                 "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
             )
-        out = self._alive
-        failed = torch.nonzero(out["code"]).flatten().tolist()
+        failed = torch.nonzero(self._alive["code"]).flatten().tolist()
         if failed:
             raise SolveError([self._failure(task) for task in failed])
-        problem, wanted = self.problem, self.wanted
-        discrete = problem.target == "discrete"
+
+    def solved(self) -> Solved:
+        carried = self.carried()
+        out, wanted = self._alive, self.wanted
+        discrete = self.problem.target == "discrete"
         nothing_yet = out["gradients"][:, :0]
         sensitivity = Sensitivity(nothing_yet, wanted if discrete else wanted - {"length"})
         sensitivity.theta = out["through_theta"]
@@ -157,10 +189,7 @@ class _Solve:
             sensitivity.rates = out["by_rates"]
         if "proximal" in wanted:
             sensitivity.proximal = out["by_proximal"]
-        return Solved(
-            out["gradients"], out["losses"], out["adapted"], out["accepted"], out["rejected"], out["gradient_count"],
-            out["hvp_count"], out["lambda_max"], self._length(discrete), sensitivity,
-        )  # fmt: skip
+        return Solved(carried, out["gradients"], out["losses"], self._length(discrete), sensitivity)
 
     def _failure(self, task: int) -> Failure:
         time, value, bound = (float(self._alive[name][task]) for name in ("failed_at", "value", "bound"))

@@ -30,25 +30,28 @@ template <class T> inline Vec<T> load(const T* from) {
 }
 template <class T> inline void store(T* to, Vec<T> v) { std::memcpy(to, &v, sizeof v); }
 
-// Of every block of 2·half lanes: a's lanes from `from` on, then b's.
-template <class T, int half, int from, int... lane>
-INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
-    constexpr int n = Simd<T>::lanes;
+// Lanes of a, then of b, by number.
+template <class T, int... lane> INLINE Vec<T> pick(Vec<T> a, Vec<T> b) {
 #ifdef __clang__
-    return __builtin_shufflevector(a, b, (lane % (2 * half) < half ? lane + from : n + lane - half + from)...);
+    return __builtin_shufflevector(a, b, lane...);
 #else
-    return __builtin_shuffle(a, b, typename Simd<T>::Bits{
-        (lane % (2 * half) < half ? lane + from : n + lane - half + from)...});
+    return __builtin_shuffle(a, b, typename Simd<T>::Bits{lane...});
 #endif
+}
+
+// Halves of every block of 2·half lanes: (Σ of a's two, Σ of b's two). The first pick moves no lane: that is cheaper.
+template <class T, int half, int... lane> INLINE Vec<T> fold(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+    constexpr int n = Simd<T>::lanes;
+    return pick<T, (lane % (2 * half) < half ? lane : n + lane)...>(a, b) +
+           pick<T, (lane % (2 * half) < half ? lane + half : n + lane - half)...>(a, b);
 }
 
 // v[0] becomes (Σ of v[0]'s lanes, Σ of v[1]'s, …): a vector of sums for as many vectors as one has lanes.
 template <class T, int half = Simd<T>::lanes / 2> INLINE void sum_lanes(Vec<T>* v) {
     if constexpr (half > 0) {
-        constexpr auto all = std::make_integer_sequence<int, Simd<T>::lanes>{};
 #pragma GCC unroll 16
         for (int j = 0; j < half; ++j)
-            v[j] = interleave<T, half, 0>(v[j], v[j + half], all) + interleave<T, half, half>(v[j], v[j + half], all);
+            v[j] = fold<T, half>(v[j], v[j + half], std::make_integer_sequence<int, Simd<T>::lanes>{});
         sum_lanes<T, half / 2>(v);
     }
 }

@@ -149,18 +149,12 @@ def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
     """Solves forward, then backward: by the compiled kernel where there is one for the problem, else all tasks at once."""
     solved = kernel.solve(problem, wanted)
     if solved is not None:
+        way = solved.carried
         return Answer(
             gradients=solved.gradients,
             losses=solved.losses,
-            adapted=solved.adapted,
-            stats=Stats(
-                solved.steps,
-                solved.rejected,
-                solved.gradient_count,
-                solved.hvp_count,
-                solved.lambda_max,
-                problem.target,
-            ),
+            adapted=way.ends[:, -1],
+            stats=Stats(way.steps, way.rejected, way.gradient_count, way.hvp_count, way.lambda_max, problem.target),
             length=solved.length,
             sensitivity=solved.sensitivity,
         )

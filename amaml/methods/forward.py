@@ -16,6 +16,7 @@ from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
 from amaml.flow.solve import fixed_steps, solve
 from amaml.flow.solvers import Adaptive, FixedStep, TorchDiffEq
+from amaml.kernel import solve as kernel
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import Problem
@@ -67,17 +68,31 @@ def estimate_without_adjoint(
     if isinstance(problem.solver, Adaptive):  # its guard is for the adjoint: the state is held at tolerance without it
         problem = replace(problem, solver=replace(problem.solver, guard=False))
     flow = problem.flow()
-    forward = solve_forward(problem, flow)
-    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)
-    estimates = direction(flow, forward.ends, list(jumps)) + sum(direct)
+    way = _carry(problem, flow)
+    ends = list(way.ends.unbind(dim=1))
+    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(ends)), strict=True)
+    estimates = direction(flow, ends, list(jumps)) + sum(direct)
     raise_where(~estimates.isfinite().all(dim=1), Result.NON_FINITE, problem.horizons[-1])
     return Estimate(
         grad=layout.unflatten(estimates.mean(dim=0)),
         per_task=layout.unflatten(estimates),
         loss=torch.stack(losses, dim=1) @ problem.theta.new_tensor(problem.weights),
-        adapted=layout.unflatten(forward.ends[-1]),
+        adapted=layout.unflatten(ends[-1]),
         stats=Stats(
-            forward.steps, forward.rejected, flow.evaluations.gradients, flow.evaluations.hvps, forward.lambda_max,
-            problem.target,
+            way.steps, way.rejected, flow.evaluations.gradients, flow.evaluations.hvps, way.lambda_max, problem.target
         ),
-    )  # fmt: skip
+    )
+
+
+def _carry(problem: Problem, flow: GradientFlow) -> kernel.Carried:
+    """Forward alone, by the compiled kernel where there is one for the problem; `flow` counts what it took."""
+    counted = flow.evaluations
+    carried = kernel.carry(problem)
+    if carried is None:
+        way = solve_forward(problem, flow)
+        return kernel.Carried(
+            torch.stack(way.ends, dim=1), way.steps, way.rejected, counted.gradients, counted.hvps, way.lambda_max
+        )
+    counted.gradients.add_(carried.gradient_count)
+    counted.hvps.add_(carried.hvp_count)
+    return carried

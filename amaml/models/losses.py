@@ -8,6 +8,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import log_softmax
+
+Rows = Literal["support", "query"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class RegressionLoss:
     """
 
     net: nn.Module
-    rows: Literal["support", "query"]
+    rows: Rows
 
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Tensor:
         """`params` as `net.named_parameters()` names them; `task` holds `support_x` [n, d], `support_y` [n, o]; scalar."""
@@ -27,6 +30,25 @@ class RegressionLoss:
         return 0.5 * error.square().mean()
 
 
+@dataclass(frozen=True)
+class ClassificationLoss:
+    """Cross-entropy of softmax(net(x)) against y [n, o], a row of class probabilities a point; the mean over points."""
+
+    net: nn.Module
+    rows: Rows
+
+    def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Tensor:
+        """As RegressionLoss."""
+        logits = functional_call(self.net, dict(params), (task[f"{self.rows}_x"],))
+        own: Tensor = task[f"{self.rows}_y"] * log_softmax(logits, dim=-1)
+        return -own.sum(dim=-1).mean()
+
+
 def regression_losses(net: nn.Module) -> tuple[RegressionLoss, RegressionLoss]:
     """The support loss and the query loss of a network: ½ · mean squared error, functions of (params, task)."""
     return RegressionLoss(net, "support"), RegressionLoss(net, "query")
+
+
+def classification_losses(net: nn.Module) -> tuple[ClassificationLoss, ClassificationLoss]:
+    """The support loss and the query loss of a network whose outputs are a number a class: cross-entropy."""
+    return ClassificationLoss(net, "support"), ClassificationLoss(net, "query")

@@ -132,9 +132,9 @@ class MLPDerivatives:
 
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
-        parts = torch.split(u, self._sizes, dim=1)
+        parts, batch = u.split_with_sizes(self._sizes, dim=1), u.shape[0]
         return [
-            (weight.view(len(u), outputs, inputs), bias.unsqueeze(1))
+            (weight.view(batch, outputs, inputs), bias.unsqueeze(1))
             for weight, bias, (inputs, outputs) in zip(parts[::2], parts[1::2], pairwise(self.widths), strict=True)
         ]
 

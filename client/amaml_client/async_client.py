@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from os import PathLike
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any, Self
 import httpx2
 
 from amaml_client import calls
+from amaml_client.calls import Rows
 from amaml_client.errors import Unreachable
 from amaml_client.events import PAUSE, EventReader
 from amaml_client.exchange import Conversation, Outcome, Send, Sleep, Step, T
-from amaml_client.results import Curves, Dataset, Event, Job, Kind
+from amaml_client.results import Adaptation, Curves, Dataset, Delivery, Event, Job, Kind, Study, Usage, Webhook
 from amaml_client.transport import arguments, head, is_event_stream, options, reply
 
 
@@ -102,23 +103,141 @@ class AsyncClient:
     async def download(self, job_id: str, path: str | PathLike[str]) -> Path:
         return await self._run(calls.initialization(job_id, Path(path)))
 
+    async def adapt(
+        self,
+        job_id: str,
+        support_x: Rows,
+        support_y: Rows,
+        query_x: Rows | None = None,
+        *,
+        query_y: Rows | None = None,
+        by: str = "flow",
+        length: float | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        want: Sequence[str] | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Adaptation:
+        rows = calls.rows(support_x, support_y, query_x, query_y)
+        options = {"by": by, "length": length, "epochs": epochs, "lr": lr, "return": want and list(want)}
+        return await self._run(calls.adapt(job_id, {**rows, **options}, idempotency_key, timeout))
+
+    async def adaptation(self, adaptation_id: str) -> Adaptation:
+        return await self._run(calls.adaptation(adaptation_id))
+
+    async def adaptations(self, job_id: str, *, state: str | None = None, limit: int | None = None) -> list[Adaptation]:
+        return await self._run(calls.adaptations(job_id, state, limit))
+
+    async def download_weights(self, adaptation_id: str, path: str | PathLike[str]) -> Path:
+        return await self._run(calls.weights(adaptation_id, Path(path)))
+
+    async def delete_adaptation(self, adaptation_id: str) -> None:
+        await self._run(calls.delete(calls.ADAPTATIONS, adaptation_id))
+
     async def upload_dataset(
         self,
         path: str | PathLike[str],
         *,
         name: str | None = None,
         format: str = "auto",  # noqa: A002 - the API's word
+        wait: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> Dataset:
-        return await self._run(calls.upload(Path(path), name, format))
+        return await self._run(calls.upload(Path(path), name, format, progress, wait))
 
     async def dataset(self, dataset_id: str) -> Dataset:
         return await self._run(calls.dataset(dataset_id))
 
-    async def datasets(self, *, limit: int | None = None) -> list[Dataset]:
-        return await self._run(calls.datasets(limit))
+    async def datasets(
+        self,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        format: str | None = None,  # noqa: A002 - the API's word
+        family: str | None = None,
+        limit: int | None = None,
+    ) -> list[Dataset]:
+        filters = {"state": state, "name": name, "format": format, "family": family}
+        return await self._run(calls.datasets(filters, limit))
+
+    async def wait_for_dataset(self, dataset_id: str, *, timeout: float | None = None) -> Dataset:
+        return await self._run(calls.wait_for_dataset(dataset_id, timeout))
 
     async def delete_dataset(self, dataset_id: str) -> None:
         await self._run(calls.delete("/v1/datasets", dataset_id))
+
+    async def make_webhook(
+        self,
+        url: str,
+        *,
+        events: Sequence[str] | None = None,
+        signature: str | None = None,
+        description: str | None = None,
+    ) -> Webhook:
+        settings = {"events": events and list(events), "signature": signature, "description": description}
+        return await self._run(calls.make_webhook(url, settings))
+
+    async def webhook(self, webhook_id: str) -> Webhook:
+        return await self._run(calls.webhook(webhook_id))
+
+    async def webhooks(self, *, limit: int | None = None) -> list[Webhook]:
+        return await self._run(calls.webhooks(limit))
+
+    async def change_webhook(
+        self,
+        webhook_id: str,
+        *,
+        url: str | None = None,
+        events: Sequence[str] | None = None,
+        description: str | None = None,
+        enabled: bool | None = None,
+    ) -> Webhook:
+        changes = {"url": url, "events": events and list(events), "description": description, "enabled": enabled}
+        return await self._run(calls.change_webhook(webhook_id, changes))
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        await self._run(calls.delete(calls.WEBHOOKS, webhook_id))
+
+    async def rotate_webhook(self, webhook_id: str, *, overlap_seconds: int | None = None) -> Webhook:
+        return await self._run(calls.rotate_webhook(webhook_id, overlap_seconds))
+
+    async def test_webhook(self, webhook_id: str) -> Delivery:
+        return await self._run(calls.test_webhook(webhook_id))
+
+    async def deliveries(
+        self, webhook_id: str, *, state: str | None = None, limit: int | None = None
+    ) -> list[Delivery]:
+        return await self._run(calls.deliveries(webhook_id, state, limit))
+
+    async def delivery(self, webhook_id: str, delivery_id: str) -> Delivery:
+        return await self._run(calls.delivery(webhook_id, delivery_id))
+
+    async def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
+        return await self._run(calls.redeliver(webhook_id, delivery_id))
+
+    async def submit_study(self, study: Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
+        return await self._run(calls.submit_study(study, idempotency_key))
+
+    async def study(self, study_id: str) -> Study:
+        return await self._run(calls.study(study_id))
+
+    async def studies(self, *, limit: int | None = None) -> list[Study]:
+        return await self._run(calls.studies(limit))
+
+    async def cancel_study(self, study_id: str) -> Study:
+        return await self._run(calls.cancel_study(study_id))
+
+    async def delete_study(self, study_id: str) -> None:
+        await self._run(calls.delete("/v1/studies", study_id))
+
+    async def wait_for_study(
+        self, study_id: str, *, timeout: float | None = None, progress: Callable[[Study], None] | None = None
+    ) -> Study:
+        return await self._run(calls.wait_for_study(study_id, timeout, progress))
+
+    async def study_report(self, study_id: str, *, format: str = "json", score: str | None = None) -> Any:  # noqa: A002 - the API's word
+        return await self._run(calls.study_report(study_id, format, score))
 
     async def families(self) -> list[Kind]:
         return await self._run(calls.kinds("families"))
@@ -131,6 +250,10 @@ class AsyncClient:
 
     async def solvers(self) -> list[Kind]:
         return await self._run(calls.kinds("solvers"))
+
+    async def usage(self) -> Usage:
+        """The workspace's quotas, and what is used of them."""
+        return await self._run(calls.usage())
 
     async def _run(self, conversation: Conversation[T]) -> T:
         outcome: Outcome = None
@@ -160,11 +283,13 @@ class AsyncClient:
             return Unreachable(self.url, error)
 
     def _open(self, send: Send) -> AbstractAsyncContextManager[httpx2.Response]:
-        content = _pieces(send.upload) if send.upload else None
+        content = _pieces(send.upload, send.sent) if send.upload else None
         return self._http.stream(**arguments(send), content=content)
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
+async def _pieces(path: Path, sent: Callable[[int], None] | None) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while piece := await asyncio.to_thread(file.read, 1 << 18):
             yield piece
+            if sent is not None:
+                sent(file.tell())

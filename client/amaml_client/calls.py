@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from uuid import uuid4
 
 from pydantic import RootModel
 
 from amaml_client.download import download
-from amaml_client.errors import NoInitialization, TimedOut
+from amaml_client.errors import NoInitialization, TimedOut, Unreachable
 from amaml_client.exchange import WAITING_PATIENCE, Conversation, ModelT, Send, Sleep, exchange, fetch, read, segment
-from amaml_client.results import Curves, Dataset, Job, Kind, Page
+from amaml_client.results import Adaptation, Curves, Dataset, Delivery, Job, Kind, Page, Study, Usage, Webhook
+
+
+@runtime_checkable
+class Array(Protocol):
+    """Of NumPy's or torch's."""
+
+    def tolist(self) -> Any: ...
+
+
+Rows = Sequence[Any] | Array
+"""Rows of numbers, a number a row, or the name of an input a row."""
 
 PAGE = 100
+WEBHOOKS = "/v1/webhooks"
+ADAPTATIONS = "/v1/adaptations"
+MOST_WAIT = 25
+"""Seconds that one request for an adaptation waits: less than what this client waits for an answer."""
+
+EndingT = TypeVar("EndingT", Job, Study)
 
 
 def submit(spec: Mapping[str, Any], idempotency_key: str | None) -> Conversation[Job]:
@@ -42,16 +62,24 @@ def delete(path: str, item_id: str) -> Conversation[None]:
 
 
 def wait(job_id: str, timeout: float | None) -> Conversation[Job]:
+    return _until_it_ends(Job, f"/v1/jobs/{segment(job_id)}", timeout, None)
+
+
+def _until_it_ends(
+    model: type[EndingT], path: str, timeout: float | None, told: Callable[[EndingT], None] | None
+) -> Conversation[EndingT]:
+    """Asks again and again, an empty 304 as long as nothing changes; `told` gets every change."""
     give_up = None if timeout is None else monotonic() + timeout
-    path = f"/v1/jobs/{segment(job_id)}"
-    found: Job | None = None
+    found: EndingT | None = None
     etag, pause = "", 0.1
     while True:
         headers = {"If-None-Match": etag} if etag else {}
         reply = yield from exchange(Send("GET", path, headers=headers), WAITING_PATIENCE)
         if found is None or reply.status != 304:
-            found = read(Job, path, reply)
+            found = read(model, path, reply)
             etag = reply.headers.get("etag", "")
+            if told is not None:
+                told(found)
         if found.ended:
             return found
         if give_up is not None and timeout is not None and monotonic() + pause > give_up:
@@ -75,23 +103,187 @@ def initialization(job_id: str, path: Path) -> Conversation[Path]:
     return (yield from download(f"/v1/jobs/{segment(job_id)}/initialization", path, sha256, size))
 
 
-def upload(path: Path, name: str | None, format_: str) -> Conversation[Dataset]:
-    params = {"format": format_, "name": name or path.name}
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
-    return fetch(Dataset, Send("POST", "/v1/datasets", params, headers, upload=path))
+def adapt(
+    job_id: str, request: Mapping[str, Any], idempotency_key: str | None, timeout: float | None
+) -> Conversation[Adaptation]:
+    """`request`: as the API takes it, but for members that are None."""
+    # One key for all tries of this call, as in `submit`.
+    headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+    headers["Prefer"] = f"wait={MOST_WAIT if timeout is None else max(0, min(int(timeout), MOST_WAIT))}"
+    give_up = None if timeout is None else monotonic() + timeout
+    send = Send("POST", f"/v1/jobs/{segment(job_id)}/adaptations", headers=headers, json=_set(request))
+    asked = yield from fetch(Adaptation, send)
+    return asked if asked.ended else (yield from _until_ended(asked, give_up, timeout))
+
+
+def _until_ended(found: Adaptation, give_up: float | None, timeout: float | None) -> Conversation[Adaptation]:
+    path, pause = f"{ADAPTATIONS}/{segment(found.id)}", 0.1
+    while not found.ended:
+        if give_up is not None and timeout is not None and monotonic() + pause > give_up:
+            raise TimedOut(found, timeout)
+        yield Sleep(pause)
+        pause = min(1.5 * pause, 2.0)
+        found = read(Adaptation, path, (yield from exchange(Send("GET", path), WAITING_PATIENCE)))
+    return found
+
+
+def rows(
+    support_x: Rows, support_y: Rows, query_x: Rows | None, query_y: Rows | None
+) -> dict[str, dict[str, Any] | None]:
+    """The sets of a request; arrays of NumPy's and torch's kind become lists."""
+    query = None
+    if query_x is not None:
+        query = _set({"x": _listed_rows(query_x), "y": None if query_y is None else _listed_rows(query_y)})
+    return {"support": {"x": _listed_rows(support_x), "y": _listed_rows(support_y)}, "query": query}
+
+
+def _listed_rows(values: Rows) -> list[Any]:
+    listed: list[Any] = values.tolist() if isinstance(values, Array) else list(values)
+    return listed
+
+
+def adaptation(adaptation_id: str) -> Conversation[Adaptation]:
+    return fetch(Adaptation, Send("GET", f"{ADAPTATIONS}/{segment(adaptation_id)}"))
+
+
+def adaptations(job_id: str, state: str | None, limit: int | None) -> Conversation[list[Adaptation]]:
+    return _listed(Adaptation, f"/v1/jobs/{segment(job_id)}/adaptations", {"state": state}, limit)
+
+
+def weights(adaptation_id: str, path: Path) -> Conversation[Path]:
+    source = f"{ADAPTATIONS}/{segment(adaptation_id)}/weights"
+    while (found := (yield from adaptation(adaptation_id))).weights is None:
+        yield from exchange(Send("GET", source))  # raises NotFound, with the server's own sentence
+    return (yield from download(source, path, found.weights.sha256, found.weights.size_bytes))
+
+
+def upload(
+    path: Path,
+    name: str | None,
+    format_: str,
+    sent: Callable[[int], None] | None,
+    wait: bool,
+) -> Conversation[Dataset]:
+    with path.open("rb") as file:
+        digest = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode()
+    params = {"format": format_, "name": path.name if name is None else name}
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(path.stat().st_size),
+        "Content-Digest": f"sha-256=:{digest}:",
+        # One key for all tries of this call, as in `submit`.
+        "Idempotency-Key": str(uuid4()),
+    }
+    send = Send("POST", "/v1/datasets", params, headers, upload=path, sent=sent)
+    for tries_left in (2, 1, 0):
+        try:
+            stored = yield from fetch(Dataset, send)
+        except Unreachable:
+            # What was cut amid a long upload has used up the patience of `exchange` and deserves another try.
+            if not tries_left:
+                raise
+        else:
+            break
+    return (yield from wait_for_dataset(stored.id, None)) if wait and not stored.checked else stored
 
 
 def dataset(dataset_id: str) -> Conversation[Dataset]:
     return fetch(Dataset, Send("GET", f"/v1/datasets/{segment(dataset_id)}"))
 
 
-def datasets(limit: int | None) -> Conversation[list[Dataset]]:
-    return _listed(Dataset, "/v1/datasets", {}, limit)
+def datasets(filters: Mapping[str, str | None], limit: int | None) -> Conversation[list[Dataset]]:
+    return _listed(Dataset, "/v1/datasets", filters, limit)
+
+
+def wait_for_dataset(dataset_id: str, timeout: float | None) -> Conversation[Dataset]:
+    give_up = None if timeout is None else monotonic() + timeout
+    path = f"/v1/datasets/{segment(dataset_id)}"
+    pause = 0.1
+    while True:
+        reply = yield from exchange(Send("GET", path), WAITING_PATIENCE)
+        found = read(Dataset, path, reply)
+        if found.checked:
+            return found
+        if give_up is not None and timeout is not None and monotonic() + pause > give_up:
+            raise TimedOut(found, timeout)
+        yield Sleep(pause)
+        pause = min(1.5 * pause, 2.0)
+
+
+def make_webhook(url: str, settings: Mapping[str, Any]) -> Conversation[Webhook]:
+    send = Send("POST", WEBHOOKS, json={"url": url, **_set(settings)})
+    # Sent once: a lost answer would have been the only one that shows the secret.
+    return read(Webhook, send.path, (yield from exchange(send, patience=0)))
+
+
+def webhook(webhook_id: str) -> Conversation[Webhook]:
+    return fetch(Webhook, Send("GET", f"{WEBHOOKS}/{segment(webhook_id)}"))
+
+
+def webhooks(limit: int | None) -> Conversation[list[Webhook]]:
+    return _listed(Webhook, WEBHOOKS, {}, limit)
+
+
+def change_webhook(webhook_id: str, changes: Mapping[str, Any]) -> Conversation[Webhook]:
+    return fetch(Webhook, Send("PATCH", f"{WEBHOOKS}/{segment(webhook_id)}", json=_set(changes)))
+
+
+def rotate_webhook(webhook_id: str, overlap_seconds: int | None) -> Conversation[Webhook]:
+    path, params = f"{WEBHOOKS}/{segment(webhook_id)}/rotate", _given({"overlap_seconds": overlap_seconds})
+    return read(Webhook, path, (yield from exchange(Send("POST", path, params), patience=0)))
+
+
+def test_webhook(webhook_id: str) -> Conversation[Delivery]:
+    return fetch(Delivery, Send("POST", f"{WEBHOOKS}/{segment(webhook_id)}/test"))
+
+
+def deliveries(webhook_id: str, state: str | None, limit: int | None) -> Conversation[list[Delivery]]:
+    return _listed(Delivery, f"{WEBHOOKS}/{segment(webhook_id)}/deliveries", {"state": state}, limit)
+
+
+def delivery(webhook_id: str, delivery_id: str) -> Conversation[Delivery]:
+    return fetch(Delivery, Send("GET", f"{WEBHOOKS}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}"))
+
+
+def redeliver(webhook_id: str, delivery_id: str) -> Conversation[Delivery]:
+    path = f"{WEBHOOKS}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}/redeliver"
+    return fetch(Delivery, Send("POST", path))
+
+
+def submit_study(study: Mapping[str, Any], idempotency_key: str | None) -> Conversation[Study]:
+    headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+    return fetch(Study, Send("POST", "/v1/studies", headers=headers, json=study))
+
+
+def study(study_id: str) -> Conversation[Study]:
+    return fetch(Study, Send("GET", f"/v1/studies/{segment(study_id)}"))
+
+
+def studies(limit: int | None) -> Conversation[list[Study]]:
+    return _listed(Study, "/v1/studies", {}, limit)
+
+
+def cancel_study(study_id: str) -> Conversation[Study]:
+    return fetch(Study, Send("POST", f"/v1/studies/{segment(study_id)}/cancel"))
+
+
+def wait_for_study(study_id: str, timeout: float | None, told: Callable[[Study], None] | None) -> Conversation[Study]:
+    return _until_it_ends(Study, f"/v1/studies/{segment(study_id)}", timeout, told)
+
+
+def study_report(study_id: str, format_: str, score: str | None) -> Conversation[Any]:
+    params = _given({"format": format_, "score": score})
+    reply = yield from exchange(Send("GET", f"/v1/studies/{segment(study_id)}/report", params))
+    return json.loads(reply.body) if format_ == "json" else reply.body.decode()
 
 
 def kinds(what: str) -> Conversation[list[Kind]]:
     """families, models, methods or solvers."""
     return _listed(Kind, f"/v1/{what}", {}, None)
+
+
+def usage() -> Conversation[Usage]:
+    return fetch(Usage, Send("GET", "/v1/usage"))
 
 
 def _listed(
@@ -112,3 +304,7 @@ def _listed(
 
 def _given(params: Mapping[str, str | int | None]) -> dict[str, str]:
     return {name: str(value) for name, value in params.items() if value is not None}
+
+
+def _set(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any, Self
 import httpx2
 
 from amaml_client import calls
+from amaml_client.calls import Rows
 from amaml_client.errors import Unreachable
 from amaml_client.events import PAUSE, EventReader
 from amaml_client.exchange import Conversation, Outcome, Send, Sleep, Step, T
-from amaml_client.results import Curves, Dataset, Event, Job, Kind
+from amaml_client.results import Adaptation, Curves, Dataset, Delivery, Event, Job, Kind, Study, Usage, Webhook
 from amaml_client.transport import arguments, head, is_event_stream, options, reply
 
 
@@ -116,18 +117,175 @@ class Client:
         """
         return self._run(calls.initialization(job_id, Path(path)))
 
-    def upload_dataset(self, path: str | PathLike[str], *, name: str | None = None, format: str = "auto") -> Dataset:  # noqa: A002 - the API's word
-        """Streams a file to the server. Where its answer is lost and it is sent again, two equal data sets may be left."""
-        return self._run(calls.upload(Path(path), name, format))
+    def adapt(
+        self,
+        job_id: str,
+        support_x: Rows,
+        support_y: Rows,
+        query_x: Rows | None = None,
+        *,
+        query_y: Rows | None = None,
+        by: str = "flow",
+        length: float | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        want: Sequence[str] | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Adaptation:
+        """Trains the job's learned network on a task's rows and predicts at others, all in the data's own units.
+
+        Rows are lists, or arrays of NumPy's or torch's; `x` may be items' ids for `ratings`, and `y` is the index of
+        each row's class where the network classifies. `by`: "flow", the inner flow over `length`, or "finetune", `epochs`
+        of Adam at `lr`; what isn't given is as the job had it. `want` names some of "predictions" (the default), "curve"
+        and "weights"; `query_y` gives the curve the query's losses too. `check()` raises AdaptationFailed for one that
+        failed. Raises TimedOut after `timeout` seconds.
+        """
+        rows = calls.rows(support_x, support_y, query_x, query_y)
+        options = {"by": by, "length": length, "epochs": epochs, "lr": lr, "return": want and list(want)}
+        return self._run(calls.adapt(job_id, {**rows, **options}, idempotency_key, timeout))
+
+    def adaptation(self, adaptation_id: str) -> Adaptation:
+        return self._run(calls.adaptation(adaptation_id))
+
+    def adaptations(self, job_id: str, *, state: str | None = None, limit: int | None = None) -> list[Adaptation]:
+        """The job's, the latest first, without their results; all of them unless `limit` is given."""
+        return self._run(calls.adaptations(job_id, state, limit))
+
+    def download_weights(self, adaptation_id: str, path: str | PathLike[str]) -> Path:
+        """Writes the adapted weights to `path` (safetensors, for `amaml.load`), whole and verified or not at all."""
+        return self._run(calls.weights(adaptation_id, Path(path)))
+
+    def delete_adaptation(self, adaptation_id: str) -> None:
+        self._run(calls.delete(calls.ADAPTATIONS, adaptation_id))
+
+    def upload_dataset(
+        self,
+        path: str | PathLike[str],
+        *,
+        name: str | None = None,
+        format: str = "auto",  # noqa: A002 - the API's word
+        wait: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Dataset:
+        """Streams a file to the server, which gives the same data set for the same bytes, however often they are sent.
+
+        A worker checks it then; jobs may name it at once. `wait`: return only when it is checked; `check()` raises
+        DatasetInvalid for one that is no good. `name` is the file's own by default, and the same name again makes the
+        next version. `progress` is told how many bytes are sent.
+        """
+        return self._run(calls.upload(Path(path), name, format, progress, wait))
 
     def dataset(self, dataset_id: str) -> Dataset:
         return self._run(calls.dataset(dataset_id))
 
-    def datasets(self, *, limit: int | None = None) -> list[Dataset]:
-        return self._run(calls.datasets(limit))
+    def datasets(
+        self,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        format: str | None = None,  # noqa: A002 - the API's word
+        family: str | None = None,
+        limit: int | None = None,
+    ) -> list[Dataset]:
+        """Data sets that fit the filters, the latest first, without their reports; all of them unless `limit` is given."""
+        filters = {"state": state, "name": name, "format": format, "family": family}
+        return self._run(calls.datasets(filters, limit))
+
+    def wait_for_dataset(self, dataset_id: str, *, timeout: float | None = None) -> Dataset:
+        """The data set once it is checked, well or badly (`check()` tells); raises TimedOut after `timeout` seconds."""
+        return self._run(calls.wait_for_dataset(dataset_id, timeout))
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._run(calls.delete("/v1/datasets", dataset_id))
+
+    def make_webhook(
+        self,
+        url: str,
+        *,
+        events: Sequence[str] | None = None,
+        signature: str | None = None,
+        description: str | None = None,
+    ) -> Webhook:
+        """Has messages sent to `url`; the answer is the only one that shows `secret`.
+
+        It is sent once: after Unreachable look into `webhooks()` before you make it again.
+        """
+        settings = {"events": events and list(events), "signature": signature, "description": description}
+        return self._run(calls.make_webhook(url, settings))
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        return self._run(calls.webhook(webhook_id))
+
+    def webhooks(self, *, limit: int | None = None) -> list[Webhook]:
+        """The latest first; all of them unless `limit` is given."""
+        return self._run(calls.webhooks(limit))
+
+    def change_webhook(
+        self,
+        webhook_id: str,
+        *,
+        url: str | None = None,
+        events: Sequence[str] | None = None,
+        description: str | None = None,
+        enabled: bool | None = None,
+    ) -> Webhook:
+        """Changes what is given."""
+        changes = {"url": url, "events": events and list(events), "description": description, "enabled": enabled}
+        return self._run(calls.change_webhook(webhook_id, changes))
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        self._run(calls.delete(calls.WEBHOOKS, webhook_id))
+
+    def rotate_webhook(self, webhook_id: str, *, overlap_seconds: int | None = None) -> Webhook:
+        """A new secret, which this answer alone shows; the old one signs beside it for the overlap (a day). Sent once."""
+        return self._run(calls.rotate_webhook(webhook_id, overlap_seconds))
+
+    def test_webhook(self, webhook_id: str) -> Delivery:
+        """Has a message of type `webhook.test` sent."""
+        return self._run(calls.test_webhook(webhook_id))
+
+    def deliveries(self, webhook_id: str, *, state: str | None = None, limit: int | None = None) -> list[Delivery]:
+        """What was sent, and what came of it, the latest first; all of them unless `limit` is given."""
+        return self._run(calls.deliveries(webhook_id, state, limit))
+
+    def delivery(self, webhook_id: str, delivery_id: str) -> Delivery:
+        return self._run(calls.delivery(webhook_id, delivery_id))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
+        """Has an ended delivery sent again, under the same id."""
+        return self._run(calls.redeliver(webhook_id, delivery_id))
+
+    def submit_study(self, study: Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
+        """Queues a job for every cell of a grid: {"name", "base": spec, "grid": {pointer: values}, "concurrency"}."""
+        return self._run(calls.submit_study(study, idempotency_key))
+
+    def study(self, study_id: str) -> Study:
+        """A study with its cells."""
+        return self._run(calls.study(study_id))
+
+    def studies(self, *, limit: int | None = None) -> list[Study]:
+        """Studies without their cells, the latest first; all of them unless `limit` is given."""
+        return self._run(calls.studies(limit))
+
+    def cancel_study(self, study_id: str) -> Study:
+        return self._run(calls.cancel_study(study_id))
+
+    def delete_study(self, study_id: str) -> None:
+        self._run(calls.delete("/v1/studies", study_id))
+
+    def wait_for_study(
+        self, study_id: str, *, timeout: float | None = None, progress: Callable[[Study], None] | None = None
+    ) -> Study:
+        """The study once all its jobs have ended (`check()` tells how); raises TimedOut after `timeout` seconds.
+
+        `progress` is told of every change.
+        """
+        return self._run(calls.wait_for_study(study_id, timeout, progress))
+
+    def study_report(self, study_id: str, *, format: str = "json", score: str | None = None) -> Any:  # noqa: A002 - the API's word
+        """The report: a dict, or text for the formats csv, md and html. `score` is `tuned` unless it says otherwise."""
+        return self._run(calls.study_report(study_id, format, score))
 
     def families(self) -> list[Kind]:
         return self._run(calls.kinds("families"))
@@ -140,6 +298,10 @@ class Client:
 
     def solvers(self) -> list[Kind]:
         return self._run(calls.kinds("solvers"))
+
+    def usage(self) -> Usage:
+        """The workspace's quotas, and what is used of them."""
+        return self._run(calls.usage())
 
     def _run(self, conversation: Conversation[T]) -> T:
         outcome: Outcome = None
@@ -169,11 +331,13 @@ class Client:
             return Unreachable(self.url, error)
 
     def _open(self, send: Send) -> AbstractContextManager[httpx2.Response]:
-        content = _pieces(send.upload) if send.upload else None
+        content = _pieces(send.upload, send.sent) if send.upload else None
         return self._http.stream(**arguments(send), content=content)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path, sent: Callable[[int], None] | None) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(1 << 18):
             yield piece
+            if sent is not None:
+                sent(file.tell())

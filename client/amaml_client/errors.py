@@ -14,11 +14,15 @@
   x JobEnded               the job didn't succeed
     + JobFailed
     + JobCancelled
+  x StudyIncomplete        the study ended, and not all of its jobs succeeded
+  x AdaptationFailed       the adaptation couldn't be done; its sentence says what to change
+  x DatasetInvalid         the data set's check found it wrong; its `report` says where
   x NoInitialization       the job has none (yet)
   x ChecksumMismatch       the bytes aren't the ones announced
-  x TimedOut               the job didn't end in the time given
+  x TimedOut               the job, study or adaptation didn't end, or the data set wasn't checked, in the time given
   x UnexpectedAnswer       a good answer that isn't this API's
   x SpecFileError          a spec file that can't be read
+  x RowFileError           a file of a task's rows that can't be read
   x BadSettings            no server's address
 """
 
@@ -28,7 +32,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from amaml_client.results import Job
+    from amaml_client.results import Adaptation, Dataset, Job, Study
 
 
 class AmamlError(Exception):
@@ -114,6 +118,29 @@ class JobFailed(JobEnded): ...
 class JobCancelled(JobEnded): ...
 
 
+class StudyIncomplete(AmamlError):
+    def __init__(self, study: Study) -> None:
+        counts = ", ".join(f"{count} {state}" for state, count in study.states.items())
+        super().__init__(
+            f"study {study.id} is {study.state}, and of its {study.cells} jobs not all succeeded: {counts}"
+        )
+        self.study = study
+
+
+class AdaptationFailed(AmamlError):
+    def __init__(self, adaptation: Adaptation) -> None:
+        super().__init__(f"adaptation {adaptation.id} failed: {adaptation.status_reason}: {adaptation.status_detail}")
+        self.adaptation = adaptation
+
+
+class DatasetInvalid(AmamlError):
+    def __init__(self, dataset: Dataset) -> None:
+        errors = dataset.report.errors if dataset.report else []
+        lines = [f"line {error.line}: {error.detail}" for error in errors]
+        super().__init__("\n  ".join([f"data set {dataset.id} is invalid: {dataset.status_detail}", *lines[1:]]))
+        self.dataset = dataset
+
+
 class NoInitialization(AmamlError):
     def __init__(self, job: Job) -> None:
         super().__init__(f"job {job.id} is {job.state} and has no initialization: only a succeeded job has one")
@@ -128,13 +155,21 @@ class ChecksumMismatch(AmamlError):
 
 
 class TimedOut(AmamlError):
-    def __init__(self, job: Job, seconds: float) -> None:
-        super().__init__(f"job {job.id} is still {job.state} after {seconds:g} s; it goes on: wait for it again")
-        self.job = job
+    def __init__(self, waited_for: Job | Dataset | Study | Adaptation, seconds: float) -> None:
+        words = {"Job": "job", "Study": "study", "Adaptation": "adaptation", "Dataset": "data set"}
+        what = words[type(waited_for).__name__]
+        super().__init__(
+            f"{what} {waited_for.id} is still {waited_for.state} after {seconds:g} s; it goes on: wait for it again"
+        )
+        self.waited_for = waited_for
 
 
 class SpecFileError(AmamlError):
     """The file isn't readable as one JSON or YAML document of plain data; the sentence names file and line."""
+
+
+class RowFileError(AmamlError):
+    """The file isn't readable as a task's rows; the sentence names file and line."""
 
 
 class UnexpectedAnswer(AmamlError):

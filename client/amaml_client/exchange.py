@@ -7,7 +7,7 @@ differ only in how they do these steps, so retries, paging and waiting are writt
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -45,6 +45,8 @@ class Send:
     json: Any = None
     upload: Path | None = None
     """A file that is the body."""
+    sent: Callable[[int], None] | None = None
+    """Told, while an upload goes on, how many bytes of it are on their way; starts anew with every try."""
     sink: Sink | None = None
     """Takes the body of a good answer."""
 

@@ -1,4 +1,5 @@
-"""Around every request: its id, its line in the access log, its place in the metrics, and the 500 of last resort."""
+"""Around every request: its id, headers that every answer has, its line in the access log, its place in the metrics, the wall
+around what it sees of the database, and the 500 of last resort."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from structlog.typing import Processor
 
 from service.api.problems import Problem, answer
 from service.settings import settings
+from service.store import row_security
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
@@ -73,11 +75,13 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                more = {"x-request-id": request_id, **scope["state"].get("headers", {})}
+                message["headers"] = [*message["headers"], *((n.lower().encode(), v.encode()) for n, v in more.items())]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            with row_security.confined():
+                await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or 499
         except Exception:

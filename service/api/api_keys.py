@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.api import examples
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.bodies import json_body
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
-from service.api.problems import Problem, not_found
+from service.api.problems import Problem, invalid, not_found
 from service.api.replies import documented, json_reply, path_id
+from service.scopes import GRANTS, beyond
 from service.store import keys
 from service.store.database import transaction
+from service.store.keys import Principal
 
 router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 
 
+Grant = Literal[GRANTS]  # type: ignore[valid-type]  # the one list of scopes, as a schema's enum
+
+
 class NewKey(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1, max_length=200)
+    scopes: list[Grant] | None = Field(default=None, min_length=1, max_length=len(GRANTS))
+    """What it may do: `resource:verb`, `resource:*`, or `*`; null: all that the calling key may."""
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    """From then on it opens nothing; null: when the calling key expires, if ever."""
 
 
 class KeyDocument(BaseModel):
@@ -34,9 +44,13 @@ class KeyDocument(BaseModel):
     name: str
     prefix: str
     """The key's first characters, to tell it from others."""
+    scopes: list[str]
+    """What it may do."""
     created_at: datetime
     last_used_at: datetime | None
     """To about a minute."""
+    expires_at: datetime | None
+    """From then on it opens nothing; null: never."""
     revoked_at: datetime | None
 
 
@@ -49,26 +63,32 @@ class CreatedKeyDocument(KeyDocument):
 
 @router.post(
     "",
+    dependencies=[needs("keys:admin")],
     status_code=201,
     response_model=CreatedKeyDocument,
     summary="Make an API key",
     responses=documented(
         {**examples.API_KEY, "key": "amaml_…"}, "broken_json", "slow_body", "too_large", "wrong_media_type", "invalid",
+        "beyond_own_key",
         status=201, description="The key, for the only time.",
     ),
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/NewKey"}, "example": {"name": "notebook"}}
+                "application/json": {"schema": {"$ref": "#/components/schemas/NewKey"}, "example": examples.NEW_API_KEY}
             },
         }
     },
 )  # fmt: skip
 def create(caller: Caller, wanted: Annotated[NewKey, Depends(json_body(NewKey))]) -> Response:
-    """A key that opens this workspace. The answer shows it once; only its hash is stored."""
+    """A key that opens this workspace. The answer shows it once; only its hash is stored.
+
+    It can't do more than the key that makes it, nor outlive it.
+    """
+    scopes, expires_at = _granted(caller, wanted)
     with transaction() as session:
-        row, key = keys.add(session, caller.workspace_id, wanted.name)
+        row, key = keys.add(session, caller.workspace_id, wanted.name, scopes, expires_at)
         shown = KeyDocument.model_validate(row)
     document = CreatedKeyDocument(**shown.model_dump(), key=key)
     return json_reply(document, 201, {"Location": f"/v1/api-keys/{row.id}", "Cache-Control": "no-store"})
@@ -76,6 +96,7 @@ def create(caller: Caller, wanted: Annotated[NewKey, Depends(json_body(NewKey))]
 
 @router.get(
     "",
+    dependencies=[needs("keys:admin")],
     response_model=Page[KeyDocument],
     summary="List API keys",
     responses=documented(examples.page(examples.API_KEY), "invalid", description="Newest first, revoked ones too."),
@@ -91,12 +112,14 @@ def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
 
 @router.delete(
     "/{key_id}",
+    dependencies=[needs("keys:admin")],
     status_code=204,
     summary="Revoke an API key",
     responses=documented(None, "not_found", "own_key", status=204, description="It opens nothing any more."),
 )
-def revoke(caller: Caller, key_id: str) -> Response:
-    """Ends the key at once. A key can't revoke itself, so that nobody locks themselves out."""
+def revoke(request: Request, caller: Caller, key_id: str) -> Response:
+    """Ends the key: at once here, within a second in other API processes. It can't be the one that you use, so that nobody locks
+    themselves out."""
     wanted = path_id(key_id, "API key")
     if wanted == caller.key_id:
         raise Problem("own_key", "This is the key that you use: make another, and revoke this one with that.")
@@ -104,4 +127,29 @@ def revoke(caller: Caller, key_id: str) -> Response:
         found = keys.revoke(session, caller.workspace_id, wanted)
     if not found:
         raise not_found("API key")
+    request.app.state.recent.forget()
     return Response(status_code=204)
+
+
+def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime | None]:
+    """Scopes and end of the new key; raises the problem for what the caller can't give."""
+    scopes = list(dict.fromkeys(wanted.scopes)) if wanted.scopes is not None else caller.scopes
+    lacking = beyond(caller.scopes, scopes)
+    if lacking:
+        raise Problem(
+            "beyond_own_key",
+            f"This key lacks {', '.join(lacking)}, so it can't give that to another: ask for some of what it holds "
+            f"({', '.join(caller.scopes)}), or use a key that holds more.",
+        )
+    if wanted.expires_at is None:
+        return scopes, caller.expires_at
+    if wanted.expires_at <= datetime.now(UTC):
+        detail = f"{wanted.expires_at.isoformat()} is past: it must lie in the future, or be null"
+        raise invalid([{"pointer": "/expires_at", "detail": detail}])
+    if caller.expires_at is not None and wanted.expires_at > caller.expires_at:
+        raise Problem(
+            "beyond_own_key",
+            f"This key expires at {caller.expires_at.isoformat()}, so it can't make one that lasts until "
+            f"{wanted.expires_at.isoformat()}: ask for an earlier end, or use a key that lasts longer.",
+        )
+    return scopes, wanted.expires_at

@@ -10,14 +10,19 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 import amaml
-from service.api import access, api_keys, catalogue, health, problems, prometheus, reference, workers
-from service.api.authentication import authenticated
+from service.api import access, api_keys, catalogue, health, problems, prometheus, reference, usage, workers
+from service.api.adaptations import endpoints as adaptations
+from service.api.authentication import Recent, authenticated, declared_scopes
 from service.api.datasets import endpoints as datasets
 from service.api.jobs import endpoints as jobs
 from service.api.jobs import events, results
 from service.api.lingering import Lingering
 from service.api.notices import Notices
+from service.api.rate_limits import RateLimit
+from service.api.studies import endpoints as studies
+from service.api.webhooks import endpoints as webhooks
 from service.dashboard import endpoints as dashboard
+from service.webhooks.settings import settings as webhook_settings
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"}) | dashboard.PATHS
 """Paths that need no key. Everything else does; a test walks the routes."""
@@ -34,6 +39,7 @@ Lists come in pages: give `next_cursor` of one as `cursor` for the next. Times a
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    webhook_settings()  # what is wrong with them is told now, and not to the first who makes a webhook
     app.state.notices = Notices()
     listening = asyncio.create_task(app.state.notices.listen())
     yield
@@ -66,10 +72,29 @@ def build() -> FastAPI:
         # Slashes are as the reference says: a redirect would lose a body.
         redirect_slashes=False,
     )
+    app.state.rate_limit = RateLimit()
+    app.state.recent = Recent()
     protected = APIRouter(dependencies=[Depends(authenticated)])
-    for resource in (jobs, events, results, datasets, catalogue, workers, api_keys, prometheus):
+    for resource in (
+        jobs,
+        events,
+        results,
+        adaptations,
+        studies,
+        datasets,
+        catalogue,
+        workers,
+        webhooks,
+        api_keys,
+        usage,
+        prometheus,
+    ):
         protected.include_router(resource.router)
+    for route, scopes in declared_scopes(protected.routes):
+        if len(scopes) != 1:
+            raise RuntimeError(f"{route.path} must name one scope: dependencies=[needs(…)] with one of service.scopes")
     app.include_router(protected)
+    app.webhooks.post("job", status_code=204, summary="A job changed its state")(webhooks.told)
     app.include_router(health.router)
     app.include_router(dashboard.router)
     app.add_middleware(Lingering)

@@ -28,8 +28,8 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def json_body(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
-    """A dependency that reads the request's body as `model`."""
+def json_body(model: type[ModelT], max_bytes: int = MAX_BYTES) -> Callable[[Request], Awaitable[ModelT]]:
+    """A dependency that reads the request's body, of at most so many bytes, as `model`."""
 
     def validated(raw: bytes) -> ModelT:
         body = parse(raw)
@@ -40,14 +40,14 @@ def json_body(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
             raise invalid(validation.body_errors(errors, body)) from None
 
     async def read(request: Request) -> ModelT:
-        raw = await read_bounded(request)
+        raw = await read_bounded(request, max_bytes)
         # What takes long must not keep the others waiting.
         return validated(raw) if len(raw) <= _SMALL_BYTES else await run_in_threadpool(validated, raw)
 
     return read
 
 
-async def read_bounded(request: Request) -> bytes:
+async def read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
     """The body's bytes; raises Problem for one that is no JSON by its header, too large, or too slow."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
@@ -58,14 +58,14 @@ async def read_bounded(request: Request) -> bytes:
             f"The body is announced as {media_type or 'nothing'}: send JSON with Content-Type: application/json.",
         )
     refuse_encoded(request)
-    refuse_announced_above(request, MAX_BYTES)
+    refuse_announced_above(request, max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(MAX_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BYTES:
-                    raise too_large(MAX_BYTES)
+                if len(body) > max_bytes:
+                    raise too_large(max_bytes)
     except TimeoutError:
         raise Problem("slow_body", f"The body didn't arrive within {MAX_SECONDS:g} s: send it again.") from None
     return bytes(body)

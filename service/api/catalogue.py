@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from amaml import spec
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.pages import Page
 from service.api.replies import documented, json_reply
 
@@ -32,6 +32,7 @@ def _example(kind: str, summary: str) -> dict[str, Any]:
 
 @router.get(
     "/families",
+    dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Task families",
     responses=documented(_example("sinusoid", "y = a sin(x − φ)")),
@@ -43,6 +44,7 @@ def families(_: Caller) -> Response:
 
 @router.get(
     "/models",
+    dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Models",
     responses=documented(_example("mlp", "Fully connected network.")),
@@ -54,6 +56,7 @@ def models(_: Caller) -> Response:
 
 @router.get(
     "/methods",
+    dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Methods",
     responses=documented(_example("amaml", "Adjoint MAML.")),
@@ -65,6 +68,7 @@ def methods(_: Caller) -> Response:
 
 @router.get(
     "/solvers",
+    dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Solvers",
     responses=documented(_example("dopri5", "Dormand–Prince 5(4).")),

@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api.problems import Problem, declared
+from service.api.problems import ALWAYS, Problem, declared
 from service.store import blobs
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -80,5 +80,5 @@ def documented_file(*codes: str) -> dict[int | str, Any]:
         200: {"description": "The file.", "headers": digest, **binary},
         206: {"description": "The part of it that Range asks for.", "headers": digest, **binary},
         304: {"description": "It is the one that If-None-Match names."},
-        **declared("unauthenticated", "range_not_satisfiable", "unavailable", "internal_error", *codes),
+        **declared(*ALWAYS, "range_not_satisfiable", *codes),
     }

@@ -8,9 +8,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import CollectorRegistry
 
 from service.api.access import registry
-from service.api.authentication import Caller
-from service.api.problems import declared
-from service.store import jobs, workers
+from service.api.authentication import Caller, needs
+from service.api.problems import ALWAYS, declared
+from service.store import jobs, row_security, workers
 from service.store.database import transaction
 from service.store.transitions import STATES
 
@@ -19,6 +19,7 @@ router = APIRouter(tags=["health"])
 
 @router.get(
     "/metrics",
+    dependencies=[needs("workers:read")],
     summary="Metrics for Prometheus",
     response_class=Response,
     responses={
@@ -26,12 +27,12 @@ router = APIRouter(tags=["health"])
             "description": "Prometheus' text format.",
             "content": {"text/plain": {"schema": {"type": "string"}, "example": 'amaml_jobs{state="queued"} 2.0\n'}},
         },
-        **declared("unauthenticated", "unavailable", "internal_error"),
+        **declared(*ALWAYS),
     },
 )
 def scrape(_: Caller) -> Response:
     """Requests of this process since it started; jobs by state and living workers as the database has them now."""
-    with transaction() as session:
+    with row_security.across_workspaces(), transaction() as session:
         states, living = jobs.counts(session), sum(lives for _, lives in workers.every(session))
     now = CollectorRegistry()
     now.register(_Stored(states, living))

@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import BaseModel
 
-from service.api.problems import declared, not_found
+from service.api.problems import ALWAYS, declared, not_found
 
 
 def json_reply(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -18,11 +18,11 @@ def json_reply(model: BaseModel, status: int = 200, headers: Mapping[str, str] |
 
 
 def documented(example: Any, *codes: str, status: int = 200, description: str = "Done.") -> dict[int | str, Any]:
-    """An operation's `responses`: an example of the good one, and the problems of these codes (401, 422 and 503 besides)."""
+    """An operation's `responses`: an example of the good one, and the problems of these codes (ALWAYS besides)."""
     good: dict[str, Any] = {"description": description}
     if example is not None:
         good["content"] = {"application/json": {"example": example}}
-    return {status: good, **declared("unauthenticated", "unavailable", "internal_error", *codes)}
+    return {status: good, **declared(*ALWAYS, *codes)}
 
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)

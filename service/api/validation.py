@@ -33,18 +33,20 @@ def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
     location = list(error["loc"])
     if location and location[-1] == "[key]":
         location.pop()
+    broken = error.get("ctx", {}).get("error")
+    # A rule's location is the part that has it, whose mark may then come last.
+    end = len(location) if isinstance(broken, RuleBroken) else len(location) - 1
     path: list[str | int] = []
     value = body
     for index, part in enumerate(location):
         # A union's mark is the kind that the body names, or, where it leaves that to a default, no field of the body.
         is_mark = isinstance(value, dict) and (part == value.get("kind") or part not in value)
-        if is_mark and 0 < index < len(location) - 1:
+        if is_mark and 0 < index < end:
             continue
         path.append(part)
         value = _child(value, part)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path.append("kind")
-    broken = error.get("ctx", {}).get("error")
     if isinstance(broken, RuleBroken):
         path += broken.field
     return path

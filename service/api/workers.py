@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
 from service.api import examples
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.pages import Page
 from service.api.replies import documented, json_reply
 from service.store import workers
@@ -33,6 +33,7 @@ class WorkerDocument(BaseModel):
 
 @router.get(
     "/workers",
+    dependencies=[needs("workers:read")],
     response_model=Page[WorkerDocument],
     summary="List workers",
     responses=documented(examples.page(examples.WORKER), description="The oldest first, all on one page."),

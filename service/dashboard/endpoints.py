@@ -26,7 +26,7 @@ FILES: Final[dict[str, tuple[str, str, str]]] = {
         f"/dashboard/{name}": (_DASHBOARD, "static", name)
         for name in (
             "api.js", "chart.js", "curves.js", "element.js", "format.js", "icon.svg", "job.js", "jobs.js", "main.js", "scale.js",
-            "style.css", "workers.js",
+            "studies.js",            "style.css", "workers.js",
         )
     },
     "/docs/reference.js": (_DASHBOARD, "static", "reference.js"),

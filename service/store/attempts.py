@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from service.store import outbox
+from service.store import blobs, outbox, quotas
 from service.store.claims import newest_checkpoint
 from service.store.states import become
 from service.store.tables import Attempt, Job
@@ -30,6 +30,7 @@ def succeeded(session: Session, job: Job, blob_id: UUID, parameters: int) -> Non
     """The trainer finished: the blob is the learned initialization."""
     _end(session, job, "succeeded", None)
     job.initialization_blob_id = blob_id
+    blobs.give(session, blob_id, job.workspace_id)
     job.parameters = parameters
     job.iteration = job.iterations
     become(session, job, "succeeded")
@@ -112,11 +113,9 @@ def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: s
 
 
 def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == job.id, Attempt.number == job.attempt)
-        .values(ended_at=func.now(), reason=reason, detail=detail)
-    )
+    attempt = and_(Attempt.job_id == job.id, Attempt.number == job.attempt)
+    session.execute(update(Attempt).where(attempt).values(ended_at=func.now(), reason=reason, detail=detail))
+    quotas.spend(session, job.workspace_id, attempt, Attempt.started_at)
 
 
 def _crashes_since(session: Session, job_id: UUID, attempt: int) -> int:

@@ -15,8 +15,9 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from service.store import row_security
 from service.store.database import transaction
-from service.store.tables import Blob, BlobChunk, Checkpoint, Dataset, Job
+from service.store.tables import Adaptation, Blob, BlobChunk, Checkpoint, Dataset, Job
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,7 +37,8 @@ class Writer:
 
     def __init__(self) -> None:
         with transaction() as session:
-            self.blob_id: UUID = session.scalars(insert(Blob).values(size_bytes=0).returning(Blob.id)).one()
+            started = insert(Blob).values(size_bytes=0, workspace_id=row_security.workspace()).returning(Blob.id)
+            self.blob_id: UUID = session.scalars(started).one()
         self.size = 0
         self._digest = hashlib.sha256()
         self._pending = bytearray()
@@ -109,6 +111,11 @@ def _pieces(blob_id: UUID, start: int, end: int) -> Iterator[bytes]:
         position += length
 
 
+def give(session: Session, blob_id: UUID, workspace_id: UUID) -> None:
+    """Makes a worker's blob the workspace's, in the transaction in which something of the workspace refers to it."""
+    session.execute(update(Blob).where(Blob.id == blob_id).values(workspace_id=workspace_id))
+
+
 def remove(session: Session, blob_ids: Iterable[UUID]) -> None:
     """Removes these blobs and their chunks in the caller's transaction; nothing may refer to them any more."""
     session.execute(delete(Blob).where(Blob.id.in_(list(blob_ids))))
@@ -121,6 +128,7 @@ def sweep(session: Session, older_than: timedelta = timedelta(hours=6)) -> int:
         .union_all(
             select(Checkpoint.blob_id),
             select(Job.initialization_blob_id).where(Job.initialization_blob_id.is_not(None)),
+            select(Adaptation.weights_blob_id).where(Adaptation.weights_blob_id.is_not(None)),
         )
         .subquery()
     )

@@ -13,11 +13,12 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, defer
 
+from service.store import quotas
 from service.store.states import become
-from service.store.tables import Attempt, Checkpoint, Job
+from service.store.tables import Attempt, Checkpoint, Dataset, Job
 from service.store.transitions import LEASED, State
 
 NO_CUDA_WORKER = "no_cuda_worker"
@@ -46,6 +47,7 @@ class Claim:
     """The fence."""
     spec: dict[str, Any]
     dataset_id: UUID | None
+    study_id: UUID | None
     runtime: dict[str, Any]
     """`device`, `threads` and `versions` that the attempt is to run with."""
     checkpoint: tuple[int, UUID] | None
@@ -65,14 +67,7 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     Jobs that another worker is claiming at the same moment are passed over, so no two workers get the same one.
     What the bits of a result depend on is settled by the first attempt, and anew by each that starts from nothing.
     """
-    runnable = ["auto", *worker.devices]
-    job = session.scalars(
-        select(Job)
-        .where(Job.state == "queued", Job.queued_at <= func.now(), Job.device.in_(runnable))
-        .order_by(Job.queued_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).first()
+    job = _next(session, ["auto", *worker.devices])
     if job is None:
         return None
     checkpoint = newest_checkpoint(session, job.id)
@@ -99,9 +94,33 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
         attempt=job.attempt,
         spec=job.spec,
         dataset_id=job.dataset_id,
+        study_id=job.study_id,
         runtime=job.runtime or {},
         checkpoint=(checkpoint.step, checkpoint.blob_id) if checkpoint else None,
     )
+
+
+def _next(session: Session, runnable: Collection[str]) -> Job | None:
+    """The job to claim, locked. Jobs of a workspace of which as many run as its quota allows stay where they are."""
+    passed_over: list[UUID] = []
+    while True:
+        job = session.scalars(
+            select(Job)
+            .where(
+                *_in_the_queue(), Job.queued_at <= func.now(), Job.device.in_(runnable), _data_are_checked(),
+                Job.workspace_id.not_in(quotas.full()), Job.workspace_id.not_in(passed_over),
+            )
+            .order_by(Job.queued_at, Job.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        ).first()  # fmt: skip
+        if job is None:
+            return None
+        bound = quotas.running_bound(session, job.workspace_id)
+        if bound is None or quotas.may_run_another(session, job.workspace_id, bound):
+            return job
+        # Another worker has claimed the last one that may run, between the two looks.
+        passed_over.append(job.workspace_id)
 
 
 def newest_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
@@ -150,10 +169,29 @@ def lapsed(session: Session) -> Job | None:
     return session.scalars(oldest).first()
 
 
+def some_lapsed(session: Session) -> bool:
+    """Whether there is a job whose lease has lapsed."""
+    return session.scalar(select(Job.id).where(Job.lease_expires_at < func.now()).limit(1)) is not None
+
+
 def some_wait(session: Session, at_least: timedelta, devices: Collection[str]) -> bool:
-    """Whether a job for one of these devices has been due in the queue for that long."""
-    due = select(Job.id).where(Job.state == "queued", Job.queued_at < func.now() - at_least, Job.device.in_(devices))
+    """Whether a job for one of these devices has been due in the queue for that long, and may run."""
+    due = select(Job.id).where(
+        *_in_the_queue(), Job.queued_at < func.now() - at_least, Job.device.in_(devices), _data_are_checked(),
+        Job.workspace_id.not_in(quotas.full()),
+    )  # fmt: skip
     return session.scalar(due.limit(1)) is not None
+
+
+def _in_the_queue() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """As the index ix_jobs_queue has it: what a study holds back isn't even looked at."""
+    return Job.state == "queued", ~Job.held
+
+
+def _data_are_checked() -> ColumnElement[bool]:
+    """The job's data set, if it reads one, waits for its check no more; what an invalid one means is told when it runs."""
+    pending = select(Dataset.id).where(Dataset.id == Job.dataset_id, Dataset.state == "pending")
+    return or_(Job.dataset_id.is_(None), ~pending.exists())
 
 
 def explain_missing_device(session: Session, cuda: bool) -> None:

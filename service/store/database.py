@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
+from typing import Any
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+import psycopg
+import structlog
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
+
+from service.store import row_security
 
 IDLE_SECONDS = 5
 """A process that is stopped amid a transaction holds its locks: the server ends such a transaction after this time."""
+TRUSTED_SECONDS = 1.0
+"""A pooled connection that was used so recently is taken to be alive. If it isn't, the first error empties the pool."""
+
+# Nothing is written, so there is nothing to wait for.
+_NOTIFY = text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, :payload)")
+
+log = structlog.get_logger()
 
 
 def url_from_environment() -> str:
@@ -32,12 +46,13 @@ def engine(url: str | None = None) -> Engine:
 
 @cache  # never let go of: an engine that is dropped leaves its connections open
 def _engine(url: str) -> Engine:
-    return create_engine(
+    made = create_engine(
         url,
-        pool_pre_ping=True,
-        # FastAPI's thread pool runs 40 calls at once: none of them should wait for a connection and then time out.
-        pool_size=10,
-        max_overflow=35,
+        # FastAPI's thread pool runs 40 calls at once: none of them should wait for a connection and then time out. What
+        # overflows is closed after use, and to open one costs more than most requests.
+        pool_size=20,
+        max_overflow=25,
+        pool_use_lifo=True,  # the one used last was alive last, and a few stay busy instead of all lying idle in turn
         connect_args={
             "connect_timeout": 5,
             "application_name": "amaml",
@@ -49,6 +64,26 @@ def _engine(url: str) -> Engine:
             "tcp_user_timeout": 10_000,
         },
     )
+    event.listen(made, "checkin", _note_use)
+    event.listen(made, "checkout", _ping)
+    return made
+
+
+def _note_use(_: Any, record: Any) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping(connection: Any, record: Any, _: Any) -> None:
+    """Asks a connection that lay idle whether it is alive, as `pool_pre_ping` does of each; the pool replaces a dead one."""
+    if time.monotonic() - record.info.get("used", time.monotonic()) < TRUSTED_SECONDS:
+        return
+    before = connection.autocommit
+    try:
+        connection.autocommit = True  # no transaction for it
+        connection.execute("")
+        connection.autocommit = before
+    except psycopg.Error as error:
+        raise DisconnectionError from error
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -58,6 +93,45 @@ def is_away(error: DBAPIError) -> bool:
 
 @contextmanager
 def transaction(url: str | None = None) -> Iterator[Session]:
-    """A session that commits once, when the block ends, and rolls back when it raises."""
-    with Session(engine(url), expire_on_commit=False) as session, session.begin():
+    """A session that commits once, when the block ends, and rolls back when it raises. Sees what row_security lets it."""
+    with Session(engine(url), expire_on_commit=False) as session:
+        with session.begin():
+            row_security.apply(session)
+            yield session
+        if session.info:
+            _tell(engine(url), session.info)
+
+
+def tell_after_commit(session: Session, channel: str, payload: str) -> None:
+    """Notifies once the transaction is committed, and not with its commit: PostgreSQL lets commits that notify through one at
+    a time, each waiting for its disk. The notice may be lost, so whoever listens must look by itself now and then."""
+    session.info[channel, payload] = None
+
+
+_untold: set[tuple[Engine, str, str]] = set()
+_telling = Lock()
+
+
+def _tell(on: Engine, notices: Iterable[tuple[str, str]]) -> None:
+    """Whoever is at it tells for the others too: of many commits at once, one notice tells of several."""
+    _untold.update((on, channel, payload) for channel, payload in notices)
+    while _untold and _telling.acquire(blocking=False):
+        try:
+            _tell_one(*_untold.pop())
+        finally:
+            _telling.release()
+
+
+def _tell_one(on: Engine, channel: str, payload: str) -> None:
+    try:
+        with on.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
+    except DBAPIError as error:  # what it tells of is committed: to fail now would say that it isn't
+        log.warning("a notice was lost; workers look by themselves", reason=str(error.orig))
+
+
+@contextmanager
+def statements(url: str | None = None) -> Iterator[Session]:
+    """A session in which each statement is a transaction of its own: a third of the round trips for a look. Sees everything."""
+    with Session(engine(url).execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
         yield session

@@ -1,15 +1,17 @@
-"""Data sets: immutable files, known by content within a workspace."""
+"""Data sets: immutable files, known by content within a workspace, numbered within their name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
-from service.store import blobs
+from amaml.dataset_format import Detected
+from service.store import blobs, outbox, quotas
 from service.store.tables import Dataset, Job
 from service.store.transitions import FINAL
 
@@ -24,34 +26,42 @@ class Added(NamedTuple):
     """False: the workspace had the same bytes in the same format already, and that data set is the one."""
 
 
-def add(
-    session: Session,
-    workspace_id: UUID,
-    file: blobs.Written,
-    *,
-    name: str,
-    file_format: str,
-    rows: int,
-    tasks: int,
-) -> Added:
-    """Makes the file a data set of the workspace."""
+@dataclass(frozen=True)
+class Filter:
+    """Which data sets a list shows; None shows all."""
+
+    state: str | None = None
+    name: str | None = None
+    format: str | None = None
+    family: str | None = None
+
+
+def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Detected, name: str) -> Added:
+    """Makes the file a data set of the workspace, to be checked by a worker; raises quotas.Exceeded."""
+    if name:
+        # One after another within the workspace and the name: the next version is one more than the latest.
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{workspace_id} {name}", 0))))
+    latest = func.coalesce(func.max(Dataset.version), 0)
+    version = select(latest + 1).where(Dataset.workspace_id == workspace_id, Dataset.name == name).scalar_subquery()
     new_id = session.scalar(
         insert(Dataset)
         .values(
             workspace_id=workspace_id,
             name=name,
-            format=file_format,
+            version=version if name else 1,
+            format=detected.format,
+            families=list(detected.families),
             sha256=file.sha256,
             bytes=file.size,
-            rows=rows,
-            tasks=tasks,
-            state="ready",
             blob_id=file.blob_id,
         )
-        .on_conflict_do_nothing()
+        .on_conflict_do_nothing(index_elements=[Dataset.workspace_id, Dataset.sha256, Dataset.format])
         .returning(Dataset.id)
     )
-    same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == file_format)
+    if new_id is not None:
+        quotas.check_stored(session, workspace_id, file.size)
+        outbox.tell(session, "data sets")
+    same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == detected.format)
     dataset = session.scalars(select(Dataset).where(*same)).one()
     return Added(dataset, new_id is not None)
 
@@ -61,10 +71,22 @@ def find(session: Session, workspace_id: UUID, dataset_id: UUID) -> Dataset | No
     return session.scalars(query).one_or_none()
 
 
-def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int) -> list[Dataset]:
-    """The newest, older than `before`."""
-    query = select(Dataset).where(Dataset.workspace_id == workspace_id).order_by(Dataset.id.desc()).limit(limit)
-    return list(session.scalars(query.where(Dataset.id < before) if before else query))
+def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | None, limit: int) -> list[Dataset]:
+    """The newest that pass the filter, and are older than `before`; without their reports."""
+    query = select(Dataset).where(Dataset.workspace_id == workspace_id).options(defer(Dataset.report, raiseload=True))
+    if before is not None:
+        query = query.where(Dataset.id < before)
+    for column, value in ((Dataset.state, wanted.state), (Dataset.name, wanted.name), (Dataset.format, wanted.format)):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.family is not None:
+        query = query.where(Dataset.families.contains([wanted.family]))
+    return list(session.scalars(query.order_by(Dataset.id.desc()).limit(limit)))
+
+
+def is_checked(session: Session, dataset_id: UUID) -> bool:
+    """Whether it waits for its check no more; also where it is gone."""
+    return session.scalar(select(Dataset.state).where(Dataset.id == dataset_id)) != "pending"
 
 
 def remove(session: Session, workspace_id: UUID, dataset_id: UUID) -> bool:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, literal_column, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
+from amaml.dataset_format import READ_BY
+from amaml.family_specs import uploaded_dataset
 from amaml.spec import InitFrom, JobSpec
-from service.store import blobs, outbox
+from service.estimate import expected_seconds
+from service.store import adaptations, blobs, dataset_checks, outbox, quotas
 from service.store.states import become
 from service.store.tables import Attempt, Blob, Checkpoint, Dataset, Event, Job
 from service.store.transitions import FINAL, State
 
 CHANNEL: Final = "amaml_job"
 """Notified with a job's id when its worker has something to do about it."""
+
+
+TURN: Final = "study_turn"
+"""Reason of a queued job that its study holds back."""
+TURN_DETAIL: Final = "It starts when another job of its study has ended: the study runs no more at once."
 
 
 class BadReference(Exception):
@@ -33,7 +41,7 @@ class WrongState(Exception):
 
 
 class StillNeeded(Exception):
-    """Jobs that haven't ended start from this one."""
+    """Jobs that haven't ended start from this one, or it is a cell of a study."""
 
 
 class Found(NamedTuple):
@@ -47,57 +55,75 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which jobs a list shows; None shows all. `tag` is a name, or name:value."""
+    """Which jobs a list shows; None shows all. `tag` is a name, or name:value; `study` is a study's id."""
 
     state: Sequence[str] | None = None
     family: str | None = None
     method: str | None = None
     tag: str | None = None
+    study: UUID | None = None
 
 
 # xmin is the transaction that wrote the row's present version: no column to keep up to date, and none to forget.
 _VERSION: Final[ColumnElement[str]] = literal_column("jobs.xmin::text").op("||")("-").op("||")(Job.last_seq)
 
 
-def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> UUID:
-    """Queues a job and gives its id; raises BadReference. One transaction: row, first event, wake-up."""
-    check_references(session, workspace_id, spec)
-    job_id = session.scalars(
-        insert(Job)
-        .values(
-            workspace_id=workspace_id,
-            name=spec.name,
-            tags=spec.tags,
-            spec=spec.model_dump(mode="json"),
-            spec_sha256=spec.sha256(),
-            family=spec.family.kind,
-            method=spec.method.kind,
-            device=spec.runtime.device,
-            dataset_id=_dataset_id(spec),
-            init_from_id=spec.meta.init_from.job if spec.meta.init_from else None,
-            iterations=spec.meta.iterations,
-            last_seq=1,
-        )
-        .returning(Job.id)
-    ).one()
-    first = {"state": "queued", "from": None, "reason": None, "detail": None}
-    session.execute(insert(Event).values(job_id=job_id, seq=1, kind="state", data=first))
+def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> Job:
+    """Queues a job; raises BadReference, quotas.Exceeded. One transaction: row, first event, wake-up."""
+    waits = check_references(session, workspace_id, spec)
+    (job,) = insert_queued(session, [queued_row(workspace_id, spec, waits)])
     outbox.put(session, "wake")
-    return job_id
+    return job
 
 
-def check_references(session: Session, workspace_id: UUID, spec: JobSpec) -> None:
-    """Raises BadReference unless the workspace has all that the spec names; it stays there until the transaction ends."""
+def queued_row(workspace_id: UUID, spec: JobSpec, waits_for_data: bool) -> dict[str, Any]:
+    """The columns of a new job."""
+    return {
+        "workspace_id": workspace_id,
+        "name": spec.name,
+        "tags": spec.tags,
+        "spec": spec.model_dump(mode="json"),
+        "spec_sha256": spec.sha256(),
+        "family": spec.family.kind,
+        "method": spec.method.kind,
+        "device": spec.runtime.device,
+        "dataset_id": _dataset_id(spec),
+        "init_from_id": spec.meta.init_from.job if spec.meta.init_from else None,
+        "estimated_seconds": expected_seconds(spec),
+        "iterations": spec.meta.iterations,
+        "status_reason": dataset_checks.PENDING if waits_for_data else None,
+        "status_detail": "It starts when its data set has been checked." if waits_for_data else None,
+        "last_seq": 1,
+    }
+
+
+def insert_queued(session: Session, rows: Sequence[Mapping[str, Any]]) -> Sequence[Job]:
+    """Writes a workspace's new jobs with their first events and gives them in order; raises quotas.Exceeded.
+
+    Waking a worker is left to the caller.
+    """
+    quotas.admit(session, rows[0]["workspace_id"], len(rows), sum(row["estimated_seconds"] or 0.0 for row in rows))
+    jobs = session.scalars(insert(Job).returning(Job, sort_by_parameter_order=True), list(rows)).all()
+    first = {"state": "queued", "from": None, "reason": None, "detail": None}
+    session.execute(insert(Event), [{"job_id": job.id, "seq": 1, "kind": "state", "data": first} for job in jobs])
+    return jobs
+
+
+def check_references(session: Session, workspace_id: UUID, spec: JobSpec) -> bool:
+    """Whether the job will have to wait for the check of its data set.
+
+    Raises BadReference unless the workspace has all that the spec names; it stays there until the transaction ends.
+    """
     dataset_id = _dataset_id(spec)
-    if dataset_id is not None:
-        _check_dataset(session, workspace_id, dataset_id)
+    waits = dataset_id is not None and _check_dataset(session, workspace_id, dataset_id, spec.family.kind)
     if spec.meta.init_from is not None:
         _check_source(session, workspace_id, spec.meta.init_from)
+    return waits
 
 
 def find(session: Session, workspace_id: UUID, job_id: UUID) -> Found | None:
     row = session.execute(_with_file().where(Job.id == job_id, Job.workspace_id == workspace_id)).one_or_none()
-    return Found(*row.tuple()) if row else None
+    return Found(*row) if row else None
 
 
 def version(session: Session, workspace_id: UUID, job_id: UUID) -> str | None:
@@ -118,7 +144,9 @@ def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | No
         query = query.where(Job.method == wanted.method)
     if wanted.tag is not None:
         query = query.where(_has_tag(wanted.tag))
-    return [Found(*row.tuple()) for row in session.execute(query)]
+    if wanted.study is not None:
+        query = query.where(Job.study_id == wanted.study)
+    return [Found(*row) for row in session.execute(query)]
 
 
 def cancel(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
@@ -161,7 +189,10 @@ def resume(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
         return False
     if job.state == "paused":
         job.queued_at = cast(Any, func.now())
-        become(session, job, "queued")
+        # A study's job waits for its turn: another runs in its place by now.
+        job.held = job.study_id is not None
+        reason, detail = (TURN, TURN_DETAIL) if job.held else (None, None)
+        become(session, job, "queued", reason=reason, detail=detail)
         outbox.put(session, "wake")
     elif job.state not in ("queued", "running"):
         remedy = "wait until it is paused" if job.state == "pausing" else "only a paused job can be resumed"
@@ -176,16 +207,25 @@ def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
         return False
     if job.state not in FINAL:
         raise WrongState(f"The job is {job.state}: cancel it, wait until it has ended, then delete it.")
-    waiting = select(Job.id).where(Job.init_from_id == job_id, Job.state.not_in(FINAL)).limit(1)
-    needed_by = session.scalar(waiting)
-    if needed_by is not None:
-        raise StillNeeded(f"Job {needed_by} starts from this one and hasn't ended: wait for it, or cancel it first.")
-    files = list(session.scalars(select(Checkpoint.blob_id).where(Checkpoint.job_id == job_id)))
-    if job.initialization_blob_id is not None:
-        files.append(job.initialization_blob_id)
-    session.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
-    blobs.remove(session, files)
+    if job.study_id is not None:
+        raise StillNeeded(f"It is a cell of study {job.study_id}: delete the study, and its jobs go with it.")
+    remove_ended(session, Job.id == job_id)
     return True
+
+
+def remove_ended(session: Session, which: ColumnElement[bool]) -> None:
+    """Deletes these jobs, all of them ended, with their files; raises StillNeeded where others start from them."""
+    wanted = select(Job.id).where(which).scalar_subquery()
+    waiting = select(Job.id, Job.init_from_id).where(Job.init_from_id.in_(wanted), Job.state.not_in(FINAL)).limit(1)
+    needed = session.execute(waiting).one_or_none()
+    if needed is not None:
+        raise StillNeeded(f"Job {needed[0]} starts from {needed[1]} and hasn't ended: wait for it, or cancel it first.")
+    files = list(session.scalars(select(Checkpoint.blob_id).where(Checkpoint.job_id.in_(wanted))))
+    files += adaptations.weights_of(session, wanted)
+    own = select(Job.initialization_blob_id).where(which, Job.initialization_blob_id.is_not(None))
+    files += [one for one in session.scalars(own) if one is not None]
+    session.execute(delete(Job).where(which).execution_options(synchronize_session=False))
+    blobs.remove(session, files)
 
 
 def attempts(session: Session, job_id: UUID) -> list[Attempt]:
@@ -236,21 +276,36 @@ def _tell_worker(session: Session, job: Job) -> None:
 
 
 def _dataset_id(spec: JobSpec) -> UUID | None:
-    return getattr(spec.family, "dataset", None)
+    return uploaded_dataset(getattr(spec.family, "dataset", None))
 
 
-def _check_dataset(session: Session, workspace_id: UUID, dataset_id: UUID) -> None:
+def _check_dataset(session: Session, workspace_id: UUID, dataset_id: UUID, family: str) -> bool:
+    """Whether the data set still waits for its check; raises BadReference for one that the family can't read."""
     # The lock keeps the data set there until the job's row, which then keeps it, is committed.
-    found = session.scalar(
-        select(Dataset.id)
+    dataset = session.scalars(
+        select(Dataset)
         .where(Dataset.id == dataset_id, Dataset.workspace_id == workspace_id)
+        .options(defer(Dataset.report))
         .with_for_update(read=True, key_share=True)
-    )
-    if found is None:
+    ).one_or_none()
+    field = ("family", "dataset")
+    if dataset is None:
         raise BadReference(
-            ("family", "dataset"),
-            f"{dataset_id} is no data set of this workspace: upload one with POST /v1/datasets and use its id",
+            field, f"{dataset_id} is no data set of this workspace: upload one with POST /v1/datasets and use its id"
         )
+    if dataset.state == "invalid":
+        raise BadReference(
+            field, f"data set {dataset_id} is invalid: {dataset.status_detail} Upload a corrected file and use its id"
+        )
+    # Families that aren't ours say for themselves what they read.
+    if family in READ_BY and family not in dataset.families:
+        raise BadReference(
+            field,
+            f"family {family} can't read data set {dataset_id}, which is {dataset.format} (read by "
+            f"{', '.join(dataset.families)}): {family} reads {', '.join(READ_BY[family])}"
+            + (", of CSV only with a header that names user, item and rating" if family == "ratings" else ""),
+        )
+    return dataset.state == "pending"
 
 
 def _check_source(session: Session, workspace_id: UUID, source: InitFrom) -> None:

@@ -6,20 +6,23 @@ import hashlib
 import re
 import secrets
 import zlib
-from datetime import timedelta
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.scopes import EVERYTHING
 from service.store.tables import ApiKey, Workspace
 
 DEFAULT_WORKSPACE: Final = "default"
 _SHAPE: Final = re.compile(r"amaml_([0-9a-f]{64})([0-9a-f]{8})")
 _SHOWN_CHARACTERS: Final = len("amaml_") + 6
 _USE_NOTED_EVERY: Final = timedelta(minutes=1)
+_EXPIRED: Final = func.coalesce(ApiKey.expires_at <= func.now(), False)
 
 
 class Principal(NamedTuple):
@@ -27,6 +30,12 @@ class Principal(NamedTuple):
 
     key_id: UUID
     workspace_id: UUID
+    scopes: tuple[str, ...]
+    """What the key may do: of service.scopes.GRANTS."""
+    expires_at: datetime | None
+
+
+Refusal = Literal["unknown", "revoked", "expired"]
 
 
 def new_key() -> str:
@@ -46,10 +55,19 @@ def ensure_workspace(session: Session, name: str) -> UUID:
     return session.scalars(select(Workspace.id).where(Workspace.name == name)).one()
 
 
-def add(session: Session, workspace_id: UUID, name: str) -> tuple[ApiKey, str]:
+def add(
+    session: Session,
+    workspace_id: UUID,
+    name: str,
+    scopes: Sequence[str] = (EVERYTHING,),
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
     """A new key's row and the key itself, which nobody can read again."""
     key = new_key()
-    row = ApiKey(workspace_id=workspace_id, name=name, key_hash=_hash(key), prefix=key[:_SHOWN_CHARACTERS])
+    row = ApiKey(
+        workspace_id=workspace_id, name=name, key_hash=_hash(key), prefix=key[:_SHOWN_CHARACTERS], scopes=list(scopes),
+        expires_at=expires_at,
+    )  # fmt: skip
     session.add(row)
     session.flush()
     session.refresh(row)
@@ -57,25 +75,33 @@ def add(session: Session, workspace_id: UUID, name: str) -> tuple[ApiKey, str]:
 
 
 def principal(session: Session, key: str) -> Principal | None:
-    """Whom the key belongs to; None for one that is unknown or revoked. Notes the use about once a minute."""
+    """Whom the key belongs to; None for one that opens nothing. Notes the use about once a minute."""
     if not is_well_formed(key):
         return None
     unnoted = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < func.now() - _USE_NOTED_EVERY)
     row = session.execute(
-        select(ApiKey.id, ApiKey.workspace_id, unnoted).where(
-            ApiKey.key_hash == _hash(key), ApiKey.revoked_at.is_(None)
+        select(ApiKey.id, ApiKey.workspace_id, ApiKey.scopes, ApiKey.expires_at, unnoted).where(
+            ApiKey.key_hash == _hash(key), ApiKey.revoked_at.is_(None), ~_EXPIRED
         )
     ).one_or_none()
     if row is None:
         return None
-    key_id, workspace_id, unnoted_use = row
+    key_id, workspace_id, scopes, expires_at, unnoted_use = row
     if unnoted_use:
         session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=func.now()))
-    return Principal(key_id, workspace_id)
+    return Principal(key_id, workspace_id, tuple(scopes), expires_at)
 
 
-def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int) -> list[ApiKey]:
-    """The workspace's keys, newest first, revoked ones too; those older than `before`."""
+def refusal(session: Session, key: str) -> Refusal:
+    """Why a key has no principal. Only who holds the key itself can ask, so this tells nobody else anything."""
+    row = session.execute(select(ApiKey.revoked_at).where(ApiKey.key_hash == _hash(key))).one_or_none()
+    if row is None:
+        return "unknown"
+    return "revoked" if row.revoked_at is not None else "expired"
+
+
+def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int | None) -> list[ApiKey]:
+    """The workspace's keys, newest first, revoked ones too; those older than `before`, and at most `limit` of them."""
     query = select(ApiKey).where(ApiKey.workspace_id == workspace_id).order_by(ApiKey.id.desc()).limit(limit)
     return list(session.scalars(query.where(ApiKey.id < before) if before else query))
 

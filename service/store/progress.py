@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.store import blobs, events
-from service.store.tables import Checkpoint, Job, Metric
+from service.store.tables import Checkpoint, Evaluation, Job, Metric
 
 KEPT_CHECKPOINTS = 10
 """Older checkpoints go when a newer one is committed."""
@@ -47,6 +47,17 @@ def add_metrics(session: Session, job: Job, points: Points) -> None:
     job.metrics = {**job.metrics, **{name: _json(series[-1][1]) for name, series in points.items() if series}}
 
 
+def add_evaluations(session: Session, job: Job, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Stores what evaluations found, a mapping of the columns each; what isn't finite becomes null, as JSON has it."""
+    # A resumed attempt may have told a step twice since the last write.
+    rows = list({one["step"]: {"job_id": job.id, **_json_tree(one)} for one in evaluations}.values())
+    if not rows:
+        return
+    statement = insert(Evaluation).values(rows)
+    found = {name: statement.excluded[name] for name in ("metric", "higher_is_better", "scores", "curve", "along_flow")}
+    session.execute(statement.on_conflict_do_update(index_elements=[Evaluation.job_id, Evaluation.step], set_=found))
+
+
 def tell(session: Session, job: Job) -> None:
     """Writes a progress event with the job's present numbers."""
     data: dict[str, Any] = {
@@ -69,6 +80,7 @@ def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool
     )
     if added is None:
         return False
+    blobs.give(session, blob_id, job.workspace_id)
     old = session.scalars(
         select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).offset(KEPT_CHECKPOINTS)
     ).all()
@@ -83,3 +95,11 @@ def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool
 def _json(value: float) -> float | None:
     """JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else None
+
+
+def _json_tree(value: Any) -> Any:
+    if isinstance(value, float):
+        return _json(value)
+    if isinstance(value, Mapping):
+        return {name: _json_tree(item) for name, item in value.items()}
+    return [_json_tree(item) for item in value] if isinstance(value, list | tuple) else value

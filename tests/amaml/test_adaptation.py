@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amaml.adaptation import adapt, predict
+from amaml.adaptation import adapt, loss_curve, predict
 from amaml.families.scaling import Scaling
 from amaml.initialization import load, metadata_of, write
 from amaml.models.mlp import MLP
@@ -93,6 +93,45 @@ def test_raw_units(model: nn.Module) -> None:
 def test_rows_as_lists(model: nn.Module) -> None:
     x, y = rows(3)
     assert_alike(adapt(model, x.tolist(), y.flatten().tolist()), adapt(model, x, y))
+
+
+def own_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return (0.5 * (model(x) - y).square().mean()).item()
+
+
+@pytest.mark.parametrize("length", [0.05, 0.5, 3.3])
+def test_the_curve_along_fixed_steps_is_that_of_each_step(model: nn.Module, length: float) -> None:
+    x, y = rows()
+    query = tuple(rows(5))
+    curve = loss_curve(model, x, y, query=query, length=length)
+    count = max(1, round(length / 0.1))
+    assert curve.over == "t"
+    assert (curve.at[0], curve.at[-1], len(curve.at)) == (0.0, length, min(count, 20) + 1)
+    for at, support, asked in zip(curve.at, curve.support, curve.query or [], strict=True):
+        there = trained(model, x, y, lambda p: torch.optim.SGD(p, lr=length / count), round(at / length * count))
+        assert support == pytest.approx(own_loss(there, x, y), rel=1e-9)
+        assert asked == pytest.approx(own_loss(there, *query), rel=1e-9)
+    assert curve.support[-1] == pytest.approx(own_loss(adapt(model, x, y, length=length), x, y), rel=1e-12)
+
+
+def test_the_curve_of_an_adaptive_solver_ends_where_adapt_does() -> None:
+    net = MLP(1, [4], 1).double()
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    curve = loss_curve(net, x, x.sin())
+    assert curve.query is None
+    assert curve.at == pytest.approx([2.0 * point / 20 for point in range(21)])
+    assert curve.support == sorted(curve.support, reverse=True)
+    assert curve.support[-1] == pytest.approx(own_loss(adapt(net, x, x.sin()), x, x.sin()), rel=1e-5)
+
+
+def test_the_curve_of_fine_tuning_has_every_tenth_epoch(model: nn.Module) -> None:
+    x, y = rows()
+    curve = loss_curve(model, x, y, by="finetune", epochs=25, lr=0.02)
+    assert (curve.over, curve.at) == ("epochs", [0, 10, 20, 25])
+    ends = [model, *(adapt(model, x, y, by="finetune", epochs=epochs, lr=0.02) for epochs in (10, 20, 25))]
+    assert curve.support == pytest.approx([own_loss(end, x, y) for end in ends], rel=1e-9)
+    with pytest.raises(ValueError, match="query x has 2 rows and query y has 1"):
+        loss_curve(model, x, y, query=(x[:2], y[:1]))
 
 
 def test_a_model_of_ones_own() -> None:

@@ -20,13 +20,13 @@ from amaml.evaluation import (
     fine_tuned,
     fine_tuning_curve,
     mean_and_error,
-    nrmse,
     predictions,
 )
 from amaml.families.base import Tasks
 from amaml.flow.result import SolveError
 from amaml.flow.solvers import Dopri5, Euler, TorchDiffEq
 from amaml.models.mlp import MLP
+from amaml.objectives import nrmse
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[MLP, dict[str, Tensor], Tasks]:
@@ -155,7 +155,7 @@ def test_evaluation_starts_at_theta_and_shows_that_it_lives() -> None:
     start = nrmse(
         predictions(net, {n: t.expand(3, *t.shape) for n, t in theta.items()}, tasks["query_x"]), tasks["query_y"]
     )
-    torch.testing.assert_close(found.curve.nrmse[0], start)
+    torch.testing.assert_close(found.curve.scores[0], start)
     flown = adapted_by_flow(net, theta, tasks, Flow(0.5, Euler(step=0.1)))
     torch.testing.assert_close(found.flow, nrmse(predictions(net, flown, tasks["query_x"]), tasks["query_y"]))
 
@@ -167,11 +167,11 @@ def test_blocks_of_tasks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPat
     times, cut = run(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
     assert times == 2 * 3
     assert cut.epochs == whole.epochs
-    torch.testing.assert_close(cut.nrmse, whole.nrmse, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(cut.scores, whole.scores, rtol=1e-10, atol=1e-12)
 
 
 def test_single_precision_in_double_precision_out() -> None:
     net, theta, tasks = problem(torch.float32)
     _, curve = run(fine_tuning_curve(net, theta, tasks, epochs=1, lr=0.01))
-    assert curve.nrmse.dtype == torch.float64
+    assert curve.scores.dtype == torch.float64
     assert curve.epochs == [0, 1]

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 import amaml
 from amaml.flow.result import Result, SolveError
 from amaml.kernel import backend, disabled
+from amaml.methods.fomaml import fomaml
+from amaml.methods.imaml import imaml
+from amaml.methods.reptile import reptile
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import cosines, flat, network, start
 
@@ -153,6 +156,24 @@ def test_adaptive_steps_are_thinned_when_they_turn_out_many() -> None:
     a, b = both(**problem, length=8.0, solver=amaml.Bosh3(1e-7))
     assert int(a.stats.steps) * 8 * 1881 > 2**20
     assert distance(a, b) < 1e-7
+
+
+@pytest.mark.parametrize("method", [fomaml, reptile, imaml])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_methods_without_an_adjoint_go_forward_by_it(solver: str, method: Any) -> None:
+    problem = regression([2, 20, 7, 3], "tanh", points=(30, 11))
+    arguments: dict[str, Any] = {"horizons": [(0.4, 0.5), (1.0, 2.0)], "solver": SOLVERS[solver]}
+    a = method(**problem, **arguments)
+    with disabled():
+        b = method(**problem, **arguments)
+    assert not torch.equal(flat(a.adapted, 1), flat(b.adapted, 1))  # two ways to round
+    for name in ("per_task", "adapted"):
+        assert torch.allclose(flat(getattr(a, name), 1), flat(getattr(b, name), 1), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(a.loss, b.loss, rtol=1e-11)
+    for name in ("steps", "rejected", "hvps"):
+        assert torch.equal(getattr(a.stats, name), getattr(b.stats, name)), name
+    # Behind a horizon the batched path evaluates an adaptive solver's slope once more.
+    assert set((b.stats.gradients - a.stats.gradients).tolist()) == {int(solver in ("bosh3", "dopri5"))}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import amaml
-from amaml.evaluation import Flow, adapted_by_flow, nrmse_by_flow
+from amaml.evaluation import Flow, adapted_by_flow, score_by_flow
 from amaml.initialization import read
 from amaml.learned import LENGTH, PROXIMAL, RATES, LearnedFlow
 from amaml.registry import build_family, build_model
@@ -159,7 +159,7 @@ def test_it_lies_in_the_file_and_is_what_evaluation_and_adaptation_flow_by(tmp_p
     assert (model.learned.length, model.learned.proximal) == (run.learned.length, run.learned.proximal)
 
     flow = Flow(run.learned.length, amaml.Euler(0.1, guard=False), run.learned.proximal, run.learned.rates)
-    scores = nrmse_by_flow(model, run.initialization, _family(spec).evaluation_batch("test", 4), flow)
+    scores = score_by_flow(model, run.initialization, _family(spec).evaluation_batch("test", 4), flow)
     assert last["nrmse_flow"] == pytest.approx(scores.mean().item(), rel=1e-12)
 
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]

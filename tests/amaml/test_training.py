@@ -143,14 +143,20 @@ def test_reports(tmp_path: Path) -> None:
     assert [report.iteration for report in steps] == list(range(1, 21))
     assert all(set(step.metrics) >= {"meta_loss", "gradient_norm", "gradients", "hvps", "seconds"} for step in steps)
     quiet = [report for report in reports if report.phase == "evaluating" and not report.metrics]
-    assert len(quiet) == 3 + 2 * (1 + 3)  # the random start once, then the flow and three records each time
+    # The random start once, then the flow and three records each time, and the way along the flow and beyond at the end.
+    assert len(quiet) == 3 + 2 * (1 + 3) + 2
     evaluated = [report for report in reports if "nrmse_flow" in report.metrics]
     assert [report.iteration for report in evaluated] == [10, 20]
     assert evaluated[0].metrics["nrmse_random"] == evaluated[1].metrics["nrmse_random"]
     expected = {"nrmse_tuned", "nrmse_tuned_best", "nrmse_flow_error", "nrmse_zero", "nrmse_population_mean"}
     assert set(evaluated[0].metrics) >= expected
     assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
-    assert training.evaluations[20].curve.nrmse.shape == (3, 4)
+    found = evaluated[1].evaluation
+    assert found is not None
+    assert found.curve.scores.shape == (3, 4)
+    assert found.along_flow is not None
+    assert evaluated[0].evaluation is not None
+    assert evaluated[0].evaluation.along_flow is None
 
 
 def test_the_last_iteration_is_always_evaluated_and_none_twice() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import amaml
-from amaml.evaluation import Flow, nrmse_by_flow
+from amaml.evaluation import Flow, score_by_flow
 from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
 from amaml.methods.reptile import reptile
@@ -105,7 +105,7 @@ def test_a_step_is_the_estimators(method: dict[str, Any], estimate: Callable[...
     assert run.metrics["hvps"] == [(1, answer.stats.hvps.double().mean().item())]
     # Whatever it takes in training, a method is judged by the flow to the trajectory's length, at its own proximal strength.
     flow = Flow(0.5, amaml.Euler(0.1, guard=False), method.get("proximal", 0.0))
-    scores = nrmse_by_flow(net, run.initialization, family.evaluation_batch("test", 4), flow)
+    scores = score_by_flow(net, run.initialization, family.evaluation_batch("test", 4), flow)
     assert run.metrics["nrmse_flow"][0][1] == pytest.approx(scores.mean().item(), rel=1e-12)
 
 

@@ -13,8 +13,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,11 +26,15 @@ from sqlalchemy.engine import URL
 
 from amaml_client import Client
 from launcher.ports import HOST, free_port
-from service.store import blobs, events, progress, states
+from service.store import adaptations, blobs, events, progress, states
 from service.store.database import engine, transaction
 from service.store.tables import Job
 from tests.conftest import execute, url_text
+from worker.dataset_checks import DatasetChecks
+from worker.duty import Duty
+from worker.settings import Settings
 
+WEBHOOKS = {"AMAML_WEBHOOK_ALLOW_HTTP": "true", "AMAML_WEBHOOK_NETWORKS": "127.0.0.0/8"}
 AMAML = str(Path(sys.executable).with_name("amaml"))
 
 
@@ -51,8 +56,8 @@ class Server:
         return (self.home / "admin.key").read_text().strip()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "service.api.app:app", "--host", HOST, "--port", str(self.port)]
-        self.process = subprocess.Popen([*command, "--log-level", "warning"], env=self.environment)
+        command = [sys.executable, "-m", "uvicorn", "service.api.app:app", "--http", "h11", "--log-level", "warning"]
+        self.process = subprocess.Popen([*command, "--host", HOST, "--port", str(self.port)], env=self.environment)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -83,6 +88,7 @@ class Server:
             job.iteration = job.iterations
             job.metrics = {"meta_loss": 0.25, "nrmse_flow": 0.5}
             job.initialization_blob_id, job.parameters = written.blob_id, 7
+            blobs.give(session, written.blob_id, job.workspace_id)
             states.become(session, job, "succeeded")
 
     def fail(self, job_id: str) -> None:
@@ -95,6 +101,44 @@ class Server:
             )
             states.become(session, job, "running")
             states.become(session, job, "failed", reason="diverged", detail="lower meta.optimizer.lr")
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """A worker's checks of data sets, as long as the block runs."""
+        stopping = threading.Event()
+        settings = Settings(broker_url="redis://none")
+        checks = Duty("data sets", DatasetChecks(settings, self.home, stopping).step, 0.05, stopping)
+        checks.start()
+        yield
+        stopping.set()
+        checks.join()
+
+    @contextmanager
+    def adapting(self, weights: bytes | None = None, **failure: str) -> Iterator[list[dict[str, Any]]]:
+        """A worker that answers each adaptation with 0.5 at every query row, or that failure; what it was asked."""
+        stopping, asked = threading.Event(), []
+
+        def step() -> None:
+            with transaction() as session:
+                taken = adaptations.take_next(session, timedelta(seconds=30))
+            if taken is None:
+                return
+            asked.append(taken.request)
+            query = (taken.request["query"] or {"x": []})["x"]
+            curve = {"over": "t", "at": [0.0, 2.0], "support": [1.0, 0.25], "query": None}
+            result = {"outputs": ["y"], "predictions": [[0.5] for _ in query], "curve": curve}
+            written = None if weights is None else blobs.write([weights])
+            with transaction() as session:
+                if failure:
+                    adaptations.fail(session, taken, **failure)
+                else:
+                    adaptations.succeed(session, taken, result, written and written.blob_id)
+
+        duty = Duty("adaptations", step, 0.02, stopping)
+        duty.start()
+        yield asked
+        stopping.set()
+        duty.join()
 
     def progress(self, job_id: str, **data: Any) -> None:
         with transaction() as session:
@@ -112,7 +156,7 @@ def server(postgres_url: URL, template_database: URL, tmp_path_factory: pytest.T
     execute(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database.database}"')
     url = url_text(postgres_url.set(database=name))
     home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "AMAML_DATABASE_URL": url, "AMAML_HOME": str(home)}
+    environment = {**os.environ, "AMAML_DATABASE_URL": url, "AMAML_HOME": str(home), **WEBHOOKS}
     subprocess.run([sys.executable, "-m", "service.admin", "bootstrap"], env=environment, check=True)
     running = Server(free_port(), home, environment)
     running.start()

@@ -105,6 +105,8 @@ def test_what_the_server_finds_invalid_is_shown_with_its_line(amaml: Amaml, tmp_
     [
         (["families"], {}, 0),
         (["models", "--json"], {}, 0),
+        (["usage"], {}, 0),
+        (["usage", "--json"], {}, 0),
         (["nonsense"], {}, 2),
         (["status"], {}, 2),
         (["jobs", "--limit", "0"], {}, 2),
@@ -317,18 +319,45 @@ def test_metrics(amaml: Amaml, job: str, server: Server) -> None:
     assert line.split("\t")[:4] == ["meta_loss", "10", "0.1", "0.1"]
 
 
-def test_datasets(amaml: Amaml, tmp_path: Path) -> None:
+def test_datasets(amaml: Amaml, server: Server, tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,5\n1,2,3\n2,1,4\n")
-    dataset: dict[str, Any] = json.loads(amaml("datasets", "upload", "ratings.csv", "--json").stdout)
-    assert (dataset["rows"], dataset["tasks"], dataset["name"]) == (3, 2, "ratings.csv")
-    assert dataset["id"] in amaml("datasets", "list").stdout
-    assert f"sha256\t{dataset['sha256']}" in amaml("datasets", "get", dataset["id"]).stdout
+    with server.checking():
+        dataset: dict[str, Any] = json.loads(amaml("datasets", "upload", "ratings.csv", "--wait", "--json").stdout)
+        assert (dataset["rows"], dataset["tasks"], dataset["name"]) == (3, 2, "ratings.csv")
+        (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,five\n")
+        bad = amaml("datasets", "upload", "ratings.csv", "--wait")
+    assert bad.returncode == 1
+    assert "2\tthe rating 'five' is not a finite number" in bad.stdout
+    assert "Line 2" in bad.stderr
+    assert dataset["id"] in amaml("datasets", "list", "--state", "ready", "--family", "ratings").stdout
+    assert dataset["id"] not in amaml("datasets", "list", "--state", "invalid").stdout
+    shown = amaml("datasets", "show", dataset["id"]).stdout
+    assert f"sha256\t{dataset['sha256']}" in shown
+    assert "rating\tinteger\t0" in shown
     assert amaml("datasets", "delete", dataset["id"]).returncode == 0
-    assert amaml("datasets", "get", dataset["id"]).returncode == 4
-    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,five\n")
-    bad = amaml("datasets", "upload", "ratings.csv")
-    assert bad.returncode == 2
-    assert "line 2" in bad.stderr
+    assert amaml("datasets", "show", dataset["id"]).returncode == 4
+    (tmp_path / "ratings.csv").write_text("\x00")
+    assert amaml("datasets", "upload", "ratings.csv").returncode == 2
+
+
+def test_webhooks(amaml: Amaml) -> None:
+    url = "http://127.0.0.1:9009/hook"
+    added = json.loads(amaml("webhooks", "add", url, "--event", "job.failed", "--event", "job.paused", "--json").stdout)
+    assert (added["events"], added["secret"][:6]) == (["job.failed", "job.paused"], "whsec_")
+    assert f"{added['id']}\t{url}\tjob.failed, job.paused\thmac\tTrue\t0" in amaml("webhooks", "list").stdout
+    shown = amaml("webhooks", "show", added["id"]).stdout
+    assert "secret" not in shown
+    assert "secret\twhsec_" in amaml("webhooks", "rotate", added["id"], "--overlap", "60").stdout
+    delivery = json.loads(amaml("webhooks", "test", added["id"], "--json").stdout)
+    assert f"{delivery['id']}\twebhook.test\tpending\t0" in amaml("webhooks", "deliveries", added["id"]).stdout
+    assert '{"type":"webhook.test"' in amaml("webhooks", "delivery", added["id"], delivery["id"]).stdout
+    assert amaml("webhooks", "redeliver", added["id"], delivery["id"]).returncode == 4
+    assert "disabled_reason\tasked" in amaml("webhooks", "change", added["id"], "--disable").stdout
+    assert "enabled\tTrue" in amaml("webhooks", "change", added["id"], "--enable").stdout
+    assert "state\tpending" in amaml("webhooks", "redeliver", added["id"], delivery["id"]).stdout
+    assert amaml("webhooks", "delete", added["id"]).returncode == 0
+    assert amaml("webhooks", "show", added["id"]).returncode == 4
+    assert amaml("webhooks", "add", "https://127.0.0.1:22/").returncode == 2
 
 
 def test_help_names_every_command(amaml: Amaml) -> None:
@@ -344,6 +373,7 @@ def test_help_names_every_command(amaml: Amaml) -> None:
         "metrics",
         "download",
         "datasets",
+        "webhooks",
     ):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)
     assert re.search(r"^  up +Run", shown, re.MULTILINE)

@@ -21,6 +21,7 @@ from amaml_client import (
     ChecksumMismatch,
     Client,
     Conflict,
+    DatasetInvalid,
     Invalid,
     JobCancelled,
     JobFailed,
@@ -166,7 +167,7 @@ def test_wait_for_a_good_end(open_client: Open, server: Server) -> None:
     job = client.submit(SPEC)
     with pytest.raises(TimedOut) as caught:
         client.wait(job.id, timeout=0.3)
-    assert caught.value.job.id == job.id
+    assert caught.value.waited_for.id == job.id
     timer = later(0.3, lambda: server.finish(job.id, b"theta"))
     ended = client.wait(job.id)
     timer.join()
@@ -293,21 +294,46 @@ RATINGS = "user_id,item_id,rating\n" + "".join(
 )
 
 
-def test_datasets(open_client: Open, tmp_path: Path) -> None:
+def test_datasets(open_client: Open, server: Server, tmp_path: Path) -> None:
     client = open_client()
     file = tmp_path / "ratings.csv"
     file.write_text(RATINGS)
-    dataset = client.upload_dataset(file, name=f"ratings of {time.monotonic()}")
+    name = f"ratings of {time.monotonic()}"
+    told: list[int] = []
+    dataset = client.upload_dataset(file, name=name, progress=told.append)
+    assert told[-1] == len(RATINGS)
     assert dataset.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert (dataset.rows, dataset.tasks, dataset.bytes, dataset.format) == (81, 9, len(RATINGS), "csv")
+    assert (dataset.rows, dataset.bytes, dataset.format, dataset.state) == (None, len(RATINGS), "csv", "pending")
+    with pytest.raises(TimedOut, match="pending"):
+        client.wait_for_dataset(dataset.id, timeout=0.1)
+    with server.checking():
+        dataset = client.wait_for_dataset(dataset.id).check()
+        assert (dataset.rows, dataset.tasks, dataset.families) == (81, 9, ["ratings", "table"])
+        assert dataset.report is not None
+        assert [column.name for column in dataset.report.columns] == ["user_id", "item_id", "rating"]
+        file.write_text(RATINGS + f"1,2,three {name}\n")
+        bad = client.upload_dataset(file, name=name, wait=True)
+    assert (bad.state, bad.version) == ("invalid", 2)
+    with pytest.raises(DatasetInvalid, match="Line 83"):
+        bad.check()
     assert client.dataset(dataset.id) == dataset
-    assert dataset.id in [found.id for found in client.datasets()]
+    assert [found.id for found in client.datasets(name=name)] == [bad.id, dataset.id]
+    assert [found.id for found in client.datasets(name=name, state="ready", family="table")] == [dataset.id]
     client.delete_dataset(dataset.id)
     with pytest.raises(NotFound):
         client.dataset(dataset.id)
-    file.write_text(RATINGS + "1,2,three\n")
-    with pytest.raises(Invalid, match="line 83"):
+    file.write_bytes(b"PK\x03\x04")
+    with pytest.raises(Invalid, match="zip"):
         client.upload_dataset(file)
+
+
+def test_an_upload_whose_answer_is_lost_is_done_once(open_client: Open, wire: Wire, tmp_path: Path) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text(RATINGS + f"10,10,{time.monotonic()}\n")
+    wire.cuts = [0]
+    dataset = open_client(wire.url).upload_dataset(file, name=str(time.monotonic()))
+    assert wire.connections == 2
+    assert [found.id for found in open_client().datasets(name=dataset.name)] == [dataset.id]
 
 
 def test_a_delete_whose_answer_is_lost_is_done(open_client: Open, wire: Wire, tmp_path: Path) -> None:
@@ -321,6 +347,35 @@ def test_a_delete_whose_answer_is_lost_is_done(open_client: Open, wire: Wire, tm
         client.delete_dataset(dataset.id)
 
 
+def test_webhooks(open_client: Open) -> None:
+    client = open_client()
+    made = client.make_webhook(
+        "http://127.0.0.1:9009/x", events=["job.failed"], signature="ed25519", description="mine"
+    )
+    assert (made.events, made.signature, made.description, made.secret) == (["job.failed"], "ed25519", "mine", None)
+    assert made.public_key.startswith("whpk_")
+    assert client.webhooks(limit=1) == [client.webhook(made.id)]
+    assert client.rotate_webhook(made.id, overlap_seconds=0).public_key != made.public_key
+    changed = client.change_webhook(made.id, url="http://127.0.0.1:9010/y")
+    assert (changed.url, changed.events, changed.enabled) == ("http://127.0.0.1:9010/y", ["job.failed"], True)
+    tested = client.test_webhook(made.id)
+    assert [found.id for found in client.deliveries(made.id, state="pending")] == [tested.id]
+    assert client.change_webhook(made.id, enabled=False).disabled_reason == "asked"
+    assert client.delivery(made.id, tested.id).state == "failed"
+    with pytest.raises(Conflict, match="enable it"):
+        client.redeliver(made.id, tested.id)
+    client.delete_webhook(made.id)
+    with pytest.raises(NotFound):
+        client.webhook(made.id)
+
+
+def test_a_webhook_whose_answer_is_lost_is_not_made_twice(open_client: Open, wire: Wire) -> None:
+    wire.cuts = [0]
+    with pytest.raises(Unreachable):
+        open_client(wire.url).make_webhook("http://127.0.0.1:9009/lost")
+    assert wire.connections == 1
+
+
 def test_what_specs_may_name(open_client: Open) -> None:
     client = open_client()
     assert {"cosmixture", "alpine", "sinusoid", "ratings"} <= {kind.kind for kind in client.families()}
@@ -329,6 +384,17 @@ def test_what_specs_may_name(open_client: Open) -> None:
     assert {"euler", "dopri5"} <= {kind.kind for kind in client.solvers()}
     shots = next(kind for kind in client.families() if kind.kind == "sinusoid").json_schema["properties"]["shots"]
     assert shots["minimum"] == 1
+
+
+def test_usage(open_client: Open) -> None:
+    client = open_client()
+    before = client.usage()
+    client.submit(SPEC)
+    after = client.usage()
+    assert after.queued_jobs.used == before.queued_jobs.used + 1
+    assert after.queued_jobs.bound == 10_000
+    assert after.running_jobs.bound is None
+    assert after.compute_seconds.expected > before.compute_seconds.expected
 
 
 def test_metrics(open_client: Open) -> None:

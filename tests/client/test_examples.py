@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -56,3 +57,25 @@ def test_runs(command: list[str], server: Server, client: Client, tmp_path: Path
     assert example.returncode == 0, output
     assert submitted[0] in output or "state" in output
     assert (tmp_path / "init.safetensors").read_bytes() == b"theta" * 999
+
+
+def test_the_readmes_calls_work(server: Server, client: Client) -> None:
+    """The shell of its first example, at this server's address; the id is the one that the submit answers."""
+    shell = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shell is not None
+    lines = shell[1].replace("localhost:8000", server.url).replace(".amaml/admin.key", str(server.home / "admin.key"))
+    key, submit, then = lines.partition("make up")[2].partition("\n")[2].split("\n\n")
+    job = json.loads(_shell(f"{key}\n{submit}"))
+    assert job["spec"]["meta"]["iterations"] == 200
+    server.finish(job["id"], b"theta")
+    folder = server.home / "readme"
+    folder.mkdir()
+    printed = _shell(f"cd {folder}; ID={job['id']}\n{key}\n{then}")
+    assert '"state":"succeeded"' in printed
+    assert (folder / "init.safetensors").read_bytes() == b"theta"
+
+
+def _shell(script: str) -> str:
+    done = subprocess.run(["sh", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -24,7 +24,7 @@ ONE_SHOT = {"migrate", "admin-key"}
 STORES = {"postgres", "broker"}
 SECRETS = {"AMAML_DATABASE_PASSWORD": "d4t4", "AMAML_BROKER_PASSWORD": "br0k3r"}
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a container's own
+EVERYWHERE = "0.0.0.0"
 
 Services = dict[str, dict[str, Any]]
 
@@ -51,7 +51,12 @@ class Machine:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AMAML_")}
         here = {**self.stores, "AMAML_HOME": str(self.folder)}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {**inherited, "PATH": path, "TMPDIR": str(self.folder), **{key: here[key] for key in declared}}
+        return {
+            **inherited,
+            "PATH": path,
+            "TMPDIR": str(self.folder),
+            **{key: here.get(key, value) for key, value in declared.items()},
+        }
 
     def argv(self, command: list[str]) -> list[str]:
         return [part.replace("8000", str(self.port)).replace(EVERYWHERE, "127.0.0.1") for part in command]

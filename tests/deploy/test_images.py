@@ -31,7 +31,7 @@ class NotInTheImage:
 
 sys.meta_path.insert(0, NotInTheImage())
 import service.api.app, service.admin, migrations, alembic.config, uvicorn.main
-import psycopg, sqlalchemy.dialects.postgresql.psycopg, uvicorn.protocols.http.auto, uvicorn.lifespan.on
+import psycopg, sqlalchemy.dialects.postgresql.psycopg, uvicorn.protocols.http.h11_impl, uvicorn.lifespan.on, uvloop
 """
 
 

@@ -28,7 +28,8 @@ from tests.worker.conftest import (
 )
 from worker import failpoint
 
-ITERATIONS = 60
+ITERATIONS = 400
+"""Enough for a job that is paused, or loses its trainer, to hear of it before it ends."""
 
 
 def places() -> list[str]:
@@ -82,7 +83,13 @@ ALWAYS = ("claim.committed", "checkpoint.uploaded", "finish.before_commit")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "place", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.faults) for name in places()]
+    "place",
+    [
+        name if name in ALWAYS else pytest.param(name, marks=pytest.mark.faults)
+        for name in places()
+        # test_studies.py, test_deliveries.py and test_adaptations.py of tests/worker kill there.
+        if not name.startswith(("study.", "webhook.", "adapter."))
+    ],
 )
 def test_a_job_survives_a_kill_at(
     place: str, workers: Workers, rescuer: Rescuer, undisturbed: str, tmp_path: Path
@@ -98,18 +105,19 @@ def test_a_job_survives_a_kill_at(
         wait_until(mark.exists)
         if not place.startswith("trainer."):
             assert victim.wait() == -signal.SIGKILL
+        rescuer.wake()
+        if place.startswith("cancel."):
+            wait_for(job_id, "cancelled")
+        else:
+            if place.startswith("stop."):
+                wait_for(job_id, "paused")
+                ask(job_id, "queued")
+            wait_for(job_id, "succeeded")
+            assert result_of(job_id)["tensors_sha256"] == undisturbed
     finally:
         rescuer.wake()
-    if place.startswith("cancel."):
-        wait_for(job_id, "cancelled")
-    else:
-        if place.startswith("stop."):
-            wait_for(job_id, "paused")
-            ask(job_id, "queued")
-        wait_for(job_id, "succeeded")
-        assert result_of(job_id)["tensors_sha256"] == undisturbed
-    if victim.is_alive:
-        victim.stop()
+        if victim.is_alive:
+            victim.stop()
     with transaction() as session:
         assert violations(session) == []
 

@@ -17,4 +17,5 @@ def test_jobs_end_once_and_in_the_same_bits_under_accidents(tmp_path: Path, monk
     figures, broken = soak(90, 1, tmp_path)
     assert broken == [], figures
     assert figures["faults"] >= 20, figures
+    assert figures["faults_seen"]["launcher killed with all its children"] >= 1, figures
     assert figures["jobs"] >= 10, figures

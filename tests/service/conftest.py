@@ -70,7 +70,7 @@ class serving:  # noqa: N801 - used as a function
 
     def __enter__(self) -> Api:
         port = free_port()
-        arguments = ["--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", "2"]
+        arguments = ["--port", str(port), "--http", "h11", "--no-access-log", "--timeout-graceful-shutdown", "2"]
         with self._log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "uvicorn", "service.api.app:app", *arguments],
@@ -78,7 +78,7 @@ class serving:  # noqa: N801 - used as a function
             )  # fmt: skip
         running = Api(f"http://127.0.0.1:{port}", self._process.pid, self._log)
         try:
-            eventually(lambda: self._answers(running.url), 20)
+            eventually(lambda: self._answers(running.url), 60)
         except AssertionError:
             self.__exit__()
             raise AssertionError(self._log.read_text()) from None

@@ -53,3 +53,67 @@ def test_without_a_home_there_is_a_workspace_and_no_key(fresh: str) -> None:
     with transaction() as session:
         assert list(session.scalars(select(Workspace.name))) == ["default"]
         assert session.scalar(select(func.count()).select_from(ApiKey)) == 0
+
+
+def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.admin", *arguments]
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60, check=False)
+
+
+def said(*arguments: str) -> list[list[str]]:
+    done = admin(*arguments)
+    assert done.returncode == 0, done.stderr
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def test_workspaces_are_made_and_listed(fresh: str) -> None:
+    assert said("workspaces", "create", "lab") == []
+    assert [row[0] for row in said("workspaces", "list")] == ["lab"]
+    again = admin("workspaces", "create", "lab")
+    assert (again.returncode, again.stderr) == (1, "service.admin: there is a workspace lab already\n")
+
+
+def test_quotas_are_set_and_given_back(fresh: str) -> None:
+    said("workspaces", "create", "lab")
+
+    def shown() -> dict[str, list[str]]:
+        return {row[0]: row[1:] for row in said("quotas", "show", "lab")}
+
+    assert shown()["queued_jobs"] == ["0", "10000", "default"]
+    said("quotas", "set", "lab", "queued_jobs", "5")
+    said("quotas", "set", "lab", "stored_bytes", "unlimited")
+    assert shown()["queued_jobs"] == ["0", "5", "own"]
+    assert shown()["stored_bytes"] == ["0", "unlimited", "own"]
+    said("quotas", "set", "lab", "queued_jobs", "default")
+    assert shown()["queued_jobs"] == ["0", "10000", "default"]
+    for wrong in (
+        ("lab", "queued_jobs", "-1"), ("lab", "queued_jobs", "x"), ("lab", "nonesuch", "1"), ("lab", "running_jobs", "0"),
+        ("nobody", "queued_jobs", "1"),
+    ):  # fmt: skip
+        assert admin("quotas", "set", *wrong).returncode != 0, wrong
+
+
+def test_keys_are_made_listed_and_revoked(fresh: str) -> None:
+    said("workspaces", "create", "lab")
+    end = "2099-01-31T12:00:00Z"
+    ((key,),) = said(
+        "keys", "create", "lab", "notebook", "--scope", "jobs:*", "--scope", "usage:read", "--expires", end
+    )
+    with transaction() as session:
+        found = keys.principal(session, key)
+    assert found is not None
+    assert found.scopes == ("jobs:*", "usage:read")
+    (row,) = said("keys", "list", "lab")
+    assert row[:5] == [str(found.key_id), "notebook", key[:12], "jobs:* usage:read", "2099-01-31T12:00:00+00:00"]
+    said("keys", "revoke", "lab", str(found.key_id))
+    with transaction() as session:
+        assert keys.principal(session, key) is None
+    assert said("keys", "list", "lab")[0][4] == "revoked"
+    assert admin("keys", "revoke", "lab", "0199aa10-7c1e-7d58-8d2a-9a4f0c5b1e22").returncode == 1
+    for wrong in (
+        ("--scope", "fly"),
+        ("--expires", "2020-01-01T00:00:00Z"),
+        ("--expires", "2099-01-01"),
+        ("--expires", "x"),
+    ):
+        assert admin("keys", "create", "lab", "x", *wrong).returncode == 2, wrong

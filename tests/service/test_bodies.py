@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.api.examples import DATASET_ID
 from tests.service.conftest import JSON, SPEC, Api, Tenant, check_problem
 
 DEEP = b'{"family": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -23,6 +24,15 @@ DEEP = b'{"family": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ("change", "pointer", "words"),
     [
         ({"nonsense": 1}, "/nonsense", "no such field"),
+        ({"family": {"kind": "images", "dataset": "letters"}}, "/family/dataset", "names no data set: give digits"),
+        ({"family": {"kind": "images", "dataset": "digits", "ways": 5, "test_classes": 3}}, "/family/test_classes", "5 ways"),
+        (
+            {"family": {"kind": "table", "dataset": DATASET_ID, "task": "a", "inputs": ["b"], "targets": ["a"]}},
+            "/family/targets",
+            "a column has one role",
+        ),
+        ({"family": {"kind": "poisson"}, "model": {"activation": "relu"}}, "/model/activation", "set model.activation to tanh"),
+        ({"model": {"kind": "conv4"}}, "/model/kind", "conv4 reads pictures"),
         ({"family": None}, "/family", ""),
         ({"family": {}}, "/family/kind", "required"),
         ({"family": {"kind": "nonesuch"}}, "/family/kind", "sinusoid"),

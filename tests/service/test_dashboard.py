@@ -21,6 +21,7 @@ from service.store import progress
 from service.store.database import transaction
 from service.store.tables import Job
 from tests.service.conftest import (
+    SPEC,
     Api,
     Tenant,
     check_problem,
@@ -307,4 +308,22 @@ def test_the_reference_needs_no_other_host(page: Page) -> None:
     expect(page.get_by_text("Submit a job")).to_be_visible()
     expect(page.locator(".opblock").first).to_be_visible()
     page.get_by_text("Submit a job").click()
-    expect(page.get_by_text("idempotency-key", exact=True)).to_be_visible()
+    expect(page.get_by_text("Idempotency-Key", exact=True)).to_be_visible()
+
+
+def test_studies_are_listed_and_their_reports_saved(opened: Page, http: httpx.Client, tmp_path: Path) -> None:
+    study = {"name": HOSTILE, "base": SPEC, "grid": {"/method/kind": ["amaml", "reptile"], "/runtime/seed": [0, 1, 2]}}
+    study_id = http.post("/v1/studies", json=study).json()["id"]
+    opened.get_by_role("link", name="Studies").click()
+    listed = opened.locator("tbody tr")
+    expect(listed).to_have_count(1)
+    expect(listed).to_contain_text("2 × method.kind, 3 × runtime.seed")
+    expect(listed).to_contain_text("6 queued")
+    with opened.expect_download() as saving:
+        opened.get_by_role("button", name="Save the report").click()
+    assert saving.value.suggested_filename == f"study-{study_id}.html"
+    saved = tmp_path / "report.html"
+    saving.value.save_as(saved)
+    assert saved.read_text(encoding="utf-8").startswith("<!doctype html>")
+    http.post(f"/v1/studies/{study_id}/cancel")
+    expect(listed).to_contain_text("6 cancelled")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx2 as httpx
 import pytest
 
+from amaml.models.conv4 import Conv4
 from amaml.spec import JobSpec
 from service.estimate import Estimate, estimate
 from tests.service.conftest import SPEC, check_problem
@@ -68,6 +70,56 @@ def test_adaptive_solvers_cost_what_was_measured() -> None:
 def test_parameters_are_those_of_the_network(family: dict[str, Any], inputs: int) -> None:
     counted = of(family=family, model={"hidden": [40, 20]})
     assert counted.parameters == (inputs + 1) * 40 + 41 * 20 + 21
+
+
+TABLE = {"kind": "table", "dataset": str(uuid4()), "task": "who", "inputs": ["a", "b", "c"], "targets": ["y"]}
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs", "outputs"),
+    [
+        ({"kind": "poisson"}, 1, 1),
+        ({"kind": "poisson", "dim": 2}, 2, 1),
+        (TABLE, 3, 1),
+        ({**TABLE, "classify": True}, 3, 2),
+        ({"kind": "images", "dataset": "digits", "ways": 4}, 64, 4),
+    ],
+)
+def test_families_of_several_outputs_and_of_physics_are_counted(
+    family: dict[str, Any], inputs: int, outputs: int
+) -> None:
+    counted = of(family=family, model={"hidden": [40]})
+    assert counted.parameters == (inputs + 1) * 40 + 41 * outputs
+    assert counted.seconds is not None
+    assert counted.seconds > 0
+    assert counted.memory_bytes is not None
+
+
+def test_a_convolution_is_counted_by_its_pixels() -> None:
+    small, large = (
+        of(family={"kind": "images", "dataset": "digits"}, model={"kind": "conv4", "filters": filters})
+        for filters in (8, 32)
+    )
+    net = Conv4((1, 8, 8), 32, 3)
+    assert large.parameters == sum(parameter.numel() for parameter in net.parameters())
+    assert small.seconds is not None
+    assert large.seconds is not None
+    assert 2 * small.seconds < large.seconds < 16 * small.seconds
+
+
+@pytest.mark.parametrize(("name", "measured"), [("digits.json", 11), ("poisson.json", 17), ("digits-conv4.json", 22)])
+def test_the_examples_take_what_is_said_within_the_factor_that_is_said(name: str, measured: float) -> None:
+    """Seconds on one core, measured."""
+    text = (Path(__file__).parents[2] / "examples" / name).read_text(encoding="utf-8")
+    seconds = estimate(JobSpec.model_validate_json(text)).seconds
+    assert seconds is not None
+    assert measured / 3 < seconds < 3 * measured
+
+
+def test_images_whose_size_nobody_knows_have_no_price() -> None:
+    unknown = of(family={"kind": "images", "dataset": str(uuid4())}, model={"kind": "conv4"})
+    assert (unknown.parameters, unknown.seconds, unknown.memory_bytes) == (None, None, None)
+    assert unknown.gradients > 0
 
 
 def test_more_work_costs_more() -> None:

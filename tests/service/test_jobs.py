@@ -14,9 +14,9 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from amaml.spec import JobSpec
-from service.store import blobs, idempotency, outbox
+from service.store import blobs, idempotency, outbox, progress
 from service.store.database import transaction
-from service.store.tables import Blob, Checkpoint, Job, OutboxMessage
+from service.store.tables import Blob, Job, OutboxMessage
 from tests.service.conftest import SPEC, Api, Tenant, check_problem, client, new_tenant, start, stop, submit, succeed
 
 
@@ -205,7 +205,7 @@ class TestReferences:
         assert pointers(job=unfinished) == ["/meta/init_from/job"]
         assert pointers(job=unfinished, step=50) == ["/meta/init_from/step"]
         with transaction() as session:
-            session.add(Checkpoint(job_id=UUID(unfinished), step=50, attempt=1, blob_id=blobs.write([b"c"]).blob_id))
+            progress.add_checkpoint(session, session.get_one(Job, UUID(unfinished)), 50, blobs.write([b"c"]).blob_id)
         submit(http, meta={"init_from": {"job": unfinished, "step": 50}})
 
 

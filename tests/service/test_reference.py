@@ -9,8 +9,10 @@ import jsonschema
 import pytest
 
 from amaml import spec
-from service.api import examples
+from amaml.adaptation_request import AdaptationRequest, AdaptationResult
+from service.api import examples, reference_page
 from service.api.app import PUBLIC, app
+from service.scopes import SCOPES
 from tests.service.conftest import SPEC, submit
 
 DOCUMENT = app.openapi()
@@ -32,11 +34,26 @@ def test_every_operation_is_explained(path: str, method: str, operation: dict[st
     for parameter in operation.get("parameters", []):
         assert parameter["in"] == "path" or parameter.get("description") or parameter["name"] in ("family", "method")
     if path not in PUBLIC:
-        assert operation["security"] == [{"API key": []}]
-        assert {"401", "500", "503"} <= set(operation["responses"])
+        (needed,) = operation["security"]
+        assert set(needed["API key"]) < set(SCOPES)
+        assert len(needed["API key"]) == 1
+        assert {"401", "403", "429", "500", "503"} <= set(operation["responses"])
     for status, answer in operation["responses"].items():
         if int(status) >= 400:
             assert list(answer["content"]) == ["application/problem+json"]
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "ratings": {"dataset": examples.DATASET_ID},
+    "table": {"dataset": examples.DATASET_ID, "task": "patient", "inputs": ["dose"], "targets": ["reading"]},
+    "images": {"dataset": "digits"},
+}
+"""What a family can't do without."""
+
+
+def test_the_page_lists_every_call_as_it_is() -> None:
+    page = reference_page.PAGE.read_text(encoding="utf-8")
+    assert page == reference_page.written(page, DOCUMENT), "run python -m service.api.reference_page"
 
 
 def test_operation_ids_are_unique() -> None:
@@ -51,13 +68,43 @@ def _validate(value: Any, name: str) -> None:
 
 def test_examples_are_valid() -> None:
     _validate(examples.SPEC, "JobSpec")
+    _validate(examples.NEW_API_KEY, "NewKey")
+    _validate(examples.NEW_WEBHOOK, "NewWebhook")
+    _validate(examples.WEBHOOK_CHANGE, "WebhookChange")
+    _validate(examples.WEBHOOK, "WebhookDocument")
+    _validate(examples.WEBHOOK_WITH_SECRET, "WebhookWithSecret")
+    for delivery in (examples.DELIVERY_WITH_BODY, examples.DELIVERY_PENDING):
+        _validate(delivery, "DeliveryWithBody")
+    _validate(examples.DELIVERY, "DeliveryDocument")
     _validate(examples.JOB, "JobDocument")
+    _validate(examples.ADAPTATION_REQUEST, "AdaptationRequest")
+    _validate(examples.ADAPTATION, "AdaptationWithResult")
+    _validate(examples.ADAPTATION_QUEUED, "AdaptationWithResult")
+    _validate(examples.ADAPTATION_LISTED, "AdaptationDocument")
     for value, name in (
         (examples.ATTEMPT, "AttemptDocument"), (examples.EVENT, "EventDocument"), (examples.DATASET, "DatasetDocument"),
-        (examples.CHECKPOINT, "CheckpointDocument"), (examples.WORKER, "WorkerDocument"), (examples.API_KEY, "KeyDocument"),
+        (examples.CHECKPOINT, "CheckpointDocument"), (examples.EVALUATION, "EvaluationDocument"),
+        (examples.STUDY, "StudyDocument"), (examples.STUDY_DETAIL, "StudyDetail"), (examples.STUDY_REPORT, "StudyReport"),
+        (examples.WORKER, "WorkerDocument"), (examples.API_KEY, "KeyDocument"),
     ):  # fmt: skip
         _validate(value, name)
+    _validate(examples.NEW_STUDY, "NewStudy")
     spec.JobSpec.model_validate(examples.SPEC)
+    AdaptationRequest.model_validate(examples.ADAPTATION_REQUEST)
+    AdaptationResult.model_validate(examples.ADAPTATION["result"])
+
+
+def test_messages_to_webhooks_are_described() -> None:
+    message = DOCUMENT["webhooks"]["job"]["post"]
+    assert message["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobEvent"}
+    assert list(message["responses"]) == ["204"]
+    job = examples.JOB
+    sent = {
+        "type": "job.running",
+        "timestamp": job["created_at"],
+        "data": {name: job[name] for name in job if name != "spec"},
+    }
+    _validate(sent, "JobEvent")
 
 
 def test_answers_are_what_the_schemas_say(http: httpx.Client) -> None:
@@ -79,7 +126,7 @@ def test_the_catalogue_says_what_a_spec_may_name(http: httpx.Client, what: str, 
     for item in answer["data"]:
         assert item["summary"].endswith(".")
         jsonschema.Draft202012Validator.check_schema(item["schema"])
-        part = {"kind": item["kind"]} | ({"dataset": examples.DATASET_ID} if item["kind"] == "ratings" else {})
+        part = {"kind": item["kind"], **NEEDED.get(item["kind"], {})}
         jsonschema.validate(part, item["schema"])
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"kind": "nonesuch"}, item["schema"])

@@ -10,9 +10,9 @@ from uuid import UUID
 import httpx2 as httpx
 import pytest
 
-from service.store import blobs
+from service.store import blobs, progress
 from service.store.database import transaction
-from service.store.tables import Checkpoint, Metric
+from service.store.tables import Job, Metric
 from tests.service.conftest import check_problem, start, stop, submit, succeed
 
 THETA = bytes(range(251)) * 12_000  # three chunks, the last one not full
@@ -97,7 +97,7 @@ def test_checkpoints_are_listed_and_downloaded(http: httpx.Client) -> None:
     for step in (10, 20):
         written = blobs.write([b"checkpoint %d" % step])
         with transaction() as session:
-            session.add(Checkpoint(job_id=UUID(job_id), step=step, attempt=1, blob_id=written.blob_id))
+            progress.add_checkpoint(session, session.get_one(Job, UUID(job_id)), step, written.blob_id)
     listed = http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
     assert [(one["step"], one["size_bytes"]) for one in listed] == [(20, 13), (10, 13)]
     answer = http.get(listed[0]["links"]["self"])

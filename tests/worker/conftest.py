@@ -100,9 +100,10 @@ class WorkerProcess:
 
         wait_until(is_ready, 90)
 
-    def trainer_of(self, job_id: UUID) -> int | None:
-        """The process id of the trainer that took up the job last on this worker."""
-        found = re.findall(rf"job {job_id}: attempt \d+ begins in trainer (\d+)", self.log.read_text())
+    def trainer_of(self, job_id: UUID, attempt: int | None = None) -> int | None:
+        """The process id of the trainer that took up the job last on this worker, or for that attempt."""
+        number = r"\d+" if attempt is None else attempt
+        found = re.findall(rf"job {job_id}: attempt {number} begins in trainer (\d+)", self.log.read_text())
         return int(found[-1]) if found else None
 
     def stop(self) -> None:
@@ -128,6 +129,7 @@ class Workers:
             "AMAML_HOME": str(home),
             "AMAML_LEASE_SECONDS": str(LEASE_SECONDS),
             "AMAML_SHUTDOWN_SECONDS": "6",
+            "AMAML_ADAPTERS": "0",  # a test that adapts asks for one
             "AMAML_KERNEL": "off",  # some milliseconds an iteration: time enough for accidents to happen amid a job
         }
         self.home = home

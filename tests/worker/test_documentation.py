@@ -18,13 +18,33 @@ def test_the_diagram_is_the_table() -> None:
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:
-    page = ROOT / "docs" / "guarantees.md"
-    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\| [^-]", line)]
-    promises = [row for row in rows if "](../tests/" in row]
-    untested = [row for row in rows if row not in promises and not row.startswith(("| promise |", "| fails |"))]
+    promises = rows("guarantees.md", "")
+    untested = [row for row in promises if not named_tests(row)]
     assert [row.rpartition("| ")[2] for row in untested] == ["none: back up the database |"]
-    for row in promises:
-        for path, names in re.findall(r"\]\(\.\./(tests/[^)]+)\)((?:,? `test_\w+`)+)", row):
-            source = (ROOT / path).read_text(encoding="utf-8")
-            for name in re.findall(r"`(test_\w+)`", names):
-                assert f"def {name}(" in source, f"{path} has no {name}"
+    assert len(promises) > 20
+
+
+def test_every_hazard_names_tests_that_exist() -> None:
+    hazards = rows("jobs.md", "## What Celery is known to do")
+    assert len(hazards) >= 5
+    assert all(named_tests(row) for row in hazards)
+
+
+def rows(page: str, after: str) -> list[str]:
+    """Of the page's tables, from this heading on, without their heads."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    lines = text[text.index(after) :].splitlines()
+    heads = {number - 1 for number, line in enumerate(lines) if line.startswith("|--")}
+    return [line for number, line in enumerate(lines) if re.match(r"\| [^-]", line) and number not in heads]
+
+
+def named_tests(row: str) -> list[str]:
+    """The tests that the row's last cell links; each is asserted to exist."""
+    found = []
+    cell = row.rstrip(" |").rpartition(" | ")[2]
+    for path, names in re.findall(r"\]\(\.\./(tests/[^)]+)\)((?:,? `test_\w+`)+)", cell):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(test_\w+)`", names):
+            assert f"def {name}(" in source, f"{path} has no {name}"
+            found.append(name)
+    return found

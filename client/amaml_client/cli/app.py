@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from amaml_client.cli import catalogue, datasets, jobs
+from amaml_client.cli import adaptations, catalogue, datasets, jobs, studies, usage, webhooks
 
 app = typer.Typer(
     name="amaml",
@@ -43,13 +43,17 @@ for command in (
     jobs.resume,
     jobs.metrics,
     jobs.download,
+    adaptations.adapt,
     catalogue.families,
     catalogue.models,
     catalogue.methods,
     catalogue.solvers,
+    usage.usage,
 ):
     app.command()(command)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(studies.app, name="study")
 
 
 def _brought_along(point: EntryPoint) -> Callable[[], None]:

@@ -32,7 +32,7 @@ def submit(
         try:
             job = client.submit(file.spec)
         except Invalid as problem:
-            raise _located(problem, file) from problem
+            raise located(problem, file) from problem
         if watch:
             _watch(client, job, as_json)
             return
@@ -156,7 +156,7 @@ def download(
         say(f"{file}: {job.initialization.size_bytes} bytes, sha256 {job.initialization.sha256} verified")
 
 
-def _located(problem: Invalid, file: SpecFile) -> Invalid:
+def located(problem: Invalid, file: SpecFile) -> Invalid:
     """The same refusal, each of its errors with its place in the file."""
     errors, lines = [], [problem.detail]
     for error in problem.errors:

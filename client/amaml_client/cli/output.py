@@ -24,7 +24,17 @@ console = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
-    ((errors.JobEnded, errors.TimedOut, errors.ChecksumMismatch), 1),
+    (
+        (
+            errors.JobEnded,
+            errors.StudyIncomplete,
+            errors.AdaptationFailed,
+            errors.DatasetInvalid,
+            errors.TimedOut,
+            errors.ChecksumMismatch,
+        ),
+        1,
+    ),
     ((errors.Unreachable, errors.ServerFailed, errors.UnexpectedAnswer), 3),
     ((errors.Refused, errors.Conflict, errors.NoInitialization), 4),
 )
@@ -54,7 +64,11 @@ def say(text: str) -> None:
 
 def emit(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     """The answer as one JSON document."""
-    print(json.dumps(_plain(result), ensure_ascii=False, indent=2))  # noqa: T201 - a document, not a message
+    print(document(result))  # noqa: T201 - a document, not a message
+
+
+def document(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> str:
+    return json.dumps(_plain(result), ensure_ascii=False, indent=2)
 
 
 def emit_line(result: BaseModel) -> None:

@@ -1,48 +1,55 @@
-"""/v1/datasets: files that families read. Streamed in, checked line by line, known by content, never changed."""
+"""/v1/datasets: files that families read. Streamed in, checked by a worker, known by content, never changed."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final, Literal
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from amaml import ratings_file
+from amaml.dataset_format import Detected, Format
 from service.api import examples
-from service.api.authentication import Caller
-from service.api.bodies import refuse_announced_above, refuse_encoded, too_large
-from service.api.datasets.schemas import DatasetDocument
+from service.api.authentication import Caller, needs
+from service.api.bodies import refuse_announced_above, refuse_encoded
+from service.api.datasets.schemas import DatasetDocument, DatasetWithReport, State, dataset_document, with_report
+from service.api.datasets.upload import take_in
+from service.api.files import documented_file, file_reply
+from service.api.idempotency import Key, as_problems, check_key
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, not_found
 from service.api.replies import documented, json_reply, path_id
+from service.api.waiting import Prefer, until, wanted_wait
 from service.settings import settings
-from service.store import blobs, datasets
+from service.store import blobs, datasets, idempotency, quotas
 from service.store.database import transaction
 from service.store.keys import Principal
 from service.store.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-PAUSE_SECONDS: Final = 30.0
-"""An upload from which nothing comes for so long is given up."""
-
-Format = Literal["auto", "movielens-100k", "movielens-1m", "recbole", "jester-1", "csv"]
+_FILE: Final[dict[str, Any]] = {"response_class": Response, "responses": documented_file("not_found")}
 
 
 @router.post(
     "",
+    dependencies=[needs("datasets:write")],
     status_code=201,
-    response_model=DatasetDocument,
+    response_model=DatasetWithReport,
     summary="Upload a data set",
     responses=documented(
-        examples.DATASET, "slow_body", "too_large", "wrong_media_type", "invalid", "bad_data",
-        status=201, description="It is ready to be named in a spec.",
+        examples.DATASET_PENDING,
+        "bad_header", "digest_mismatch", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
+        "bad_data", "idempotency_mismatch", "quota_exceeded",
+        status=201, description="It is stored, and may be named in a spec; a worker will check it.",
     ),
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The file as it is.",
+            "description": "The file as it is. Content-Digest or Repr-Digest (RFC 9530), if sent, is compared with it.",
             "content": {
                 "application/octet-stream": {
                     "schema": {"type": "string", "format": "binary"},
@@ -55,63 +62,101 @@ Format = Literal["auto", "movielens-100k", "movielens-1m", "recbole", "jester-1"
 async def upload(
     request: Request,
     caller: Caller,
-    format: Annotated[Format, Query(description="`auto` tells it from the first line.")] = "auto",  # noqa: A002
-    name: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$", description="For people.")] = "",
+    format: Annotated[  # noqa: A002
+        Literal["auto", Format], Query(description="`auto` tells it from the file's head.")
+    ] = "auto",
+    name: Annotated[
+        str,
+        Query(max_length=200, pattern=r"^[^\x00]*$", description="The same name again makes the next version of it."),
+    ] = "",
+    idempotency_key: Key = None,
+    prefer: Prefer = None,
 ) -> Response:
-    """Takes a ratings file as published: MovieLens-100K `u.data`, MovieLens-1M `ratings.dat`, RecBole `.inter`,
-    Jester-1 as CSV, or CSV with a header that names user, item and rating.
+    """Takes a table (CSV with a header, Parquet), labelled images (safetensors) or ratings as published (MovieLens-100K
+    `u.data`, MovieLens-1M `ratings.dat`, RecBole `.inter`, Jester-1 as CSV). No archives.
 
-    The same bytes, sent again, are the same data set. A file with wrong lines is refused, and its first errors told.
+    The answer comes at once; a worker then reads the whole file and tells in `report` what is in it. Jobs may name a
+    pending data set: they start when it is ready. The same bytes, sent again, are the same data set.
     """
     refuse_encoded(request)
     media_type = request.headers.get("content-type", "").lower()
     if media_type.startswith("multipart/"):
         raise Problem("wrong_media_type", "Send the file itself as the body, not a form: curl --data-binary @FILE.")
     refuse_announced_above(request, settings().max_dataset_bytes)
+    check_key(idempotency_key)
+    await run_in_threadpool(_check_room, caller, request.headers.get("content-length", ""))
     writer = await run_in_threadpool(blobs.Writer)
     try:
-        await _take_in(request, writer)
-        dataset = await run_in_threadpool(_finish, caller, writer, format, name)
+        detected = await take_in(request, writer, format)
+        document, replayed = await run_in_threadpool(_finish, caller, writer, detected, name, idempotency_key)
     except BaseException:
         # Shielded: a client that goes away cancels this very task.
         await asyncio.shield(run_in_threadpool(writer.discard))
         raise
-    return json_reply(DatasetDocument.model_validate(dataset), 201, {"Location": f"/v1/datasets/{dataset.id}"})
+    headers = {"Location": f"/v1/datasets/{document.id}"}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    seconds = wanted_wait(prefer)
+    if seconds and document.state == "pending":
+        await until(request.app.state.notices, document.id, _is_checked, seconds)
+        headers["Preference-Applied"] = f"wait={seconds}"
+        found = await run_in_threadpool(_find, caller, document.id)
+        document = with_report(found) if found else document
+    return json_reply(document, 201, headers)
 
 
 @router.get(
     "",
+    dependencies=[needs("datasets:read")],
     response_model=Page[DatasetDocument],
     summary="List data sets",
     responses=documented(examples.page(examples.DATASET), "invalid", description="Newest first."),
 )
-def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
-    """The workspace's data sets, a page at a time."""
+def page(
+    caller: Caller,
+    state: Annotated[State | None, Query(description="Only this state.")] = None,
+    name: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="All versions of it.")] = None,
+    format: Annotated[Format | None, Query(description="Only this format.")] = None,  # noqa: A002
+    family: Annotated[
+        str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Those that this family can read.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """The workspace's data sets, a page at a time, without their reports."""
+    wanted = datasets.Filter(state, name, format, family)
     with transaction() as session:
-        rows = datasets.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
+        rows = datasets.page(session, caller.workspace_id, wanted, decode_id(cursor), limit + 1)
     found, more = cut(rows, limit)
     next_cursor = encode(found[-1].id) if more else None
-    return json_reply(Page(data=[DatasetDocument.model_validate(one) for one in found], next_cursor=next_cursor))
+    return json_reply(Page[DatasetDocument](data=[dataset_document(one) for one in found], next_cursor=next_cursor))
 
 
 @router.get(
     "/{dataset_id}",
-    response_model=DatasetDocument,
+    dependencies=[needs("datasets:read")],
+    response_model=DatasetWithReport,
     summary="Look at a data set",
-    responses=documented(examples.DATASET, "not_found"),
+    responses=documented(examples.DATASET_REPORT, "not_found"),
 )
 def look(caller: Caller, dataset_id: str) -> Response:
-    """What it is and how much there is of it."""
-    wanted = path_id(dataset_id, "data set")
-    with transaction() as session:
-        found = datasets.find(session, caller.workspace_id, wanted)
-    if found is None:
-        raise not_found("data set")
-    return json_reply(DatasetDocument.model_validate(found))
+    """What it is, how much there is of it, and what its check found."""
+    return json_reply(with_report(_wanted(caller, dataset_id)))
+
+
+@router.head(
+    "/{dataset_id}/content", dependencies=[needs("datasets:read")], summary="Size and digest of a data set", **_FILE
+)
+@router.get("/{dataset_id}/content", dependencies=[needs("datasets:read")], summary="Download a data set", **_FILE)
+def content(request: Request, caller: Caller, dataset_id: str) -> Response:
+    """The file as it was uploaded."""
+    found = _wanted(caller, dataset_id)
+    return file_reply(request, found.blob_id, found.sha256, found.bytes, f"{found.id}.{found.format}")
 
 
 @router.delete(
     "/{dataset_id}",
+    dependencies=[needs("datasets:write")],
     status_code=204,
     summary="Delete a data set",
     responses=documented(None, "not_found", "in_use", status=204, description="It is gone."),
@@ -129,45 +174,44 @@ def delete(caller: Caller, dataset_id: str) -> Response:
     return Response(status_code=204)
 
 
-async def _take_in(request: Request, writer: blobs.Writer) -> None:
-    """The body into the store, a chunk at a time; raises Problem for one that is too large or stops coming."""
-    limit = settings().max_dataset_bytes
-    pieces = aiter(request.stream())
-    pending = bytearray()
-    received = 0
-    while True:
-        try:
-            piece = await asyncio.wait_for(anext(pieces, None), PAUSE_SECONDS)
-        except TimeoutError:
-            raise Problem("slow_body", f"Nothing came for {PAUSE_SECONDS:g} s: send the file again.") from None
-        if piece is None:
-            break
-        received += len(piece)
-        if received > limit:
-            raise too_large(limit)
-        pending += piece
-        if len(pending) >= blobs.CHUNK_BYTES:
-            await run_in_threadpool(writer.write, bytes(pending))
-            pending.clear()
-    await run_in_threadpool(writer.write, bytes(pending))
-
-
-def _finish(caller: Principal, writer: blobs.Writer, expected: Format, name: str) -> Dataset:
-    """Checks the stored file and makes it a data set; raises the 422 problem with the first wrong lines."""
-    file = writer.finish()
-    summary = ratings_file.summarize(blobs.read(file.blob_id), expected)
-    if summary.errors:
-        first = summary.errors[0]
-        raise Problem(
-            "bad_data",
-            f"The file can't be read as ratings: line {first.line}: {first.detail}.",
-            errors=[{"line": error.line, "detail": error.detail} for error in summary.errors],
-        )
+def _check_room(caller: Principal, announced: str) -> None:
+    """Raises quotas.Exceeded before any of the body is read, where its announced length is too much already."""
     with transaction() as session:
-        dataset, fresh = datasets.add(
-            session, caller.workspace_id, file,
-            name=name, file_format=summary.format, rows=summary.rows, tasks=summary.tasks,
-        )  # fmt: skip
+        quotas.check_room(session, caller.workspace_id, int(announced) if announced.isdecimal() else 1)
+
+
+def _finish(
+    caller: Principal, writer: blobs.Writer, detected: Detected, name: str, key: str | None
+) -> tuple[DatasetWithReport, bool]:
+    """The data set of the stored file, and whether that is the answer to an earlier request."""
+    file = writer.finish()
+    request_sha256 = hashlib.sha256(json.dumps(["dataset", name, detected.format, file.sha256]).encode()).hexdigest()
+    with as_problems(), transaction() as session:
+        stored = idempotency.take(session, caller.workspace_id, key, request_sha256) if key is not None else None
+        if stored is not None:
+            document, fresh = DatasetWithReport.model_validate(stored), False
+        else:
+            dataset, fresh = datasets.add(session, caller.workspace_id, file, detected, name)
+            document = with_report(dataset)
+            if key is not None:
+                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
     if not fresh:
         writer.discard()
-    return dataset
+    return document, stored is not None
+
+
+def _wanted(caller: Principal, dataset_id: str) -> Dataset:
+    found = _find(caller, path_id(dataset_id, "data set"))
+    if found is None:
+        raise not_found("data set")
+    return found
+
+
+def _find(caller: Principal, dataset_id: UUID) -> Dataset | None:
+    with transaction() as session:
+        return datasets.find(session, caller.workspace_id, dataset_id)
+
+
+def _is_checked(dataset_id: UUID) -> bool:
+    with transaction() as session:
+        return datasets.is_checked(session, dataset_id)

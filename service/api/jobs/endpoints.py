@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -13,14 +11,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from amaml.spec import JobSpec
 from service.api import examples, validation
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.bodies import json_body
 from service.api.files import names
-from service.api.jobs.schemas import DryRunDocument, JobDocument, job_document
-from service.api.notices import Notices, news
+from service.api.idempotency import Key, as_problems, check_key
+from service.api.jobs.schemas import DryRunDocument, JobDocument, found_document, job_document
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, invalid, not_found
 from service.api.replies import documented, json_reply, path_id
+from service.api.waiting import Prefer, until, wanted_wait
 from service.estimate import estimate
 from service.store import idempotency, jobs
 from service.store.database import transaction
@@ -29,15 +28,12 @@ from service.store.transitions import FINAL, State
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-LONGEST_WAIT: Final = 60
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=(\d{1,6})\s*(?:$|[,;])")
-
 Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00]*$")]
 
 
 @router.post(
     "",
+    dependencies=[needs("jobs:write")],
     status_code=201,
     response_model=JobDocument,
     summary="Submit a job",
@@ -50,7 +46,7 @@ Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00]*$")]
         **documented(
         examples.JOB,
         "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
-        "idempotency_mismatch",
+        "idempotency_mismatch", "quota_exceeded",
         status=201,
         description="The job is queued; Location names it.",
     )},
@@ -70,22 +66,14 @@ async def submit(
     dry_run: Annotated[
         bool, Query(description="Check and complete the spec, tell its cost, and queue nothing.")
     ] = False,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="Any text of your own; the same key and spec, sent again, submit nothing and answer the same."
-        ),
-    ] = None,
-    prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer when the job has ended, or after N seconds, at most 60.")
-    ] = None,
+    idempotency_key: Key = None,
+    prefer: Prefer = None,
 ) -> Response:
     """Queues a meta-training run. Only `family` is required; the job's `spec` shows every default written out.
 
     The job is stored when the answer arrives, and runs as soon as a worker is free.
     """
-    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
-        raise Problem("bad_header", "Idempotency-Key must be 1 to 255 visible ASCII characters: a UUID, for example.")
+    check_key(idempotency_key)
     if dry_run:
         await run_in_threadpool(_check_references, caller, spec)
         return json_reply(DryRunDocument(spec=spec.model_dump(mode="json"), estimate=estimate(spec)))
@@ -93,17 +81,18 @@ async def submit(
     headers = {"Location": f"/v1/jobs/{document.id}"}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
-    seconds = _wanted_wait(prefer)
+    seconds = wanted_wait(prefer)
     if seconds and document.state not in FINAL:
-        await _ended(request.app.state.notices, document.id, seconds)
+        await until(request.app.state.notices, document.id, _has_ended, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         found = await run_in_threadpool(_find, caller, document.id)
-        document = job_document(found) if found else document
+        document = found_document(found) if found else document
     return json_reply(document, 201, headers)
 
 
 @router.get(
     "",
+    dependencies=[needs("jobs:read")],
     response_model=Page[JobDocument],
     summary="List jobs",
     responses=documented(examples.page(examples.JOB), "invalid", description="Newest first."),
@@ -116,20 +105,22 @@ def page(
     tag: Annotated[
         str | None, Query(max_length=400, pattern=r"^[^\x00]*$", description="A tag's name, or `name:value`.")
     ] = None,
+    study: Annotated[UUID | None, Query(description="Only the jobs of this study.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """The workspace's jobs, newest first, a page at a time."""
-    wanted = jobs.Filter(state, family, method, tag)
+    wanted = jobs.Filter(state, family, method, tag, study)
     with transaction() as session:
         rows = jobs.page(session, caller.workspace_id, wanted, decode_id(cursor), limit + 1)
     found, more = cut(rows, limit)
     next_cursor = encode(found[-1].job.id) if more else None
-    return json_reply(Page[JobDocument](data=[job_document(one) for one in found], next_cursor=next_cursor))
+    return json_reply(Page[JobDocument](data=[found_document(one) for one in found], next_cursor=next_cursor))
 
 
 @router.get(
     "/{job_id}",
+    dependencies=[needs("jobs:read")],
     response_model=JobDocument,
     summary="Look at a job",
     responses={
@@ -150,11 +141,14 @@ def look(
         found = jobs.find(session, caller.workspace_id, wanted)
     if found is None:
         raise not_found("job")
-    return json_reply(job_document(found), headers={"ETag": f'"{found.version}"', "Cache-Control": "private, no-cache"})
+    return json_reply(
+        found_document(found), headers={"ETag": f'"{found.version}"', "Cache-Control": "private, no-cache"}
+    )
 
 
 @router.delete(
     "/{job_id}",
+    dependencies=[needs("jobs:write")],
     status_code=204,
     summary="Delete an ended job",
     responses=documented(None, "not_found", "wrong_state", "in_use", status=204, description="It is gone."),
@@ -177,19 +171,40 @@ def delete(caller: Caller, job_id: str) -> Response:
 _STEERED: Final = documented(examples.JOB, "not_found", "wrong_state", status=202, description="It will be so.")
 
 
-@router.post("/{job_id}/cancel", status_code=202, response_model=JobDocument, summary="Cancel", responses=_STEERED)
+@router.post(
+    "/{job_id}/cancel",
+    dependencies=[needs("jobs:write")],
+    status_code=202,
+    response_model=JobDocument,
+    summary="Cancel",
+    responses=_STEERED,
+)
 def cancel(caller: Caller, job_id: str) -> Response:
     """Ends the job for good: at once while it waits, within a few seconds while it runs. Cancelling twice is once."""
     return _steer(caller, job_id, jobs.cancel)
 
 
-@router.post("/{job_id}/pause", status_code=202, response_model=JobDocument, summary="Pause", responses=_STEERED)
+@router.post(
+    "/{job_id}/pause",
+    dependencies=[needs("jobs:write")],
+    status_code=202,
+    response_model=JobDocument,
+    summary="Pause",
+    responses=_STEERED,
+)
 def pause(caller: Caller, job_id: str) -> Response:
     """Stops the job at a checkpoint, from which it can be resumed."""
     return _steer(caller, job_id, jobs.pause)
 
 
-@router.post("/{job_id}/resume", status_code=202, response_model=JobDocument, summary="Resume", responses=_STEERED)
+@router.post(
+    "/{job_id}/resume",
+    dependencies=[needs("jobs:write")],
+    status_code=202,
+    response_model=JobDocument,
+    summary="Resume",
+    responses=_STEERED,
+)
 def resume(caller: Caller, job_id: str) -> Response:
     """Queues a paused job again; it goes on from its newest checkpoint."""
     return _steer(caller, job_id, jobs.resume)
@@ -202,7 +217,7 @@ def _steer(caller: Principal, job_id: str, step: Any) -> Response:
             found = (
                 jobs.find(session, caller.workspace_id, wanted) if step(session, caller.workspace_id, wanted) else None
             )
-            document = job_document(found) if found else None
+            document = found_document(found) if found else None
     except jobs.WrongState as problem:
         raise Problem("wrong_state", str(problem)) from None
     if document is None:
@@ -225,53 +240,22 @@ def _bad_reference(problem: jobs.BadReference) -> Problem:
 def _submit(caller: Principal, spec: JobSpec, key: str | None) -> tuple[JobDocument, bool]:
     """The job's document, and whether it is a stored one."""
     try:
-        with transaction() as session:
+        with as_problems(), transaction() as session:
             if key is not None:
                 stored = idempotency.take(session, caller.workspace_id, key, spec.sha256())
                 if stored is not None:
                     return JobDocument.model_validate(stored), True
-            job_id = jobs.submit(session, caller.workspace_id, spec)
-            found = jobs.find(session, caller.workspace_id, job_id)
-            assert found is not None
-            document = job_document(found)
+            document = job_document(jobs.submit(session, caller.workspace_id, spec))
             if key is not None:
                 idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
             return document, False
     except jobs.BadReference as problem:
         raise _bad_reference(problem) from None
-    except idempotency.InFlight:
-        raise Problem(
-            "idempotency_in_flight", "The first request with this Idempotency-Key isn't through: ask again in a second.",
-            headers={"Retry-After": "1"},
-        ) from None  # fmt: skip
-    except idempotency.Mismatch:
-        raise Problem(
-            "idempotency_mismatch", "This Idempotency-Key was used for another spec: choose a new key for a new job."
-        ) from None
 
 
 def _find(caller: Principal, job_id: UUID) -> jobs.Found | None:
     with transaction() as session:
         return jobs.find(session, caller.workspace_id, job_id)
-
-
-def _wanted_wait(prefer: str | None) -> int:
-    match = _WAIT.search(prefer or "")
-    return min(int(match[1]), LONGEST_WAIT) if match else 0
-
-
-async def _ended(notices: Notices, job_id: UUID, seconds: float) -> None:
-    """Returns when the job has ended, and at the latest after so many seconds."""
-    give_up = asyncio.get_running_loop().time() + seconds
-    with notices.of(job_id) as event:
-        while True:
-            event.clear()
-            if await run_in_threadpool(_has_ended, job_id):
-                return
-            left = give_up - asyncio.get_running_loop().time()
-            # Looks again every five seconds at least, should the connection to the database have been lost meanwhile.
-            if left <= 0 or not (await news(event, min(left, 5.0)) or left > 5.0):
-                return
 
 
 def _has_ended(job_id: UUID) -> bool:

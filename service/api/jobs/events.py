@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from service.api import examples
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.jobs.schemas import EventDocument, event_document
 from service.api.notices import Notices, news
 from service.api.pages import Cursor, Limit, Page, cut, decode_number, encode
@@ -27,12 +27,15 @@ router = APIRouter(prefix="/v1/jobs", tags=["events"])
 
 EVENT_STREAM: Final = "text/event-stream"
 KEEP_ALIVE_SECONDS: Final = 15.0
+_LOOK_EVERY: Final = 20
+"""Keep-alives: news are told (service/api/notices.py), and thousands of idle streams mustn't all ask the database."""
 _BATCH: Final = 200
 _NUMBER: Final = re.compile(r"\d{1,18}")
 
 
 @router.get(
     "/{job_id}/events",
+    dependencies=[needs("jobs:read")],
     response_model=Page[EventDocument],
     summary="Events, as pages or as a stream",
     responses={
@@ -90,7 +93,9 @@ async def _stream(notices: Notices, job_id: UUID, after: int) -> AsyncIterator[s
             if state is None or state in FINAL:
                 yield f'event: end\ndata: {{"state": "{state or "deleted"}"}}\n\n'
                 return
-            if not await news(event, KEEP_ALIVE_SECONDS):
+            for _ in range(_LOOK_EVERY):
+                if await news(event, KEEP_ALIVE_SECONDS):
+                    break
                 yield ": the job goes on\n\n"
 
 

@@ -6,15 +6,23 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from service.api import examples
-from service.api.authentication import Caller
+from service.api.authentication import Caller, needs
 from service.api.files import documented_file, file_reply
-from service.api.jobs.schemas import AttemptDocument, CheckpointDocument, attempt_document, checkpoint_document
-from service.api.pages import Page
+from service.api.jobs.schemas import (
+    AttemptDocument,
+    CheckpointDocument,
+    EvaluationDocument,
+    attempt_document,
+    checkpoint_document,
+    evaluation_document,
+)
+from service.api.pages import Cursor, Limit, Page, cut, decode_number, encode
 from service.api.problems import Problem, not_found
 from service.api.replies import documented, json_reply, path_id
-from service.store import jobs, metrics
+from service.store import evaluations, jobs, metrics
 from service.store.database import transaction
 from service.store.jobs import Found
 from service.store.keys import Principal
@@ -27,11 +35,13 @@ _INITIALIZATION_FILE: Final[dict[str, Any]] = {
     "responses": documented_file("not_found", "no_initialization"),
 }
 
-Curves = dict[str, list[tuple[int, float | None]]]
+# A pair [step, value]. Said as an array of two numbers: tools that read OpenAPI stumble over `prefixItems`.
+Curves = dict[str, list[Annotated[list[float | None], Field(min_length=2, max_length=2)]]]
 
 
 @router.get(
     "/{job_id}/metrics",
+    dependencies=[needs("jobs:read")],
     response_model=Curves,
     summary="Curves",
     responses=documented(
@@ -54,7 +64,25 @@ def curves(
 
 
 @router.get(
+    "/{job_id}/evaluations",
+    dependencies=[needs("jobs:read")],
+    response_model=Page[EvaluationDocument],
+    summary="Evaluations",
+    responses=documented(examples.page(examples.EVALUATION), "not_found", "invalid", description="The latest first."),
+)
+def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = None) -> Response:
+    """What each evaluation found: a score a test task, and the fine-tuning curve. `limit=1` gives the last."""
+    job = _found(caller, job_id).job
+    with transaction() as session:
+        rows = evaluations.page(session, job.id, decode_number(cursor) if cursor else None, limit + 1)
+    found, more = cut(rows, limit)
+    next_cursor = encode(found[-1].step) if more else None
+    return json_reply(Page(data=[evaluation_document(one) for one in found], next_cursor=next_cursor))
+
+
+@router.get(
     "/{job_id}/attempts",
+    dependencies=[needs("jobs:read")],
     response_model=Page[AttemptDocument],
     summary="Attempts",
     responses=documented(examples.page(examples.ATTEMPT), "not_found", description="In order."),
@@ -68,6 +96,7 @@ def attempts(caller: Caller, job_id: str) -> Response:
 
 @router.get(
     "/{job_id}/checkpoints",
+    dependencies=[needs("jobs:read")],
     response_model=Page[CheckpointDocument],
     summary="Checkpoints",
     responses=documented(examples.page(examples.CHECKPOINT), "not_found", description="Newest first."),
@@ -79,8 +108,18 @@ def checkpoints(caller: Caller, job_id: str) -> Response:
         return json_reply(Page(data=[checkpoint_document(*one) for one in jobs.checkpoints(session, job.id)]))
 
 
-@router.head("/{job_id}/checkpoints/{step}", summary="Size and digest of a checkpoint", **_CHECKPOINT_FILE)
-@router.get("/{job_id}/checkpoints/{step}", summary="Download a checkpoint", **_CHECKPOINT_FILE)
+@router.head(
+    "/{job_id}/checkpoints/{step}",
+    dependencies=[needs("jobs:read")],
+    summary="Size and digest of a checkpoint",
+    **_CHECKPOINT_FILE,
+)
+@router.get(
+    "/{job_id}/checkpoints/{step}",
+    dependencies=[needs("jobs:read")],
+    summary="Download a checkpoint",
+    **_CHECKPOINT_FILE,
+)
 def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Response:
     """θ and all that the run needs to go on from there, as safetensors."""
     job = _found(caller, job_id).job
@@ -92,8 +131,18 @@ def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Resp
     return file_reply(request, kept.blob_id, sha256, size, f"{job.id}-{kept.step}.safetensors")
 
 
-@router.head("/{job_id}/initialization", summary="Size and digest of the initialization", **_INITIALIZATION_FILE)
-@router.get("/{job_id}/initialization", summary="Download the learned initialization", **_INITIALIZATION_FILE)
+@router.head(
+    "/{job_id}/initialization",
+    dependencies=[needs("jobs:read")],
+    summary="Size and digest of the initialization",
+    **_INITIALIZATION_FILE,
+)
+@router.get(
+    "/{job_id}/initialization",
+    dependencies=[needs("jobs:read")],
+    summary="Download the learned initialization",
+    **_INITIALIZATION_FILE,
+)
 def initialization(request: Request, caller: Caller, job_id: str) -> Response:
     """θ as a safetensors file, a tensor a parameter; its metadata hold the spec: it alone rebuilds the model."""
     job, sha256, size, _ = _found(caller, job_id)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from service.estimate import Estimate
 from service.store.jobs import Found
-from service.store.tables import Attempt, Checkpoint, Event
+from service.store.tables import Attempt, Checkpoint, Evaluation, Event, Job
 from service.store.transitions import State
 
 
@@ -54,6 +54,10 @@ class JobDocument(BaseModel):
     """What was learned; null before the job has succeeded."""
     attempt: int
     """How many times a worker took the job up."""
+    study_id: UUID | None
+    """The study whose grid it is a cell of."""
+    cell: dict[str, Any] | None
+    """JSON Pointer into the spec → the value that the cell has there."""
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -91,6 +95,47 @@ class EventDocument(BaseModel):
     created_at: datetime
 
 
+class CurveDocument(BaseModel):
+    model_config = ConfigDict(title="FineTuningCurve", use_attribute_docstrings=True)
+
+    epochs: list[float]
+    """Of fine-tuning; 0 is the start itself."""
+    mean: list[float | None]
+    """Over tasks, after each."""
+    error: list[float | None]
+    """The mean's standard error; null for one task alone."""
+
+
+class AlongFlowDocument(BaseModel):
+    model_config = ConfigDict(title="AlongFlow", use_attribute_docstrings=True)
+
+    times: list[float]
+    """Along the inner flow: 0 is the start itself; those beyond the trajectory's length were never trained for."""
+    mean: list[float | None]
+    """Over tasks, at each; null where the flow of a task could not be solved so far."""
+    error: list[float | None]
+    trouble: str | None
+    """Why the flow could not be solved beyond the trajectory's length."""
+
+
+class EvaluationDocument(BaseModel):
+    """What one evaluation found, on tasks that were never trained on."""
+
+    model_config = ConfigDict(title="Evaluation", use_attribute_docstrings=True)
+
+    step: int
+    """Meta-iterations done."""
+    metric: str
+    """`nrmse`, `accuracy`, …"""
+    higher_is_better: bool
+    scores: dict[str, list[float | None]]
+    """How the tasks were adapted (`flow`, `tuned`, `tuned_best`, `random`, and the plain baselines) → a score a test task. The
+    order of the tasks is the same in every list, and in every job of the same family, seed and number of test tasks."""
+    curve: CurveDocument
+    along_flow: AlongFlowDocument | None
+    """Only of a run's last evaluation."""
+
+
 class CheckpointDocument(BaseModel):
     model_config = ConfigDict(title="Checkpoint", use_attribute_docstrings=True)
 
@@ -103,11 +148,14 @@ class CheckpointDocument(BaseModel):
     links: dict[str, str]
 
 
-def job_document(found: Found) -> JobDocument:
-    job = found.job
-    initialization = None
-    if found.sha256 is not None and found.size_bytes is not None:
-        initialization = Initialization(sha256=found.sha256, size_bytes=found.size_bytes, parameters=job.parameters)
+def found_document(found: Found) -> JobDocument:
+    if found.sha256 is None or found.size_bytes is None:
+        return job_document(found.job)
+    file = Initialization(sha256=found.sha256, size_bytes=found.size_bytes, parameters=found.job.parameters)
+    return job_document(found.job, file)
+
+
+def job_document(job: Job, initialization: Initialization | None = None) -> JobDocument:
     return JobDocument(
         id=job.id,
         name=job.name,
@@ -121,6 +169,8 @@ def job_document(found: Found) -> JobDocument:
         metrics=job.metrics,
         initialization=initialization,
         attempt=job.attempt,
+        study_id=job.study_id,
+        cell=job.cell,
         created_at=job.created_at,
         started_at=job.started_at,
         ended_at=job.ended_at,
@@ -136,6 +186,10 @@ def event_document(event: Event) -> EventDocument:
     return EventDocument.model_validate(event, from_attributes=True)
 
 
+def evaluation_document(evaluation: Evaluation) -> EvaluationDocument:
+    return EvaluationDocument.model_validate(evaluation, from_attributes=True)
+
+
 def checkpoint_document(checkpoint: Checkpoint, sha256: str, size_bytes: int) -> CheckpointDocument:
     return CheckpointDocument(
         step=checkpoint.step,
@@ -149,5 +203,5 @@ def checkpoint_document(checkpoint: Checkpoint, sha256: str, size_bytes: int) ->
 
 def _links(job_id: UUID) -> dict[str, str]:
     own = f"/v1/jobs/{job_id}"
-    parts = ("events", "metrics", "attempts", "checkpoints", "initialization")
+    parts = ("events", "metrics", "evaluations", "attempts", "checkpoints", "initialization")
     return {"self": own, **{part: f"{own}/{part}" for part in parts}}

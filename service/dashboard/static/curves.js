@@ -17,18 +17,29 @@ export function charts(spec) {
       empty: "No value yet: the first comes with the first meta-iteration.",
       series: [{ name: "gradient_norm", label: "gradient_norm" }],
     }),
-    new Chart({
-      title: "Error on unseen tasks, ± standard error", unit: "nRMSE, standard deviations",
-      empty: `No value yet: evaluations come every ${every} meta-iterations and at the end.`,
-      series: [
-        { name: "nrmse_flow", label: "after the flow" },
-        { name: "nrmse_tuned", label: "fine-tuned" },
-        { name: "nrmse_random", label: "fine-tuned from a random start" },
-      ],
-    }),
+    unseen("nrmse", "Error on unseen tasks, ± standard error", "nRMSE, standard deviations", every),
+    unseen("accuracy", "Right answers on unseen tasks, ± standard error", "accuracy, share of points", every),
   ];
+  const [error, right] = all.slice(2);
+  right.node.hidden = true;
   return {
     node: element("div", { class: "charts" }, ...all.map((chart) => chart.node)),
-    update: (curves, iterations) => all.forEach((chart) => chart.update(curves, iterations)),
+    update: (curves, iterations) => {
+      // A family has one metric, and which it is only its values tell.
+      right.node.hidden = !("accuracy_tuned" in curves);
+      error.node.hidden = !right.node.hidden;
+      all.forEach((chart) => chart.update(curves, iterations));
+    },
   };
+}
+
+function unseen(metric, title, unit, every) {
+  return new Chart({
+    title, unit, empty: `No value yet: evaluations come every ${every} meta-iterations and at the end.`,
+    series: [
+      { name: `${metric}_flow`, label: "after the flow" },
+      { name: `${metric}_tuned`, label: "fine-tuned" },
+      { name: `${metric}_random`, label: "fine-tuned from a random start" },
+    ],
+  });
 }

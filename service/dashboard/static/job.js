@@ -214,7 +214,7 @@ async function hasDigest(file, sha256) {
   return true;
 }
 
-function save(file, name) {
+export function save(file, name) {
   const link = element("a", { href: URL.createObjectURL(file), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

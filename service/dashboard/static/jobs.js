@@ -4,7 +4,7 @@ import { follow, json } from "./api.js";
 import { element, row, say, table } from "./element.js";
 import { age, clock, duration, short, whole } from "./format.js";
 
-const LABELS = ["State", "Job", "Progress", "Meta-loss", "nRMSE", "Submitted"];
+const LABELS = ["State", "Job", "Progress", "Meta-loss", "On unseen tasks", "Submitted"];
 const STATES = ["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"];
 const ON_A_PAGE = 30;
 
@@ -64,12 +64,12 @@ class JobRow {
     this.bar = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${title(job)}` });
     this.done = element("span", { class: "small" });
     this.loss = element("span", { class: "number" });
-    this.error = element("span", { class: "number" });
+    this.score = element("span", { class: "number" });
     this.age = element("time", { datetime: job.created_at, title: clock(job.created_at) });
     const what = element("span", { class: "small" }, `${job.spec.family.kind} · ${job.spec.method.kind}`);
     this.node = row(
       LABELS, this.state, element("div", { class: "stack" }, this.name, what),
-      element("div", { class: "stack" }, this.bar, this.done), this.loss, this.error, this.age,
+      element("div", { class: "stack" }, this.bar, this.done), this.loss, this.score, this.age,
     );
   }
 
@@ -77,9 +77,16 @@ class JobRow {
     showState(this.state, job.state);
     showProgress(this.bar, this.done, job);
     say(this.loss, short(job.metrics.meta_loss));
-    say(this.error, short(job.metrics.nrmse_tuned ?? job.metrics.nrmse_flow));
+    say(this.score, score(job.metrics));
     say(this.age, age(job.created_at));
   }
+}
+
+/** How unseen tasks are done after fine-tuning, by the family's own metric. */
+function score(metrics) {
+  const error = metrics.nrmse_tuned ?? metrics.nrmse_flow;
+  const right = metrics.accuracy_tuned ?? metrics.accuracy_flow;
+  return right === undefined ? short(error) : `${(100 * right).toFixed(1)} % right`;
 }
 
 /** Jobs needn't have names. */

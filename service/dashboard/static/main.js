@@ -4,13 +4,15 @@ import { forgetKey, json, keepKey, key, Refusal } from "./api.js";
 import { element, say } from "./element.js";
 import { showJob } from "./job.js";
 import { showJobs } from "./jobs.js";
+import { showStudies } from "./studies.js";
 import { showWorkers, watchReadiness } from "./workers.js";
 
 const main = document.getElementById("content");
 const forget = document.getElementById("forget");
+const TITLES = { workers: "Workers", studies: "Studies" };
 let left = new AbortController();
 
-/** Shows the page that the address names: #/jobs, #/jobs/ID, #/workers. */
+/** Shows the page that the address names: #/jobs, #/jobs/ID, #/studies, #/workers. */
 function show(refusal = "") {
   left.abort();
   left = new AbortController();
@@ -22,8 +24,9 @@ function show(refusal = "") {
   }
   if (key() === null) return askForKey(refusal);
   const [, page, id] = path.split("/");
-  document.title = id ? "Job · A-MAML" : page === "workers" ? "Workers · A-MAML" : "Jobs · A-MAML";
+  document.title = id ? "Job · A-MAML" : `${TITLES[page] ?? "Jobs"} · A-MAML`;
   if (page === "workers") return showWorkers(main, new URLSearchParams(query), left.signal);
+  if (page === "studies") return showStudies(main, new URLSearchParams(query), left.signal);
   if (page === "jobs" && id) return showJob(main, id, left.signal);
   return showJobs(main, new URLSearchParams(query), left.signal);
 }

@@ -1,0 +1,112 @@
+"""What an adaptation is asked, and what it answers: shared by HTTP and the adapter. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from amaml.parts import Part, RuleBroken
+from amaml.spec import Length
+
+MAX_ROWS: Final = 10_000
+"""As many as a spec may ask for in `shots`."""
+LARGEST: Final = 1e30
+"""Numbers beyond that have no room in float32 once they are squared or standardised."""
+
+_NUMBER: Final = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+_ROWS: Final = {"type": "array", "minItems": 1, "maxItems": MAX_ROWS}
+
+Inputs = Annotated[
+    list[Any],
+    Field(min_length=1, max_length=MAX_ROWS),
+    WithJsonSchema(
+        {**_ROWS, "anyOf": [{"items": {"type": "array", "items": _NUMBER}}, {"items": _NUMBER}, {"items": {"type": "string"}}]}
+    ),
+]  # fmt: skip
+"""A row of numbers a point; a number a point where the network has one input; the name of an input a point where the
+inputs are one-hot (ratings: the item's id). In raw units."""
+Targets = Annotated[
+    list[Any],
+    Field(min_length=1, max_length=MAX_ROWS),
+    WithJsonSchema({**_ROWS, "anyOf": [{"items": {"type": "array", "items": _NUMBER}}, {"items": _NUMBER}]}),
+]
+"""A row of numbers a point, or a number a point where the network has one output. Where it classifies: the index of each
+point's class, or a row of probabilities, one a class. In raw units."""
+Wanted = Literal["predictions", "curve", "weights"]
+
+
+class Support(Part):
+    """The rows that train the task."""
+
+    x: Inputs
+    """Inputs, in the data's own units: a row of numbers a point, a number a point where the network has one input, or the
+    item's id where the family is ratings."""
+    y: Targets
+    """Targets, in the data's own units; where the network classifies, the index of each point's class among `outputs`."""
+
+
+class Query(Part):
+    """The rows that are asked about."""
+
+    x: Inputs
+    """As in the support set."""
+    y: Targets | None = None
+    """Where they are known: the curve then has their loss too."""
+
+
+class AdaptationRequest(Part):
+    """A task's rows, and how the learned initialization is adapted to them."""
+
+    support: Support
+    query: Query | None = None
+    by: Literal["flow", "finetune"] = "flow"
+    """`flow`: the inner flow that it was trained for. `finetune`: full-batch Adam, weight decay 1e-6."""
+    length: Length | None = None
+    """Of the flow; the run's own T, the learned one where it learned it, unless given."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Of fine-tuning; those of the run's evaluation unless given."""
+    lr: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Of fine-tuning; that of the run's evaluation unless given."""
+    wanted: Annotated[list[Wanted], Field(alias="return", min_length=1, max_length=3)] = ["predictions"]  # noqa: RUF012 - pydantic copies it
+    """What is answered: predictions at the query rows, the curve of the losses, the adapted weights as a file."""
+
+    @model_validator(mode="after")
+    def _options_of_its_way(self) -> Self:
+        for name in ("length",) if self.by == "finetune" else ("epochs", "lr"):
+            if getattr(self, name) is not None:
+                raise RuleBroken(f"{name} has no meaning with by {self.by!r}: leave it out, or change by", name)
+        return self
+
+    @model_validator(mode="after")
+    def _rows_to_predict_at(self) -> Self:
+        if "predictions" in self.wanted and self.query is None:
+            raise RuleBroken(
+                "predictions need rows to predict at: add query, or leave predictions out of return", "query"
+            )
+        return self
+
+
+class AdaptationCurve(BaseModel):
+    """Losses on the way, as the network was trained by: of standardised units, ½·mean squared error, or cross-entropy."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    over: Literal["t", "epochs"]
+    """What `at` counts: the flow's time, or epochs of fine-tuning."""
+    at: list[float]
+    """From 0, the initialization itself, to the end."""
+    support: list[float | None]
+    """Null where the loss isn't a finite number."""
+    query: list[float | None] | None
+    """Null where the query's y wasn't given."""
+
+
+class AdaptationResult(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    outputs: list[str]
+    """What each number of a row of predictions is: a quantity, or the class whose probability it is."""
+    predictions: list[list[float]] | None
+    """A row a query point, in raw units; probabilities where the network classifies."""
+    curve: AdaptationCurve | None

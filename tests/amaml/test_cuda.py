@@ -1,0 +1,182 @@
+"""A GPU gives the CPU's answers: every solver and adjoint in float64, memory, and training that resumes to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import amaml
+from amaml.initialization import load
+from amaml.models.conv4 import Conv4
+from amaml.models.losses import classification_losses
+from amaml.spec import JobSpec
+from amaml.training import Training, train
+from tests.amaml.jobs import bits, sha256, small
+from tests.amaml.problems import (
+    Tensors,
+    apart,
+    cosines,
+    flat,
+    network,
+    quadratic,
+    quadratic_query,
+    quadratic_support,
+    start,
+)
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
+
+CUDA = torch.device("cuda")
+
+
+def moved(tensors: Tensors, to: torch.device = CUDA) -> Tensors:
+    return {name: tensor.to(to) for name, tensor in tensors.items()}
+
+
+SOLVERS = [
+    amaml.Euler(step=0.01),
+    amaml.Heun(step=0.01),
+    amaml.RK4(step=0.01),
+    amaml.Bosh3(rtol=1e-7, atol=1e-7),
+    amaml.Dopri5(rtol=1e-8, atol=1e-8),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("checkpoints", [None, 4])
+def test_discrete_gradients_are_the_cpus(solver: Any, checkpoints: Any) -> None:
+    net = network([16, 16])
+    tasks, theta = cosines(5, 20), start(net)
+    losses = amaml.regression_losses(net)
+    adjoint = amaml.Discrete(checkpoints=checkpoints)
+    here = amaml.meta_gradient(theta, *losses, tasks, length=0.5, solver=solver, adjoint=adjoint)
+    there = amaml.meta_gradient(moved(theta), *losses, moved(tasks), length=0.5, solver=solver, adjoint=adjoint)
+    assert all(tensor.is_cuda for tensor in (*there.grad.values(), *there.per_task.values(), there.loss))
+    # Where steps follow the error, rounding may choose others: then both are as close as the tolerance.
+    bound = 1e-5 if hasattr(solver, "rtol") else 1e-10
+    assert apart(flat(moved(there.per_task, torch.device("cpu")), 1), flat(here.per_task, 1)) < bound
+    assert apart(there.loss.cpu(), here.loss) < bound
+
+
+@pytest.mark.parametrize(
+    "adjoint",
+    [amaml.Interpolated("adaptive"), amaml.Interpolated("heun"), amaml.Interpolated("euler"), amaml.Backsolve()],
+    ids=["adaptive", "heun", "euler", "backsolve"],
+)
+def test_other_adjoints_are_the_cpus(adjoint: Any) -> None:
+    net = network([8])
+    tasks, theta = cosines(3, 10), start(net)
+    losses = amaml.regression_losses(net)
+    solver = amaml.Dopri5(rtol=1e-8, atol=1e-8)
+    here = amaml.meta_gradient(theta, *losses, tasks, length=0.2, solver=solver, adjoint=adjoint)
+    there = amaml.meta_gradient(moved(theta), *losses, moved(tasks), length=0.2, solver=solver, adjoint=adjoint)
+    assert apart(flat(moved(there.per_task, torch.device("cpu")), 1), flat(here.per_task, 1)) < 1e-5
+
+
+def test_any_loss_with_sensitivities_and_a_certificate() -> None:
+    tasks = quadratic(4, 6, condition=10.0)
+    theta = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    options: dict[str, Any] = {"length": 0.5, "solver": amaml.RK4(step=0.01), "proximal": 0.3, "certify": True}
+    here = amaml.meta_gradient(theta, quadratic_support, quadratic_query, tasks, **options)
+    there = amaml.meta_gradient(theta.to(CUDA), quadratic_support, quadratic_query, moved(tasks), **options)
+    for name in ("grad", "per_task", "length", "rates", "proximal"):
+        a, b = getattr(there, name), getattr(here, name)
+        assert a.is_cuda, name
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-10, atol=1e-12)
+    assert there.certificate is not None
+    assert float(there.certificate.duality.max()) < 1e-12
+
+
+def test_float32_is_certified() -> None:
+    net = network([32, 32], dtype=torch.float32)
+    tasks = cosines(8, 50, dtype=torch.float32)
+    found = amaml.meta_gradient(
+        moved(start(net)), *amaml.regression_losses(net), moved(tasks), length=1.0, certify=True
+    )
+    assert found.certificate is not None
+    assert float(found.certificate.error.max()) < 1e-2
+
+
+def test_a_convolutional_network() -> None:
+    torch.manual_seed(0)
+    net = Conv4((1, 8, 8), 16, 3).double()
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.eye(3, dtype=torch.float64).repeat(2, 1)
+    tasks = {
+        f"{rows}_{what}": torch.randn(2, 6, 64, generator=generator, dtype=torch.float64)
+        if what == "x"
+        else classes.expand(2, 6, 3).clone()
+        for rows in ("support", "query")
+        for what in ("x", "y")
+    }
+    options: dict[str, Any] = {"length": 0.05, "solver": amaml.Euler(step=0.01)}
+    here = amaml.meta_gradient(start(net), *classification_losses(net), tasks, **options)
+    there = amaml.meta_gradient(moved(start(net)), *classification_losses(net), moved(tasks), **options)
+    assert apart(flat(moved(there.grad, torch.device("cpu"))), flat(here.grad)) < 1e-9
+
+
+def test_memory_grows_with_the_root_of_the_steps_or_not_at_all() -> None:
+    """Bytes beyond what lay there before, by CUDA's own allocator: √N checkpoints beside a set number of them."""
+    net = network([32, 32], dtype=torch.float32)
+    tasks, theta = moved(cosines(16, 100, dtype=torch.float32)), moved(start(net))
+
+    def peak(steps: int, checkpoints: int | None) -> int:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        amaml.meta_gradient(
+            theta, *amaml.regression_losses(net), tasks, length=steps * 1e-3,
+            solver=amaml.Euler(step=1e-3), adjoint=amaml.Discrete(checkpoints=checkpoints),
+        )  # fmt: skip
+        return torch.cuda.max_memory_allocated() - before
+
+    peak(20, None)  # cuBLAS takes its workspace once
+    assert peak(1600, None) < 1.2 * 4 * peak(100, None)
+    assert peak(1600, 8) < 1.1 * peak(100, 8)
+
+
+def on_cuda(**changes: Any) -> JobSpec:
+    return small(runtime={"device": "cuda", **changes.pop("runtime", {})}, **changes)
+
+
+@pytest.mark.parametrize("kind", ["amaml", "comln", "maml", "maml1", "fomaml", "reptile", "imaml"])
+def test_every_method_trains_to_the_same_bits_twice(kind: str) -> None:
+    spec = on_cuda(method={"kind": kind})
+    first, second = train(spec), train(spec)
+    assert first.metrics["meta_loss"] == second.metrics["meta_loss"]
+    for name, tensor in first.initialization.items():
+        assert torch.equal(tensor, second.initialization[name])
+
+
+def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
+    spec = on_cuda(solver={"kind": "dopri5", "step": None})
+    whole = Training(spec)
+    reports = list(whole)
+    whole.save_initialization(tmp_path / "whole")
+    broken = Training(spec)
+    seen = []
+    for report in broken:
+        seen.append(report)
+        if report.iteration == 7:
+            broken.save_checkpoint(tmp_path / "checkpoint")
+            break
+    again = Training(spec, checkpoint=tmp_path / "checkpoint")
+    seen += list(again)
+    again.save_initialization(tmp_path / "again")
+    assert bits(seen) == bits(reports)
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
+    assert not any(parameter.is_cuda for parameter in load(tmp_path / "whole").parameters()), "it loads where no GPU is"
+
+
+def test_the_cpu_agrees_after_a_training(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"meta": {"iterations": 10}, "runtime": {"dtype": "float64"}}
+    there = train(on_cuda(**changes))
+    here = train(small(**changes))
+    for name, tensor in there.initialization.items():
+        torch.testing.assert_close(tensor.cpu(), here.initialization[name], rtol=1e-7, atol=1e-9)

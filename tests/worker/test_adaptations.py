@@ -1,0 +1,430 @@
+"""Adaptations by real workers: the same numbers as in this process, and what happens when something dies amid one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2 as httpx
+import pytest
+import torch
+from sqlalchemy import func
+
+from amaml.adaptation import adapt, loss_curve, predict
+from amaml.initialization import load, metadata_of, write
+from amaml.registry import build_family, build_model
+from amaml.spec import (
+    Conv4Spec,
+    FamilySpec,
+    ImagesSpec,
+    JobSpec,
+    MLPSpec,
+    ModelSpec,
+    PoissonSpec,
+    RatingsSpec,
+    RuntimeSpec,
+    SinusoidSpec,
+    SolverSpec,
+    TrajectorySpec,
+)
+from service.store import adaptations, blobs, keys
+from service.store.adaptations import ENDED
+from service.store.database import transaction
+from service.store.states import become
+from service.store.tables import Adaptation, Attempt, Job
+from tests.service.conftest import serving
+from tests.worker.conftest import WorkerProcess, Workers, is_gone, submit, wait_until
+from worker.process import AdapterProcess, Gone
+from worker.protocol import Adapt, Adapted, NotAdapted, Ready
+
+PATIENT = {"Prefer": "wait=60"}
+HERE: dict[str, str] = {"AMAML_ADAPTERS": "1"}
+SLOW = {**HERE, "AMAML_FAILPOINT": "adapter.begins=sleep:3"}
+"""An adapter's first adaptation takes its time."""
+
+
+def regression(path: Path, **changes: Any) -> Path:
+    """An initialization for y = f(x), x a number."""
+    spec = JobSpec(**{"family": SinusoidSpec(test_tasks=1), "model": MLPSpec(hidden=[16]), **changes})
+    return _written(path, spec, {})
+
+
+def classifier(path: Path) -> Path:
+    spec = JobSpec(family=SinusoidSpec(test_tasks=1), model=MLPSpec(hidden=[8]))
+    told = {"objective": "classification", "out_features": "3", "outputs": '["cat", "dog", "cow"]'}
+    return _written(path, spec, {**told, "scaling": _scaling(1, 3)})
+
+
+def ratings(path: Path) -> Path:
+    spec = JobSpec(family=RatingsSpec(dataset=uuid4(), items=3), model=MLPSpec(hidden=[8]))
+    told = {"in_features": "3", "inputs": '["50", "7", "181"]', "outputs": '["rating"]', "scaling": _scaling(3, 1)}
+    return _written(path, spec, told)
+
+
+def _scaling(inputs: int, outputs: int) -> str:
+    ends = {"x": inputs, "y": outputs}
+    return json.dumps(
+        {f"{end}_{what}": [value] * ends[end] for end in ends for what, value in (("mean", 0), ("std", 1))}
+    )
+
+
+def _written(path: Path, spec: JobSpec, told: dict[str, str]) -> Path:
+    dtype = getattr(torch, spec.runtime.dtype)
+    like = SinusoidSpec(test_tasks=1)
+    family = build_family(like, seed=0, dtype=dtype, device=torch.device("cpu"), datasets={})
+    metadata = {**metadata_of(spec, family, 3), **told}
+    sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
+    model = build_model(spec.model, seed=0, **sizes).to(dtype)
+    write(path, dict(model.named_parameters()), metadata)
+    return path
+
+
+def points(n: int, seed: int = 1) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 4 - 2
+    return {"x": x.tolist(), "y": x.sin().tolist()}
+
+
+# The adapter by itself
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[AdapterProcess]:
+    adapter = AdapterProcess(1 << 30)
+    assert isinstance(adapter.receive(90), Ready)
+    yield adapter
+    adapter.kill()
+
+
+def told(
+    adapter: AdapterProcess, initialization: Path, folder: Path, request: dict[str, Any]
+) -> Adapted | NotAdapted | Gone:
+    folder.mkdir(exist_ok=True)
+    (folder / "request").write_text(json.dumps(request))
+    adapter.send(
+        Adapt(
+            adaptation_id="1", request=str(folder / "request"), initialization=str(initialization), folder=str(folder),
+            threads=1,
+        )
+    )  # fmt: skip
+    said = adapter.receive(60)
+    assert isinstance(said, Adapted | NotAdapted | Gone)
+    return said
+
+
+def done(adapter: AdapterProcess, initialization: Path, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    said = told(adapter, initialization, folder, {"return": ["predictions", "curve", "weights"], **request})
+    assert isinstance(said, Adapted), said
+    result: dict[str, Any] = json.loads(Path(said.result).read_text())
+    return result
+
+
+def refused(adapter: AdapterProcess, initialization: Path, folder: Path, request: dict[str, Any]) -> NotAdapted:
+    said = told(adapter, initialization, folder, request)
+    assert isinstance(said, NotAdapted)
+    assert said.detail[0].isupper()
+    assert said.detail.endswith(".")
+    return said
+
+
+SOLVERS = [
+    {"kind": "dopri5"}, {"kind": "euler", "step": 0.1}, {"kind": "rk4", "step": 0.3}, {"kind": "adaptive_heun", "rtol": 1e-3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver["kind"])
+@pytest.mark.parametrize("how", [{}, {"length": 0.7}, {"by": "finetune", "epochs": 25, "lr": 0.01}], ids=str)
+def test_the_adapter_gives_the_librarys_bits(
+    adapter: AdapterProcess, tmp_path: Path, solver: dict[str, Any], how: dict[str, Any]
+) -> None:
+    path = regression(tmp_path / "init", solver=SolverSpec(**solver), trajectory=TrajectorySpec(length=1.0))
+    support, query = points(10), points(4, seed=2)
+    result = done(adapter, path, tmp_path / "out", {"support": support, "query": query, **how})
+    model = load(path)
+    adapted = adapt(model, support["x"], support["y"], units="raw", **how)
+    assert result["predictions"] == predict(adapted, query["x"]).tolist()
+    assert result["outputs"] == model.outputs
+    curve = result["curve"]
+    own = loss_curve(model, support["x"], support["y"], query=(query["x"], query["y"]), units="raw", **how)
+    assert (curve["at"], curve["support"], curve["query"]) == (own.at, own.support, own.query)
+    assert curve["at"][0] == 0
+    assert curve["support"][-1] < curve["support"][0]
+    kept = load(tmp_path / "out" / "weights.safetensors")
+    assert all(torch.equal(kept.state_dict()[name], tensor) for name, tensor in adapted.state_dict().items())
+    assert predict(kept, query["x"]).tolist() == result["predictions"]
+
+
+def test_classes_and_items(adapter: AdapterProcess, tmp_path: Path) -> None:
+    rows = {"support": {"x": [[0.0], [1.0], [2.0]], "y": [0, 1, 2]}, "query": {"x": [0.0, 2.0]}, "length": 20.0}
+    result = done(adapter, classifier(tmp_path / "classifier"), tmp_path / "out", rows)
+    assert result["outputs"] == ["cat", "dog", "cow"]
+    assert [max(range(3), key=row.__getitem__) for row in result["predictions"]] == [0, 2]
+    assert [sum(row) for row in result["predictions"]] == pytest.approx([1, 1])
+    path = ratings(tmp_path / "ratings")
+    named = {"support": {"x": ["7", "50"], "y": [1.0, -1.0]}, "query": {"x": ["50", "7", "181"]}, "length": 5.0}
+    one_hot = {name: [float(name == item) for item in ("50", "7", "181")] for name in ("50", "7", "181")}
+    numbers: dict[str, Any] = {
+        "support": {"x": [one_hot["7"], one_hot["50"]], "y": [1.0, -1.0]}, "query": {"x": list(one_hot.values())},
+    }  # fmt: skip
+    by_name = done(adapter, path, tmp_path / "out", named)
+    assert by_name == done(adapter, path, tmp_path / "out", {**numbers, "length": 5.0})
+    assert by_name["predictions"][0][0] < by_name["predictions"][1][0]
+
+
+@pytest.mark.parametrize(
+    ("family", "model"),
+    [
+        (ImagesSpec(dataset="digits", ways=3, shots=5), MLPSpec(hidden=[16])),
+        (ImagesSpec(dataset="digits", ways=3, shots=2), Conv4Spec(filters=4)),
+        (PoissonSpec(shots=8), MLPSpec(hidden=[8])),
+    ],
+    ids=["mlp sees images", "conv4 sees images", "poisson"],
+)
+def test_families_with_losses_and_pictures_of_their_own(
+    adapter: AdapterProcess, tmp_path: Path, family: FamilySpec, model: ModelSpec
+) -> None:
+    solver = SolverSpec(kind="euler", step=0.005)
+    spec = JobSpec(family=family, model=model, trajectory=TrajectorySpec(length=0.02), solver=solver)
+    built = build_family(family, seed=0, dtype=torch.float32, device=torch.device("cpu"), datasets={})
+    sizes = {"in_features": built.in_features, "out_features": built.out_features, "picture": built.picture}
+    path = tmp_path / "init"
+    write(path, dict(build_model(model, seed=0, **sizes).named_parameters()), metadata_of(spec, built, 3))
+    task = {name: tensor[0] for name, tensor in built.evaluation_batch("test", 1).items()}
+    scaling = built.scaling
+    support, query = (
+        {
+            "x": (task[f"{rows}_x"] * torch.tensor(scaling.x_std) + torch.tensor(scaling.x_mean)).tolist(),
+            "y": scaling.raw_y(task[f"{rows}_y"]).tolist(),
+        }
+        for rows in ("support", "query")
+    )
+    result = done(adapter, path, tmp_path / "out", {"support": support, "query": query})
+    adapted = adapt(load(path), support["x"], support["y"], units="raw")
+    # Convolutions add up in an order that the number of threads decides.
+    torch.testing.assert_close(torch.tensor(result["predictions"]), predict(adapted, query["x"]), rtol=1e-5, atol=1e-6)
+    assert result["curve"]["support"][-1] < result["curve"]["support"][0]
+    assert len(result["curve"]["query"]) == len(result["curve"]["at"]) == 5
+
+
+def test_what_can_not_be_adapted_is_told_with_its_remedy(adapter: AdapterProcess, tmp_path: Path) -> None:
+    coarse = regression(
+        tmp_path / "coarse", solver=SolverSpec(kind="euler", step=5.0), trajectory=TrajectorySpec(length=50.0)
+    )
+    ask = {"support": points(5), "query": points(5)}
+    stiff = refused(adapter, coarse, tmp_path / "out", ask)
+    assert stiff.reason == "solver_failed"
+    assert "use a step below" in stiff.detail
+    path = regression(tmp_path / "init")
+    wild = refused(
+        adapter, path, tmp_path / "out", {**ask, "by": "finetune", "lr": 1e2, "support": {"x": [1e15], "y": [1e29]}}
+    )
+    assert wild.reason in ("diverged", "bad_rows")
+    assert refused(adapter, path, tmp_path / "out", {**ask, "support": {"x": [[1, 2]], "y": [1]}}).reason == "bad_rows"
+    (tmp_path / "damaged").write_bytes(b"\xff" * 100)
+    assert refused(adapter, tmp_path / "damaged", tmp_path / "out", ask).reason == "bad_initialization"
+    assert isinstance(told(adapter, path, tmp_path / "out", ask), Adapted)
+
+
+def test_an_adapter_has_bounded_memory(tmp_path: Path) -> None:
+    path = regression(tmp_path / "init", model=MLPSpec(hidden=[1024] * 8))
+    adapter = AdapterProcess(64 << 20)
+    assert isinstance(adapter.receive(90), Ready)
+    said = told(adapter, path, tmp_path / "out", {"support": points(1000), "query": points(5)})
+    assert isinstance(said, Gone) or (isinstance(said, NotAdapted) and said.reason == "out_of_memory"), said
+    adapter.kill()
+
+
+# Through workers
+
+
+@pytest.fixture(scope="module")
+def http(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The API on the workers' store, with a key for their workspace."""
+    with transaction() as session:
+        _, key = keys.add(session, keys.ensure_workspace(session, "default"), "test")
+    with serving(shared_store, tmp_path_factory.mktemp("api") / "log") as api:
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=api.url, headers=headers, timeout=70, verify=False) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def learned(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[UUID, Path]:
+    """A job that has succeeded, and its initialization."""
+    path = regression(tmp_path_factory.mktemp("learned") / "init", runtime=RuntimeSpec(dtype="float64"))
+    spec = JobSpec.model_validate_json(load(path).spec.canonical())
+    job_id = submit(spec, wake=False)
+    written = blobs.write([path.read_bytes()])
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.attempt, job.lease_expires_at = 1, func.now() + func.make_interval(0, 0, 0, 1)
+        session.add(Attempt(job_id=job_id, number=1, worker_id=uuid4(), host="here"))
+        become(session, job, "running")
+        job.initialization_blob_id = written.blob_id
+        blobs.give(session, written.blob_id, job.workspace_id)
+        become(session, job, "succeeded")
+    return job_id, path
+
+
+@pytest.fixture
+def slow(workers: Workers) -> Iterator[WorkerProcess]:
+    """As `worker`, but for the first adaptation, which accidents happen to."""
+    worker = workers.start(**SLOW)
+    adapter_of(worker)
+    yield worker
+    if worker.is_alive:
+        worker.stop()
+
+
+@pytest.fixture
+def worker(workers: Workers) -> Iterator[WorkerProcess]:
+    """One worker with a warm adapter."""
+    worker = workers.start(**HERE)
+    adapter_of(worker)
+    yield worker
+    if worker.is_alive:
+        worker.stop()
+
+
+def adapter_of(worker: WorkerProcess) -> int:
+    """The process id of its latest adapter, once that is ready."""
+    return int(wait_until(lambda: re.findall(r"adapter (\d+) is ready", worker.log.read_text()), 90)[-1])
+
+
+def begun(worker: WorkerProcess, adaptation_id: str) -> bool:
+    return f"adaptation {adaptation_id}: attempt" in worker.log.read_text()
+
+
+def ask(
+    http: httpx.Client, learned: tuple[UUID, Path], headers: dict[str, str] = PATIENT, **changes: Any
+) -> dict[str, Any]:
+    rows = {"support": points(10), "query": {"x": points(10, seed=2)["x"]}, **changes}
+    answer = http.post(f"/v1/jobs/{learned[0]}/adaptations", json=rows, headers=headers)
+    assert answer.status_code in (201, 202), answer.text
+    document: dict[str, Any] = answer.json()
+    assert (answer.status_code == 201) == (document["state"] in ENDED)
+    return document
+
+
+def ended(http: httpx.Client, document: dict[str, Any], seconds: float = 60) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = http.get(document["links"]["self"]).json()
+        return found if found["state"] in ENDED else None
+
+    return wait_until(look, seconds)
+
+
+def expected(learned: tuple[UUID, Path], **how: Any) -> torch.Tensor:
+    support = points(10)
+    return predict(adapt(load(learned[1]), support["x"], support["y"], units="raw", **how), points(10, seed=2)["x"])
+
+
+def check(document: dict[str, Any], wanted: torch.Tensor) -> None:
+    assert document["state"] == "succeeded", document
+    found = torch.tensor(document["result"]["predictions"], dtype=torch.float64)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_an_adaptation_over_http(
+    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, tmp_path: Path
+) -> None:
+    document = ask(http, learned, **{"return": ["predictions", "curve", "weights"]})
+    check(document, expected(learned))
+    assert document["result"]["curve"]["query"] is None
+    file = http.get(document["links"]["weights"])
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(file.content)
+    assert file.headers["etag"] == f'"{document["weights"]["sha256"]}"'
+    assert predict(load(path), points(10, seed=2)["x"]).tolist() == document["result"]["predictions"]
+    check(ask(http, learned, by="finetune", epochs=30), expected(learned, by="finetune", epochs=30))
+    check(ask(http, learned, length=0.5), expected(learned, length=0.5))
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        ask(http, learned, {})
+        seconds.append(time.perf_counter() - began)
+    assert sorted(seconds)[10] < 1.0, seconds
+    print(f"warm: median {sorted(seconds)[10] * 1e3:.0f} ms, slowest {max(seconds) * 1e3:.0f} ms")
+
+
+def test_an_adapter_that_is_killed_is_replaced_and_the_adaptation_done(
+    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
+) -> None:
+    first = adapter_of(slow)
+    document = ask(http, learned, {"Prefer": "wait=0"})
+    assert document["state"] == "queued"
+    wait_until(lambda: begun(slow, document["id"]))
+    os.kill(first, signal.SIGKILL)
+    check(ended(http, document), expected(learned))
+    assert adapter_of(slow) != first
+    with transaction() as session:
+        assert session.get_one(Adaptation, UUID(document["id"])).attempt == 2
+
+
+def test_a_short_wait_answers_202_and_a_deleted_one_is_dropped(
+    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
+) -> None:
+    document = ask(http, learned, {"Prefer": "wait=1"})
+    wait_until(lambda: begun(slow, document["id"]))
+    assert http.get(document["links"]["self"]).json()["state"] == "running"
+    assert http.delete(document["links"]["self"]).status_code == 204
+    check(ask(http, learned), expected(learned))
+    assert http.get(document["links"]["self"]).status_code == 404
+
+
+def test_a_worker_that_is_killed_loses_its_adaptation_to_another(
+    http: httpx.Client, learned: tuple[UUID, Path], workers: Workers, slow: WorkerProcess
+) -> None:
+    document = ask(http, learned, {"Prefer": "wait=0"})
+    wait_until(lambda: begun(slow, document["id"]))
+    adapter = adapter_of(slow)
+    slow.signal(signal.SIGKILL)
+    slow.wait()
+    wait_until(lambda: is_gone(adapter))
+    second = workers.start(**SLOW)
+    check(ended(http, document, 90), expected(learned))
+    second.stop()
+
+
+def test_two_workers_share_them(
+    http: httpx.Client, learned: tuple[UUID, Path], workers: Workers, slow: WorkerProcess
+) -> None:
+    other = workers.start(**SLOW)
+    adapter_of(other)
+    asked = [ask(http, learned, {"Prefer": "wait=0"}) for _ in range(8)]
+    wanted = expected(learned)
+    for document in asked:
+        check(ended(http, document), wanted)
+    ids = [document["id"] for document in asked]
+    did = [sum(begun(one, adaptation_id) for adaptation_id in ids) for one in (slow, other)]
+    assert min(did) > 0
+    assert sum(did) == len(ids), "each once"
+    other.stop()
+
+
+def test_one_that_takes_too_long_is_ended(http: httpx.Client, learned: tuple[UUID, Path], workers: Workers) -> None:
+    worker = workers.start(**SLOW, AMAML_ADAPTATION_SECONDS="0.3")
+    adapter_of(worker)
+    document = ask(http, learned)
+    assert (document["state"], document["status_reason"]) == ("failed", "timed_out")
+    assert "0.3 s" in document["status_detail"]
+    worker.stop()
+
+
+def test_a_worker_that_ends_in_good_order_gives_back_what_it_has(
+    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
+) -> None:
+    document = ask(http, learned, {"Prefer": "wait=0"})
+    wait_until(lambda: begun(slow, document["id"]))
+    slow.stop()
+    with transaction() as session:
+        left = session.get_one(Adaptation, UUID(document["id"]))
+        assert (left.state, left.attempt) == ("queued", 0)
+        assert adaptations.remove(session, left.workspace_id, left.id)

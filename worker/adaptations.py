@@ -1,0 +1,227 @@
+"""Does adaptations, one at a time, in an adapter that is kept warm: a process that has imported torch (worker.adapter).
+
+A notification wakes it. An adaptation is taken with a lease that is renewed while it goes on, so a worker that dies loses
+it to another; an adapter that dies amid one is replaced, and the adaptation tried again a few times.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from service.store import adaptations, blobs
+from service.store.adaptations import MAX_ATTEMPTS, Taken
+from service.store.blobs import BlobNotFound, Written
+from service.store.database import engine, is_away, transaction
+from worker.crashes import classify, oom_kills
+from worker.process import AdapterProcess, Gone
+from worker.protocol import Adapt, Adapted, NotAdapted, Ready
+from worker.renewal import Abandoned, Renewal
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS: Final = 2.0
+SECONDS_TO_GET_READY: Final = 120.0
+BEAT_SECONDS: Final = 0.25
+LONGEST_BACK_OFF: Final = 5.0
+FILES_KEPT: Final = 8
+MOST_REQUESTS: Final = 10_000
+"""Of one adapter: bounds what memory they may have left behind."""
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The adapter ended amid the adaptation; a sentence without its full stop."""
+
+    how: str
+
+
+End = Adapted | NotAdapted | Crashed
+
+
+class Adaptations(Thread):
+    """Runs until `stopping` is set. `folder`: where files lie meanwhile. `may_start`: whether the adapter may take the
+    cores for a while, to import torch."""
+
+    def __init__(
+        self, name: str, settings: Settings, folder: Path, stopping: Event, may_start: Callable[[], bool]
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._settings, self._parent, self._stopping, self._may_start = settings, folder, stopping, may_start
+        self._lease = timedelta(seconds=settings.lease_seconds)
+        self._adapter: AdapterProcess | None = None
+        self._files: OrderedDict[str, Path] = OrderedDict()
+
+    def run(self) -> None:
+        back_off = 0.25
+        while not self._stopping.is_set() and not self._may_start():
+            self._stopping.wait(BEAT_SECONDS)
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._listen_and_work()
+            except psycopg.OperationalError as error:
+                log.warning("%s: the database can't be reached, trying on: %s", self.name, error)
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
+                log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
+            back_off = 0.25 if time.monotonic() - began > LONGEST_BACK_OFF else min(2 * back_off, LONGEST_BACK_OFF)
+            self._stopping.wait(back_off)
+        if self._adapter is not None:
+            self._adapter.kill()
+
+    def _listen_and_work(self) -> None:
+        """Returns when it is to stop, or no adapter gets ready; raises when the database goes away."""
+        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(
+            url, autocommit=True, connect_timeout=5, application_name="amaml adaptations"
+        ) as connection:
+            connection.execute(f"LISTEN {adaptations.CHANNEL}")
+            while not self._stopping.is_set() and self._get_ready():
+                if not self._do_next():
+                    for _ in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
+                        pass
+
+    def _get_ready(self) -> bool:
+        """Has an adapter that waits for work. False where none gets ready, or the worker is to end."""
+        if self._adapter is not None and self._adapter.is_alive and self._adapter.requests < MOST_REQUESTS:
+            return True
+        if self._adapter is not None:
+            self._adapter.kill()
+        # Started in this thread, which ends after it: Linux kills the child when the thread that started it ends.
+        self._adapter = AdapterProcess(self._settings.adaptation_memory_bytes)
+        give_up = time.monotonic() + SECONDS_TO_GET_READY
+        while not self._stopping.is_set() and time.monotonic() < give_up:
+            said = self._adapter.receive(BEAT_SECONDS)
+            if isinstance(said, Ready):
+                log.info("adapter %d is ready", self._adapter.pid)
+                return True
+            if isinstance(said, Gone):
+                break
+        self._adapter.kill()
+        if not self._stopping.is_set():
+            log.error("an adapter didn't get ready; the reason stands above")
+        return False
+
+    def _do_next(self) -> bool:
+        """Does the one that has waited longest; False if none waits."""
+        with transaction() as session:
+            taken = adaptations.take_next(session, self._lease)
+        if taken is None:
+            return False
+        folder = self._parent / f"adaptation {taken.id} {taken.attempt}"
+        folder.mkdir()
+        try:
+            self._finish(taken, self._do(taken, folder))
+        except Abandoned:
+            log.info("adaptation %s: left to another", taken.id)
+            with transaction() as session:
+                adaptations.give_back(session, taken, counted=False)
+        finally:
+            shutil.rmtree(folder)
+        return True
+
+    def _do(self, taken: Taken, folder: Path) -> End:
+        """Has the adapter do it. Raises Abandoned."""
+        assert self._adapter is not None, "it was ready"
+        renewal = Renewal(lambda session: adaptations.renew(session, taken, self._lease), self._lease.total_seconds())
+        request = folder / "request.json"
+        request.write_text(json.dumps(taken.request))
+        initialization = self._initialization(taken, renewal)
+        oom_kills_before = oom_kills()
+        log.info("adaptation %s: attempt %d begins in adapter %d", taken.id, taken.attempt, self._adapter.pid)
+        self._adapter.send(
+            Adapt(
+                adaptation_id=str(taken.id),
+                request=str(request),
+                initialization=str(initialization),
+                folder=str(folder),
+                threads=self._settings.threads_per_slot,
+            )
+        )
+        try:
+            return self._answer(renewal, oom_kills_before)
+        except BaseException:
+            self._adapter.kill()  # what it says of this adaptation later must not be taken for another's answer
+            raise
+
+    def _answer(self, renewal: Renewal, oom_kills_before: int) -> End:
+        assert self._adapter is not None, "it was given an adaptation"
+        limit = self._settings.adaptation_seconds
+        give_up = time.monotonic() + limit
+        while not self._stopping.is_set():
+            said = self._adapter.receive(min(BEAT_SECONDS, max(0.0, give_up - time.monotonic())))
+            if isinstance(said, Adapted | NotAdapted):
+                return said
+            if isinstance(said, Gone):
+                return Crashed(classify(self._adapter.wait(), oom_kills_before, "adapter")[1])
+            if time.monotonic() >= give_up:
+                self._adapter.kill()
+                return NotAdapted(
+                    reason="timed_out",
+                    detail=f"It took longer than {limit:g} s: shorten length, or ask for fewer epochs or rows.",
+                )
+            renewal.if_due()
+        raise Abandoned
+
+    def _initialization(self, taken: Taken, renewal: Renewal) -> Path:
+        """The file, fetched unless it is among the last that were."""
+        path = self._parent / f"initialization {self.name} {taken.sha256}"
+        if taken.sha256 not in self._files:
+            try:
+                with path.open("wb") as file:
+                    for piece in blobs.read(taken.blob_id):
+                        file.write(piece)
+                        renewal.if_due()
+            except BlobNotFound:  # the job was deleted, and the adaptation with it
+                raise Abandoned from None
+            self._files[taken.sha256] = path
+        self._files.move_to_end(taken.sha256)
+        while len(self._files) > FILES_KEPT:
+            self._files.popitem(last=False)[1].unlink()
+        return path
+
+    def _finish(self, taken: Taken, end: End) -> None:
+        match end:
+            case Adapted():
+                self._succeed(taken, end)
+            case NotAdapted():
+                self._fail(taken, end.reason, end.detail)
+            case Crashed() if taken.attempt < MAX_ATTEMPTS:
+                log.warning("adaptation %s: %s; it is tried again", taken.id, end.how)
+                with transaction() as session:
+                    adaptations.give_back(session, taken, counted=True)
+            case Crashed():
+                what_now = "send fewer rows, and look into the workers' logs and memory"
+                self._fail(taken, "crashed", f"{end.how}, and so did those before it: {what_now}.")
+
+    def _succeed(self, taken: Taken, end: Adapted) -> None:
+        result: dict[str, Any] = json.loads(Path(end.result).read_bytes())
+        weights: Written | None = None
+        if end.weights is not None:
+            with Path(end.weights).open("rb") as file:
+                weights = blobs.write(iter(lambda: file.read(blobs.CHUNK_BYTES), b""))
+        with transaction() as session:
+            kept = adaptations.succeed(session, taken, result, weights.blob_id if weights else None)
+            if not kept and weights:
+                blobs.remove(session, [weights.blob_id])
+        log.info("adaptation %s: %s", taken.id, "done" if kept else "nobody wants it any more")
+
+    def _fail(self, taken: Taken, reason: str, detail: str) -> None:
+        with transaction() as session:
+            adaptations.fail(session, taken, reason, detail)
+        log.info("adaptation %s: failed, %s: %s", taken.id, reason, detail)

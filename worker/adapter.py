@@ -1,0 +1,187 @@
+"""The adapter: the process that adapts learned initializations to tasks' rows, one request after another.
+
+    python -m worker.adapter MEMORY_BYTES
+
+It imports the mathematics, says that it is ready, and waits on its stdin for an `Adapt`. It computes on the CPU, keeps the
+networks that it loaded last, and may use so much memory beyond what it had when it was ready. It ends when its stdin does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import sys
+import tempfile
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from amaml.adaptation_request import AdaptationCurve, AdaptationRequest, AdaptationResult
+from worker.child import Wire, die_with_the_worker, is_out_of_memory, sentence, versions
+from worker.failpoint import failpoint
+from worker.protocol import Adapt, Adapted, NotAdapted, Ready, to_adapter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NETWORKS_KEPT: Final = 8
+
+
+class Diverged(Exception):
+    """The parameters or the predictions aren't finite."""
+
+
+def main() -> None:
+    faulthandler.enable()
+    die_with_the_worker()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context on a device would hold memory that jobs want
+    wire = Wire()
+    _warm_up()
+    _bound_memory(int(sys.argv[1]))
+    wire.send(Ready(versions=versions(), devices=["cpu"]))
+    for line in sys.stdin.buffer:
+        order = to_adapter(line)
+        try:
+            wire.send(_adapt(order))
+        except Exception as error:  # noqa: BLE001 - whatever it was becomes the adaptation's reason
+            wire.send(_failure(error))
+
+
+def _warm_up() -> None:
+    """Imports all that an adaptation needs, by doing a tiny one."""
+    import torch  # noqa: PLC0415
+
+    from amaml.initialization import metadata_of, write  # noqa: PLC0415
+    from amaml.registry import build_family, build_model  # noqa: PLC0415
+    from amaml.spec import JobSpec, MLPSpec, SinusoidSpec  # noqa: PLC0415
+
+    spec = JobSpec(family=SinusoidSpec(test_tasks=1), model=MLPSpec(hidden=[2]))
+    family = build_family(spec.family, seed=0, dtype=torch.float32, device=torch.device("cpu"), datasets={})
+    model = build_model(spec.model, seed=0, in_features=1, out_features=1)
+    rows: dict[str, Any] = {"x": [0.0, 1.0], "y": [0.0, 1.0]}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "initialization"
+        write(path, dict(model.named_parameters()), metadata_of(spec, family, 1))
+        for by in ("flow", "finetune"):
+            tiny = {"support": rows, "query": rows, "by": by, "return": ["predictions", "curve", "weights"]}
+            _answer(AdaptationRequest.model_validate(tiny), str(path), Path(folder), "")
+    _network.cache_clear()
+
+
+def _adapt(order: Adapt) -> Adapted:
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(order.threads)
+    request = AdaptationRequest.model_validate_json(Path(order.request).read_bytes())
+    failpoint("adapter.begins")
+    return _answer(request, order.initialization, Path(order.folder), order.adaptation_id)
+
+
+def _answer(request: AdaptationRequest, initialization: str, folder: Path, adaptation_id: str) -> Adapted:
+    """Does what is asked; the answer lies in files in the folder."""
+    from amaml.adaptation import adapt, loss_curve, predict  # noqa: PLC0415
+
+    model = _network(initialization)
+    how: dict[str, Any] = {"by": request.by, "length": request.length, "epochs": request.epochs, "lr": request.lr}
+    x, y = _inputs(model, request.support.x), request.support.y
+    query = None if request.query is None else _inputs(model, request.query.x)
+    adapted = adapt(model, x, y, units="raw", **how)
+    if not all(bool(tensor.isfinite().all()) for tensor in adapted.parameters()):
+        raise Diverged(
+            "the adapted parameters became infinite or NaN: lower lr or length, or check the rows for outliers"
+        )
+    predictions = curve = weights = None
+    if "predictions" in request.wanted and query is not None:
+        found = predict(adapted, query)
+        if not bool(found.isfinite().all()):
+            raise Diverged("the predictions are infinite or NaN: lower lr or length, or check the rows for outliers")
+        predictions = found.tolist()
+    if "curve" in request.wanted:
+        asked = request.query.y if request.query is not None else None
+        losses = loss_curve(
+            model, x, y, query=None if query is None or asked is None else (query, asked), units="raw", **how
+        )
+        curve = AdaptationCurve(
+            over=losses.over, at=losses.at, support=list(losses.support), query=_or_none(losses.query)
+        )
+    if "weights" in request.wanted:
+        weights = folder / "weights.safetensors"
+        told = {"adaptation_id": adaptation_id, **request.model_dump(include={"by", "length", "epochs", "lr"})}
+        _save(adapted, weights, told)
+    result = AdaptationResult(outputs=getattr(model, "outputs"), predictions=predictions, curve=curve)  # noqa: B009 - amaml.load's
+    path = folder / "result.json"
+    path.write_text(result.model_dump_json())
+    return Adapted(result=str(path), weights=None if weights is None else str(weights))
+
+
+@lru_cache(maxsize=NETWORKS_KEPT)
+def _network(initialization: str) -> nn.Module:
+    """The file's name is its content's hash, so what was loaded once holds."""
+    from amaml.initialization import load  # noqa: PLC0415
+
+    return load(initialization)
+
+
+def _inputs(model: nn.Module, rows: list[Any]) -> Tensor | list[Any]:
+    """Rows of numbers; one-hot ones for names of inputs."""
+    if not isinstance(rows[0], str):
+        return rows
+    import torch  # noqa: PLC0415
+
+    number = {name: index for index, name in enumerate(getattr(model, "inputs"))}  # noqa: B009
+    return torch.eye(len(number))[[number[name] for name in rows]]
+
+
+def _save(adapted: nn.Module, path: Path, told: dict[str, Any]) -> None:
+    """A file like an initialization, of the adapted parameters: `amaml.load` reads it."""
+    import json  # noqa: PLC0415
+
+    from amaml.initialization import write  # noqa: PLC0415
+
+    learned, metadata = getattr(adapted, "learned"), getattr(adapted, "metadata")  # noqa: B009
+    tensors = {**dict(adapted.named_parameters()), **learned.logarithms}
+    write(path, tensors, {**metadata, "adapted": json.dumps(told, sort_keys=True)})
+
+
+def _failure(error: Exception) -> NotAdapted:
+    """Why it can't be done, with the sentence that is shown."""
+    from amaml.flow.result import SolveError  # noqa: PLC0415
+    from amaml.initialization import InitializationError  # noqa: PLC0415
+
+    if isinstance(error, SolveError):
+        return NotAdapted(
+            reason="solver_failed", detail=f"The flow couldn't be solved ({error.code.name.lower()}): {error}."
+        )
+    if isinstance(error, Diverged):
+        return NotAdapted(reason="diverged", detail=sentence(str(error)))
+    if is_out_of_memory(error):
+        traceback.print_exception(error)
+        detail = "It needed more memory than an adaptation may have: send fewer rows, or raise AMAML_ADAPTATION_MEMORY_BYTES."
+        return NotAdapted(reason="out_of_memory", detail=detail)
+    if isinstance(error, InitializationError):
+        traceback.print_exception(error)
+        why = "another version made it, or a family or model that this worker lacks"
+        return NotAdapted(reason="bad_initialization", detail=f"The initialization can't be loaded: {why}. Train anew.")
+    if isinstance(error, ValueError):
+        return NotAdapted(reason="bad_rows", detail=sentence(str(error)))
+    traceback.print_exception(error)
+    return NotAdapted(reason="error", detail=sentence(f"The adaptation raised {type(error).__name__}: {error}"))
+
+
+def _bound_memory(more: int) -> None:
+    """Private memory beyond what the process has by now; Linux alone counts it so."""
+    if sys.platform != "linux":
+        return
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    bound = int(fields["VmData"].split()[0]) * 1024 + more
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def _or_none(values: list[float] | None) -> list[float | None] | None:
+    return None if values is None else list(values)
+
+
+if __name__ == "__main__":
+    main()

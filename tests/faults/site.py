@@ -149,7 +149,7 @@ class Site:
         mine = {**children, **{f"trainer {pid}": pid for pid in trainers}}
         database = self.environment["AMAML_DATABASE_URL"]
         died = self._end(self._launcher.pid, signal.SIGKILL)
-        self._launcher.status()
+        self._launcher.stop()  # to the end of its last thread: its first can be gone before the others
         seen(lambda: all(map(has_ended, mine.values())), 15)
         self._outlived += [f"{name} outlived the launcher" for name, pid in mine.items() if not has_ended(pid)]
         for worker in self.more_workers:  # their stores are gone, and come back elsewhere

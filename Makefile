@@ -33,7 +33,7 @@ check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
-bench: $(BENCH)/.installed ## all benchmarks beside their peers, about an hour; benchmarks/results/*.json, docs/figures
+bench: $(BENCH)/.installed ## the numerics' benchmarks beside their peers, about an hour; benchmarks/results/*.json, docs/figures
 	@$(BENCH)/bin/python -m amaml.kernel.build
 	@exec $(BENCH)/bin/python -m benchmarks
 

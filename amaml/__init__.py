@@ -28,13 +28,14 @@ _HOME = {
     "train": "amaml.training",
     "load": "amaml.initialization",
     "adapt": "amaml.adaptation",
+    "predict": "amaml.adaptation",
     "JobSpec": "amaml.spec",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the names below are resolved by __getattr__
 
 if TYPE_CHECKING:
-    from amaml.adaptation import adapt
+    from amaml.adaptation import adapt, predict
     from amaml.adjoint.backsolve import Backsolve
     from amaml.adjoint.discrete import Discrete
     from amaml.adjoint.interpolated import Interpolated

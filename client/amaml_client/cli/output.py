@@ -45,7 +45,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 def complain(error: Exception) -> int:
     """Says on standard error what went wrong, and gives the exit code for it: 2, usage, unless the list has it."""
     if "--json" in sys.argv:
-        document = error.document if isinstance(error, errors.Problem) else {"detail": str(error)}
+        sentence = getattr(error, "format_message", error.__str__)()  # of a usage error: with the option's name
+        document = error.document if isinstance(error, errors.Problem) else {"detail": sentence}
         print(json.dumps({"error": type(error).__name__, **document}, ensure_ascii=False), file=sys.stderr)  # noqa: T201
     else:
         stderr.print(Text(f"amaml: {error}"))

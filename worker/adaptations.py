@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from service.store import adaptations, blobs
 from service.store.adaptations import MAX_ATTEMPTS, Taken
 from service.store.blobs import BlobNotFound, Written
-from service.store.database import engine, is_away, transaction
+from service.store.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.crashes import classify, oom_kills
 from worker.process import AdapterProcess, Gone
 from worker.protocol import Adapt, Adapted, NotAdapted, Ready
@@ -87,9 +87,7 @@ class Adaptations(Thread):
     def _listen_and_work(self) -> None:
         """Returns when it is to stop, or no adapter gets ready; raises when the database goes away."""
         url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(
-            url, autocommit=True, connect_timeout=5, application_name="amaml adaptations"
-        ) as connection:
+        with psycopg.connect(url, autocommit=True, application_name="amaml adaptations", **NOTICES_LOSS) as connection:
             connection.execute(f"LISTEN {adaptations.CHANNEL}")
             while not self._stopping.is_set() and self._get_ready():
                 if not self._do_next():

@@ -122,6 +122,15 @@ def _set_up_logging(**_: Any) -> None:
 
 
 def _start(**_: Any) -> None:
+    """Celery would log an error and serve on, as a worker that does nothing."""
+    try:
+        _start_everything()
+    except Exception as error:
+        log.critical("this worker can't start: %s", error, exc_info=True)
+        raise SystemExit(1) from None  # which Celery lets through
+
+
+def _start_everything() -> None:
     """Before the broker is reached: repairs, spares and, if need be, jobs don't wait for it."""
     threading.excepthook = _end_on_a_fault
     folder.open()

@@ -26,7 +26,10 @@ class WorkerFolder:
         one_at_a_time = _open(self._parent)
         fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
         for other in self._parent.iterdir():
-            lock = _open(other)
+            try:
+                lock = _open(other)
+            except (FileNotFoundError, NotADirectoryError):  # its worker has just ended, or it is no worker's
+                continue
             if _is_free(lock):
                 shutil.rmtree(other)
             os.close(lock)
@@ -41,10 +44,8 @@ class WorkerFolder:
             os.close(self._lock)
 
     def attempt(self, name: str) -> Path:
-        """A fresh folder for an attempt's files."""
-        path = self.path / name
-        path.mkdir()
-        return path
+        """Where an attempt's files go; the attempt makes it, and removes it."""
+        return self.path / name
 
 
 def _open(folder: Path) -> int:

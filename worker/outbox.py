@@ -18,7 +18,7 @@ from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
 from service.store import outbox
-from service.store.database import engine, is_away, transaction
+from service.store.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.failpoint import failpoint
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class OutboxPublisher(Thread):
     def _listen_and_publish(self) -> None:
         """Returns when it is to stop; raises when database or broker go away."""
         url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="amaml outbox") as connection:
+        with psycopg.connect(url, autocommit=True, application_name="amaml outbox", **NOTICES_LOSS) as connection:
             connection.execute(f"LISTEN {outbox.CHANNEL}")
             while not self._stopping.is_set():
                 while publish(self._app):

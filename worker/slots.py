@@ -111,7 +111,11 @@ class Slots:
 
     def _run(self, claim: Claim, trainer: TrainerProcess, claimed_at: float) -> None:
         folder = self._folder.attempt(f"{claim.job_id}-{claim.attempt}")
-        Supervisor(claim, trainer, folder, self._settings, self._stopping, claimed_at).run()
+        try:
+            Supervisor(claim, trainer, folder, self._settings, self._stopping, claimed_at).run()
+        except BaseException:
+            trainer.kill()  # nobody else knows of it
+            raise
         self._spares.give_back(trainer)
         if claim.study_id is not None:
             self._advance(claim.study_id)

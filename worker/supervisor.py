@@ -86,7 +86,7 @@ class Supervisor:
         finally:
             if self._stage == "working":
                 self._trainer.kill()
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=not self._folder.exists())
 
     # Beginning
 
@@ -98,7 +98,15 @@ class Supervisor:
         except MissingInput as missing:
             self._end_failed("bad_data", str(missing))
         failpoint("input.found")
-        paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
+        try:
+            self._folder.mkdir()
+            paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
+        except OSError as error:
+            self._end_crashed("lost_worker", f"The worker can't keep the job's files: {error}")
+        except blobs.BlobNotFound as error:
+            self._end_failed(
+                "bad_data", f"What the job reads was deleted while it was fetched ({error}): submit it anew."
+            )
         failpoint("input.fetched")
         self._stage = "working"
         self._trainer.send(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -23,6 +23,9 @@ from service.store.keys import Principal
 
 router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 
+
+_LAST_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""In some time zones it is year 10000 soon after, which Python's datetime doesn't know."""
 
 Grant = Literal[GRANTS]  # type: ignore[valid-type]  # the one list of scopes, as a schema's enum
 
@@ -145,6 +148,9 @@ def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime
         return scopes, caller.expires_at
     if wanted.expires_at <= datetime.now(UTC):
         detail = f"{wanted.expires_at.isoformat()} is past: it must lie in the future, or be null"
+        raise invalid([{"pointer": "/expires_at", "detail": detail}])
+    if wanted.expires_at >= _LAST_END:
+        detail = f"{wanted.expires_at.isoformat()} is too late: it must lie before {_LAST_END.isoformat()}, or be null"
         raise invalid([{"pointer": "/expires_at", "detail": detail}])
     if caller.expires_at is not None and wanted.expires_at > caller.expires_at:
         raise Problem(

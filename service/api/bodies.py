@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
@@ -23,6 +24,7 @@ MAX_ERRORS: Final = 100
 _SMALL_BYTES: Final = 16 * 1024
 # Possessive, and without the closing quote if need be: linear in the body's length, whatever is in it.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_MAYBE_INFINITE: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -88,7 +90,7 @@ def too_large(limit: int) -> Problem:
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value in `body`; raises Problem for what isn't JSON, and for text that no database can hold."""
+    """The JSON value in `body`; raises Problem for what isn't JSON, and for text and numbers that no database can hold."""
     if _too_deep(body):
         raise Problem("broken_json", f"The body is nested more than {MAX_DEPTH} levels deep: no request needs that.")
     try:
@@ -100,7 +102,7 @@ def parse(body: bytes) -> Any:
         raise Problem("broken_json", f"The body is not JSON: {error.msg} at {where}.") from None
     except ValueError as error:
         raise Problem("broken_json", f"The body is not JSON: {str(error).partition(';')[0]}.") from None
-    if b"\\u" in body or b"\x00" in body:
+    if b"\\u" in body or b"\x00" in body or _MAYBE_INFINITE.search(body):
         errors = list(islice(_unstorable(value, ()), MAX_ERRORS))
         if errors:
             raise invalid(errors)
@@ -133,11 +135,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unstorable(value: Any, path: tuple[str | int, ...]) -> Iterator[dict[str, str]]:
-    """Where strings hold a NUL or half a surrogate pair, which neither Postgres nor UTF-8 can hold."""
+    """Where strings hold a NUL or half a surrogate pair, which neither Postgres nor UTF-8 can hold, and numbers are infinite."""
     if isinstance(value, str):
         if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
             where = validation.pointer(path).encode("utf-8", "replace").decode().replace("\x00", "?")
             yield {"pointer": where, "detail": "text must not hold NUL characters or lone surrogates: remove them"}
+    elif isinstance(value, float) and math.isinf(value):
+        detail = "a number must be finite, and this one is larger than any float (1.8e308): give a smaller one"
+        yield {"pointer": validation.pointer(path), "detail": detail}
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _unstorable(item, (*path, index))

@@ -37,7 +37,11 @@ def file_reply(request: Request, blob_id: UUID, sha256: str, size: int, name: st
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(None, status, headers, MEDIA_TYPE)
-    return StreamingResponse(blobs.read(blob_id, start, end), status, headers, MEDIA_TYPE)
+    try:
+        pieces = blobs.read(blob_id, start, end)
+    except blobs.BlobNotFound:
+        raise Problem("not_found", "It was deleted just now.") from None
+    return StreamingResponse(pieces, status, headers, MEDIA_TYPE)
 
 
 def names(header: str, etag: str) -> bool:
@@ -48,6 +52,8 @@ def names(header: str, etag: str) -> bool:
 
 def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     """[start, end) of the one range asked for; None where the whole is meant. Raises the 416 problem."""
+    if request.method != "GET":
+        return None  # RFC 9110, 14.2: ranges are of GET alone
     match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if match is None or match[1] == match[2] == "":
         return None

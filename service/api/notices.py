@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from sqlalchemy.engine import make_url
 
-from service.store.database import url_from_environment
+from service.store.database import NOTICES_LOSS, url_from_environment
 from service.store.events import CHANNEL
 
 _RECONNECT_SECONDS: Final = 1.0
@@ -31,13 +31,13 @@ class Notices:
         url = make_url(url_from_environment()).set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True, **NOTICES_LOSS) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._wake_all()  # what was committed while nobody listened
                     async for notice in connection.notifies():
                         for event in self._waiting.get(notice.payload, ()):
                             event.set()
-            except psycopg.OperationalError as error:
+            except (psycopg.Error, OSError) as error:
                 log.warning("no notifications from the database; trying again", reason=str(error).strip())
             await asyncio.sleep(_RECONNECT_SECONDS)
 

@@ -48,6 +48,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for operations in document["paths"].values():
         for operation in operations.values():
             _without_framework_errors(operation["responses"])
+        for status in ("206", "416"):  # a HEAD has no ranges
+            operations.get("head", {}).get("responses", {}).pop(status, None)
     for message in document["webhooks"].values():
         # Receivers answer as they like: FastAPI's idea of an error isn't theirs.
         message["post"]["responses"].pop("422")

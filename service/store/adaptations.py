@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, ScalarSelect, and_, delete, func, or_, select, update
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, aliased, defer
 
 from service.store import blobs, events, quotas
 from service.store.tables import Adaptation, Blob, Job
@@ -20,8 +20,20 @@ from service.store.tables import Adaptation, Blob, Job
 CHANNEL: Final = "amaml_adaptations"
 """Notified, without content, whenever one waits for a worker."""
 MAX_ATTEMPTS: Final = 3
+MAX_WAITING: Final = 100
+"""Of a workspace: each may hold 8 MiB, and a worker for a minute."""
 State = Literal["queued", "running", "succeeded", "failed"]
 ENDED: Final = frozenset({"succeeded", "failed"})
+
+
+class TooMany(Exception):
+    """The workspace has as many adaptations that wait as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{MAX_WAITING} adaptations of this workspace wait or run, and no more may: try again when some have ended, or "
+            "delete some"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Taken:
 
 
 def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str, Any]) -> Adaptation | None:
-    """Queues it and wakes the workers; None where the job is gone or has no initialization. Raises quotas.Exceeded."""
+    """Queues it and wakes the workers; None where the job is gone or has no initialization. Raises quotas.Exceeded, TooMany."""
     job = session.scalars(
         select(Job)
         .where(Job.id == job_id, Job.workspace_id == workspace_id, Job.initialization_blob_id.is_not(None))
@@ -47,6 +59,11 @@ def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str
     if job is None:
         return None
     quotas.admit(session, workspace_id, jobs=0, seconds=0)
+    waiting = select(func.count()).where(
+        Adaptation.workspace_id == workspace_id, Adaptation.state.in_(["queued", "running"])
+    )
+    if session.scalars(waiting).one() >= MAX_WAITING:
+        raise TooMany
     adaptation = Adaptation(workspace_id=workspace_id, job_id=job_id, by=request["by"], request=request)
     session.add(adaptation)
     session.flush()
@@ -119,15 +136,17 @@ def weights_of(session: Session, job_ids: ScalarSelect[UUID]) -> list[UUID]:
 
 
 def take_next(session: Session, lease: timedelta) -> Taken | None:
-    """The one that has waited longest, or whose worker was lost; None if none waits. One that brought down whatever took
-    it is given up here."""
+    """The one that has waited longest, or whose worker was lost, of the workspace for which the fewest run; None if none
+    waits. One that brought down whatever took it is given up here."""
+    other = aliased(Adaptation)
+    running = select(func.count()).where(other.workspace_id == Adaptation.workspace_id, other.state == "running")
     lapsed = and_(Adaptation.state == "running", Adaptation.lease_expires_at < func.now())
     waiting = (
         select(Adaptation, Job.initialization_blob_id, Blob.sha256)
         .join(Job, Job.id == Adaptation.job_id)
         .join(Blob, Blob.id == Job.initialization_blob_id)
         .where(or_(Adaptation.state == "queued", lapsed))
-        .order_by(Adaptation.id)
+        .order_by(running.scalar_subquery(), Adaptation.id)
     )
     row = session.execute(waiting.limit(1).with_for_update(skip_locked=True, of=Adaptation)).one_or_none()
     if row is None:
@@ -140,7 +159,7 @@ def take_next(session: Session, lease: timedelta) -> Taken | None:
             session, adaptation, "failed", "crashed",
             f"What worked on it died {adaptation.attempt} times: send fewer rows, and look into the workers' logs and memory.",
         )  # fmt: skip
-        return None
+        return take_next(session, lease)
     adaptation.attempt += 1
     adaptation.state = "running"
     adaptation.lease_expires_at = func.now() + lease

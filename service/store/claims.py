@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from service.store import quotas
+from service.store.dataset_checks import PENDING
 from service.store.states import become
 from service.store.tables import Attempt, Checkpoint, Dataset, Job
 from service.store.transitions import LEASED, State
@@ -201,7 +202,7 @@ def explain_missing_device(session: Session, cuda: bool) -> None:
         session.execute(jobs.where(Job.status_reason == NO_CUDA_WORKER).values(status_reason=None, status_detail=None))
     else:
         session.execute(
-            jobs.where(Job.status_reason.is_(None)).values(
+            jobs.where(~Job.held, func.coalesce(Job.status_reason, "").not_in([PENDING, NO_CUDA_WORKER])).values(
                 status_reason=NO_CUDA_WORKER,
                 status_detail="No worker with a CUDA device is running: start one, "
                 "or cancel the job and submit it with runtime.device cpu or auto.",

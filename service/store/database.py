@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import structlog
@@ -22,6 +22,11 @@ IDLE_SECONDS = 5
 """A process that is stopped amid a transaction holds its locks: the server ends such a transaction after this time."""
 TRUSTED_SECONDS = 1.0
 """A pooled connection that was used so recently is taken to be alive. If it isn't, the first error empties the pool."""
+
+NOTICES_LOSS: Final[dict[str, Any]] = {
+    "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
+}  # fmt: skip
+"""Of a connection: a server that vanished without a word is noticed, instead of waited for."""
 
 # Nothing is written, so there is nothing to wait for.
 _NOTIFY = text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, :payload)")
@@ -54,14 +59,9 @@ def _engine(url: str) -> Engine:
         max_overflow=25,
         pool_use_lifo=True,  # the one used last was alive last, and a few stay busy instead of all lying idle in turn
         connect_args={
-            "connect_timeout": 5,
             "application_name": "amaml",
             "options": f"-c timezone=utc -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
-            # A server that vanished without a word is noticed, instead of waited for.
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
+            **NOTICES_LOSS,
         },
     )
     event.listen(made, "checkin", _note_use)

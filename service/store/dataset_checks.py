@@ -50,7 +50,7 @@ def take_next(session: Session, lease: timedelta) -> Check | None:
             f"Its check was cut off {dataset.attempt} times, each time with the worker: look into the workers' logs and "
             "memory, delete the data set and upload it again.",
         )  # fmt: skip
-        return None
+        return take_next(session, lease)
     dataset.attempt += 1
     dataset.lease_expires_at = func.now() + lease
     return Check(dataset.id, dataset.attempt, dataset.format, tuple(dataset.families), dataset.blob_id, dataset.bytes)

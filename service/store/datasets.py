@@ -62,7 +62,9 @@ def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Det
         quotas.check_stored(session, workspace_id, file.size)
         outbox.tell(session, "data sets")
     same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == detected.format)
-    dataset = session.scalars(select(Dataset).where(*same)).one()
+    dataset = session.scalars(select(Dataset).where(*same)).one_or_none()
+    if dataset is None:  # the one that was there has been deleted between the two
+        return add(session, workspace_id, file, detected, name)
     return Added(dataset, new_id is not None)
 
 

@@ -228,9 +228,10 @@ def remove_ended(session: Session, which: ColumnElement[bool]) -> None:
     blobs.remove(session, files)
 
 
-def attempts(session: Session, job_id: UUID) -> list[Attempt]:
-    """All of them, in order."""
-    return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+def attempts(session: Session, job_id: UUID, after: int, limit: int) -> list[Attempt]:
+    """Those that follow number `after`, in order."""
+    query = select(Attempt).where(Attempt.job_id == job_id, Attempt.number > after)
+    return list(session.scalars(query.order_by(Attempt.number).limit(limit)))
 
 
 def checkpoints(session: Session, job_id: UUID) -> list[tuple[Checkpoint, str, int]]:

@@ -13,9 +13,13 @@ from sqlalchemy.orm import Session
 
 from service.store import blobs, events
 from service.store.tables import Checkpoint, Evaluation, Job, Metric
+from service.store.transitions import FINAL
 
 KEPT_CHECKPOINTS = 10
-"""Older checkpoints go when a newer one is committed."""
+"""Older checkpoints go when a newer one is committed, unless a job waits to start from them."""
+
+ROWS_AT_ONCE = 5_000
+"""Of four values each: a statement can't have more than 65,535."""
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name → points (step, value)."""
@@ -38,12 +42,13 @@ def add_metrics(session: Session, job: Job, points: Points) -> None:
     ]
     if not rows:
         return
-    statement = insert(Metric).values(rows)
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[Metric.job_id, Metric.name, Metric.step], set_={"value": statement.excluded.value}
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        statement = insert(Metric).values(rows[first : first + ROWS_AT_ONCE])
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=[Metric.job_id, Metric.name, Metric.step], set_={"value": statement.excluded.value}
+            )
         )
-    )
     job.metrics = {**job.metrics, **{name: _json(series[-1][1]) for name, series in points.items() if series}}
 
 
@@ -71,7 +76,8 @@ def tell(session: Session, job: Job) -> None:
 
 
 def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool:
-    """Commits a checkpoint; False, with nothing written, where the job has one of that step already."""
+    """Commits a checkpoint; False, with nothing written, where the job has another one of that step already. Done twice, it is
+    done once: whoever doesn't hear that it was committed does it again."""
     added = session.scalar(
         insert(Checkpoint)
         .values(job_id=job.id, step=step, attempt=job.attempt, blob_id=blob_id)
@@ -79,17 +85,27 @@ def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool
         .returning(Checkpoint.step)
     )
     if added is None:
-        return False
+        kept = select(Checkpoint.blob_id).where(Checkpoint.job_id == job.id, Checkpoint.step == step)
+        return session.scalars(kept).one() == blob_id
     blobs.give(session, blob_id, job.workspace_id)
-    old = session.scalars(
-        select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).offset(KEPT_CHECKPOINTS)
-    ).all()
-    for checkpoint in old:
-        session.delete(checkpoint)
-    session.flush()
-    blobs.remove(session, [checkpoint.blob_id for checkpoint in old])
+    _prune(session, job.id)
     events.append(session, job.id, "checkpoint", {"step": step})
     return True
+
+
+def _prune(session: Session, job_id: UUID) -> None:
+    """Removes the checkpoints that are too many, but none that a job which hasn't ended starts from."""
+    newest_first = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+    old = session.scalars(newest_first.offset(KEPT_CHECKPOINTS)).all()
+    if not old:
+        return
+    step = Job.spec["meta"]["init_from"]["step"].as_integer()
+    needed = set(session.scalars(select(step).where(Job.init_from_id == job_id, Job.state.not_in(FINAL))))
+    gone = [checkpoint for checkpoint in old if checkpoint.step not in needed]
+    for checkpoint in gone:
+        session.delete(checkpoint)
+    session.flush()
+    blobs.remove(session, [checkpoint.blob_id for checkpoint in gone])
 
 
 def _json(value: float) -> float | None:

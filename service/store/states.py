@@ -25,7 +25,7 @@ def become(session: Session, job: Job, target: State, *, reason: str | None = No
     if target not in LEASED:
         job.lease_expires_at = None
         job.eta_seconds = None
+        job.phase = None
     if target in FINAL:
         job.ended_at = func.now()
-        job.phase = None
     events.append(session, job.id, "state", {"state": target, "from": source, "reason": reason, "detail": detail})

@@ -123,7 +123,7 @@ def _waits_for_data(session: Session, workspace_id: UUID, number: int, spec: Job
 
 def find(session: Session, workspace_id: UUID, study_id: UUID) -> Found | None:
     study = session.scalars(_own(workspace_id).where(Study.id == study_id)).one_or_none()
-    return _with_counts(session, [study])[0] if study else None
+    return next(iter(_with_counts(session, [study])), None) if study else None
 
 
 def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int) -> list[Found]:
@@ -294,6 +294,8 @@ def _with_counts(session: Session, studies: Sequence[Study]) -> list[Found]:
     rows: dict[UUID, tuple[Any, ...]] = {row[0]: tuple(row[1:]) for row in session.execute(query)}
     found = []
     for study in studies:
+        if study.id not in rows:
+            continue  # deleted since it was found
         own, version, iteration, iterations, *counts = rows[study.id]
         states: dict[str, int] = {state: count for state, count in zip(STATES, counts, strict=True) if count}
         found.append(Found(study, states, iteration, iterations, f"{own}-{version}"))

@@ -312,6 +312,26 @@ def test_a_lease_that_lapses_is_taken_by_another_and_the_first_writes_nothing(ht
     assert (document["state"], document["status_reason"]) == ("failed", "crashed")
 
 
+def test_no_more_wait_than_may_and_workspaces_take_turns(
+    http: httpx.Client, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = learned(http)
+    first, second = (ask(http, job_id).json()["id"] for _ in range(2))
+    with client(api, new_tenant()) as other:
+        theirs = ask(other, learned(other)).json()["id"]
+    take(first)
+    with transaction() as session:
+        fair = adaptations.take_next(session, LEASE)
+    assert fair is not None
+    assert str(fair.id) == theirs, "one of the first workspace runs already"
+    take(second)
+    with transaction() as session:
+        workspace_id = session.get_one(Adaptation, UUID(first)).workspace_id
+        monkeypatch.setattr(adaptations, "MAX_WAITING", 2)
+        with pytest.raises(adaptations.TooMany, match="2 adaptations of this workspace"):
+            adaptations.submit(session, workspace_id, UUID(job_id), {"by": "flow"})
+
+
 def test_one_that_is_given_back_is_taken_again(http: httpx.Client) -> None:
     adaptation_id = ask(http, learned(http)).json()["id"]
     attempts = []

@@ -45,7 +45,7 @@ class TestInitialization:
         assert job["initialization"] == {"sha256": theta_sha256, "size_bytes": len(THETA), "parameters": 2_000}
 
     def test_its_head_alone(self, http: httpx.Client, path: str) -> None:
-        answer, whole = http.head(path), http.get(path)
+        answer, whole = http.head(path, headers={"Range": "bytes=0-9"}), http.get(path)
         assert (answer.status_code, answer.content) == (200, b"")
         for header in ("etag", "repr-digest", "content-length", "accept-ranges", "content-type", "content-disposition"):
             assert answer.headers[header] == whole.headers[header]
@@ -117,6 +117,12 @@ def test_attempts_say_why_they_ended(http: httpx.Client) -> None:
     assert (first["number"], first["reason"]) == (1, "worker_shutdown")
     assert first["ended_at"] is not None
     assert (second["number"], second["reason"], second["ended_at"]) == (2, None, None)
+    page = http.get(f"/v1/jobs/{job_id}/attempts?limit=1").json()
+    assert [one["number"] for one in page["data"]] == [1]
+    rest = http.get(f"/v1/jobs/{job_id}/attempts", params={"cursor": page["next_cursor"]}).json()
+    assert ([one["number"] for one in rest["data"]], rest["next_cursor"]) == ([2], None)
+    stop(job_id)
+    assert http.get(f"/v1/jobs/{job_id}").json()["phase"] is None
 
 
 class TestMetrics:

@@ -14,7 +14,7 @@ from service.store import attempts, blobs, progress, studies
 from service.store.database import transaction
 from service.store.tables import Job
 from service.store.transitions import FINAL, IllegalTransition
-from tests.service.conftest import SPEC, Tenant, check_problem, start, stop, succeed
+from tests.service.conftest import JSON, SPEC, Tenant, check_problem, start, stop, succeed
 
 GRID = {"/method/kind": ["amaml", "reptile"], "/runtime/seed": [0, 1]}
 
@@ -254,6 +254,14 @@ class TestTurns:
         assert (ended["state"], ended["states"]) == ("finished", {"succeeded": 1, "failed": 1})
         assert ended["ended_at"] is not None
         check_problem(http.post(f"{study['links']['self']}/cancel"), 409, "wrong_state")
+
+
+def test_a_base_that_no_database_can_hold_is_refused(http: httpx.Client) -> None:
+    body = b'{"base": {"family": {"kind": "sinusoid"}, "trajectory": {"length": 1e999}}, "grid": {"/trajectory/length": [1, 2]}}'
+    answer = http.post("/v1/studies", content=body, headers=JSON)
+    (error,) = check_problem(answer, 422, "invalid")["errors"]
+    assert error["pointer"] == "/base/trajectory/length"
+    assert "finite" in error["detail"]
 
 
 class TestCancelling:

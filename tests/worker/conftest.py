@@ -196,6 +196,7 @@ def submit(spec: JobSpec, *, wake: bool = True) -> UUID:
             method=spec.method.kind,
             device=spec.runtime.device,
             iterations=spec.meta.iterations,
+            init_from_id=spec.meta.init_from.job if spec.meta.init_from else None,
         )
         session.add(job)
         session.flush()

@@ -121,6 +121,39 @@ def test_a_resumed_job_gets_the_device_and_threads_of_its_first_attempt() -> Non
     assert again.checkpoint == (10, blob)
 
 
+@pytest.mark.parametrize("end", ["stop", "crash", "pause"])
+def test_a_job_without_a_checkpoint_begins_anew_wherever_it_may_run(end: str) -> None:
+    job_id = submit(spec(device="auto"))
+    claim = take("cpu", "cuda")
+    assert claim is not None
+    assert job_of(job_id).device == "cuda"
+    if end == "crash":
+        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+    elif end == "stop":
+        held(claim, attempts.stopped)
+    else:
+        ask(job_id, "pausing")
+        held(claim, attempts.stopped)
+        ask(job_id, "queued")
+    again = take("cpu")
+    assert again is not None
+    assert again.runtime["device"] == "cpu"
+
+
+def test_a_job_whose_cuda_worker_was_lost_says_that_none_is_left() -> None:
+    job_id = submit(spec(device="cuda"))
+    assert take("cuda") is not None
+    lapse(job_id)
+    reconcile()
+    assert job_of(job_id).status_reason == "lost_worker"
+    with transaction() as session:
+        claims.explain_missing_device(session, cuda=False)
+    assert job_of(job_id).status_reason == "no_cuda_worker"
+    with transaction() as session:
+        claims.explain_missing_device(session, cuda=True)
+    assert job_of(job_id).status_reason is None
+
+
 WRITES: dict[str, Callable[[Session, Job], Any]] = {
     "progress": lambda _, job: progress.advance(job, "training", 5, None),
     "metrics": lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(5, 0.5)]}),
@@ -236,6 +269,48 @@ def test_old_checkpoints_go_with_their_bytes() -> None:
         kept = session.scalars(select(func.count()).select_from(blobs.Blob)).one()
     assert steps == list(range(3, progress.KEPT_CHECKPOINTS + 3))
     assert kept == progress.KEPT_CHECKPOINTS
+
+
+def test_a_checkpoint_from_which_a_job_is_to_start_is_kept_until_that_has_ended() -> None:
+    source = submit(spec())
+    claim = taken()
+
+    def commit(step: int) -> None:
+        blob = blobs.write([b"checkpoint"]).blob_id
+        held(claim, lambda session, job: progress.add_checkpoint(session, job, step, blob))
+
+    def steps() -> list[int]:
+        with transaction() as session:
+            return list(session.scalars(select(Checkpoint.step).order_by(Checkpoint.step)))
+
+    commit(1)
+    fork = submit(spec(meta={"init_from": {"job": str(source), "step": 1}}))
+    for step in range(2, progress.KEPT_CHECKPOINTS + 3):
+        commit(step)
+    assert steps() == [1, *range(3, progress.KEPT_CHECKPOINTS + 3)]
+    ask(fork, "cancelled")
+    commit(progress.KEPT_CHECKPOINTS + 3)
+    assert steps() == list(range(4, progress.KEPT_CHECKPOINTS + 4))
+
+
+def test_a_checkpoint_whose_commit_was_not_heard_of_is_committed_once() -> None:
+    submit(spec())
+    claim = taken()
+    blob, other = blobs.write([b"checkpoint"]).blob_id, blobs.write([b"another"]).blob_id
+    assert held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, blob))
+    assert held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, blob))
+    assert not held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, other))
+    with transaction() as session:
+        assert session.scalars(select(Checkpoint.blob_id)).all() == [blob]
+
+
+def test_what_was_told_while_the_database_was_away_is_written_at_once() -> None:
+    submit(spec())
+    claim = taken()
+    points = {name: [(step, 0.5) for step in range(10_000)] for name in ("meta_loss", "grad_norm")}
+    held(claim, lambda session, job: progress.add_metrics(session, job, points))
+    with transaction() as session:
+        assert session.scalars(select(func.count()).select_from(Metric)).one() == 20_000
 
 
 def test_a_metric_has_one_value_a_step_and_may_be_infinite() -> None:

@@ -52,6 +52,29 @@ def undisturbed(worker: WorkerProcess) -> str:
     return result_of(job_id)["tensors_sha256"]
 
 
+def test_a_worker_that_can_not_start_ends(workers: Workers, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("no folder")
+    worker = workers.start(AMAML_HOME=str(home))
+    assert worker.wait(30) == 1
+    assert "this worker can't start" in worker.log.read_text()
+
+
+def test_a_job_whose_files_can_not_be_kept_is_tried_again_and_costs_no_trainer(
+    worker: WorkerProcess, workers: Workers
+) -> None:
+    (folder,) = (workers.home / "attempts").iterdir()
+    folder.rmdir()
+    job_id = submit(spec(30))
+    wait_until(lambda: any(one.reason for one in attempts_of(job_id)), 30)
+    folder.mkdir(mode=0o700)
+    wait_for(job_id, "succeeded")
+    first, *_ = ended = attempts_of(job_id)
+    assert first.reason == "lost_worker"
+    assert "can't keep the job's files" in (first.detail or "")
+    assert worker.trainer_of(job_id, 1) == worker.trainer_of(job_id, len(ended))
+
+
 def test_a_job_succeeds_with_initialization_metrics_and_events(worker: WorkerProcess) -> None:
     job_id = submit(spec(30))
     job = wait_for(job_id, "succeeded")

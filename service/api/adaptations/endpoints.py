@@ -96,7 +96,7 @@ def _learned(caller: Caller, job_id: str) -> Learned:
         **documented(
             examples.ADAPTATION,
             "broken_json", "bad_header", "not_found", "slow_body", "wrong_state", "idempotency_in_flight", "too_large",
-            "wrong_media_type", "invalid", "idempotency_mismatch", "quota_exceeded",
+            "wrong_media_type", "invalid", "idempotency_mismatch", "quota_exceeded", "too_many",
             status=201,
             description="It has ended: with its result, or failed for the reason that it gives.",
         ),
@@ -226,7 +226,10 @@ def _submit(
             stored = idempotency.take(session, caller.workspace_id, key, hashlib.sha256(canonical).hexdigest())
             if stored is not None:
                 return AdaptationWithResult.model_validate(stored), True
-        adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, asked)
+        try:
+            adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, asked)
+        except adaptations.TooMany as problem:
+            raise Problem("too_many", f"{problem}.") from None
         if adaptation is None:
             raise not_found("job")  # deleted since it was looked at
         document = with_result(Found(adaptation, None, None))

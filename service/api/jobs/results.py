@@ -85,13 +85,15 @@ def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = N
     dependencies=[needs("jobs:read")],
     response_model=Page[AttemptDocument],
     summary="Attempts",
-    responses=documented(examples.page(examples.ATTEMPT), "not_found", description="In order."),
+    responses=documented(examples.page(examples.ATTEMPT), "not_found", "invalid", description="In order."),
 )
-def attempts(caller: Caller, job_id: str) -> Response:
-    """Each time that a worker took the job up: which one, when, and why it ended. All on one page."""
+def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """Each time that a worker took the job up: which one, when, and why it ended."""
     job = _found(caller, job_id).job
     with transaction() as session:
-        return json_reply(Page(data=[attempt_document(one) for one in jobs.attempts(session, job.id)]))
+        found, more = cut(jobs.attempts(session, job.id, decode_number(cursor), limit + 1), limit)
+    next_cursor = encode(found[-1].number) if more else None
+    return json_reply(Page(data=[attempt_document(one) for one in found], next_cursor=next_cursor))
 
 
 @router.get(
@@ -99,13 +101,17 @@ def attempts(caller: Caller, job_id: str) -> Response:
     dependencies=[needs("jobs:read")],
     response_model=Page[CheckpointDocument],
     summary="Checkpoints",
-    responses=documented(examples.page(examples.CHECKPOINT), "not_found", description="Newest first."),
+    responses=documented(examples.page(examples.CHECKPOINT), "not_found", "invalid", description="Newest first."),
 )
-def checkpoints(caller: Caller, job_id: str) -> Response:
-    """Those that are kept, all on one page."""
+def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """Those that are kept."""
     job = _found(caller, job_id).job
     with transaction() as session:
-        return json_reply(Page(data=[checkpoint_document(*one) for one in jobs.checkpoints(session, job.id)]))
+        kept = jobs.checkpoints(session, job.id)  # few: older ones go
+    below = decode_number(cursor) if cursor else None
+    found, more = cut([one for one in kept if below is None or one[0].step < below], limit)
+    next_cursor = encode(found[-1][0].step) if more else None
+    return json_reply(Page(data=[checkpoint_document(*one) for one in found], next_cursor=next_cursor))
 
 
 @router.head(

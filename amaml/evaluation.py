@@ -198,7 +198,7 @@ def states_by_flow(
     rates = None if flow.rates is None else layout.flatten(flow.rates, "rates")
     own = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
     if isinstance(flow.solver, TorchDiffEq):
-        ends = GraphSolve(own, batch, times, flow.solver).ends
+        ends = GraphSolve(own, batch, times, flow.solver, graph=False).ends
     else:  # no backward solve follows, so no state on the way is kept but the first
         ends = solve(own, batch, times, flow.solver, Snapshots(limit=1)).ends
     return [layout.unflatten(end) for end in ends]

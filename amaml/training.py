@@ -82,12 +82,18 @@ class TrainingRun:
 
 
 def train(
-    spec: JobSpec, datasets: Mapping[str, Path] = _NO_DATA, *, initialization: str | os.PathLike[str] | None = None
+    spec: JobSpec | Mapping[str, Any],
+    datasets: Mapping[str, Path] = _NO_DATA,
+    *,
+    initialization: str | os.PathLike[str] | None = None,
 ) -> TrainingRun:
-    """Runs the spec in this process. `datasets`: data set id → path; `initialization`: the file that θ starts from.
+    """Runs the spec (or what validates as one) in this process. `datasets`: data set id → path; `initialization`: the file
+    that θ starts from.
 
     Raises DataError, SolveError, Diverged, CertificateFailed, TimedOut, InitializationError.
     """
+    if not isinstance(spec, JobSpec):
+        spec = JobSpec.model_validate(spec)
     training = Training(spec, datasets, initialization=None if initialization is None else Path(initialization))
     metrics: Metrics = {}
     evaluations: dict[int, Evaluation] = {}

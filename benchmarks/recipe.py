@@ -71,6 +71,9 @@ CANDIDATES: dict[str, list[Stage]] = {
     "reptile at 1e-2, then amaml with learned rates at 1e-3": [
         Stage("reptile", 0.5, lr=1e-2), Stage("amaml, rates", 0.5, lr=1e-3)
     ],
+    "reptile at 1e-2, then amaml with learned rates at 1e-3 for a quarter": [
+        Stage("reptile", 0.75, lr=1e-2), Stage("amaml, rates", 0.25, lr=1e-3)
+    ],
 }  # fmt: skip
 
 

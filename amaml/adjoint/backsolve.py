@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from amaml.adjoint.interpolated import sizes
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import Attempt, integrate
 from amaml.flow.field import GradientFlow
@@ -23,12 +24,14 @@ from amaml.flow.solvers import Adaptive
 
 DRIFT_LIMIT = 1000.0
 """How far u may miss the state it must come back to, in units of the tolerance (root mean square)."""
+LARGEST_DRIFT = 1e-3
+"""The same in units of 1 + |u|: loose tolerances allow no more, since λ is off by several times as much."""
 
 
 @dataclass(frozen=True)
 class Backsolve:
-    """Fails with a sentence where u doesn't come back to within 1000 times the tolerance, or where the way back takes
-    more than `max_evaluations` gradients a task."""
+    """Fails with a sentence where u doesn't come back to within 1000 times the tolerance (and a thousandth), or where the way
+    back takes more than `max_evaluations` gradients a task."""
 
     max_evaluations: int = 20_000
 
@@ -52,16 +55,19 @@ class Backsolve:
         adjoint = torch.zeros_like(jumps[-1])
         starts = [field.theta.expand_as(adjoint), *trajectory.ends[:-1]]
         budget = replace(solver, max_steps=max(1, self.max_evaluations // (solver.tableau.stages)))
+        limit = min(DRIFT_LIMIT, LARGEST_DRIFT / max(solver.rtol, solver.atol))
         for k, (start, end) in reversed(list(enumerate(pairwise([0.0, *trajectory.horizons])))):
-            both = torch.cat([trajectory.ends[k], adjoint + jumps[k]], dim=1)
+            unit = sizes(adjoint + jumps[k])
+            both = torch.cat([trajectory.ends[k], (adjoint + jumps[k]) / unit], dim=1)
             try:
-                both, _ = integrate(ReversedFlow(field, solver, sensitivity), both, 0.0, end - start, budget)
+                both, _ = integrate(ReversedFlow(field, solver, sensitivity, unit), both, 0.0, end - start, budget)
             except SolveError as error:
                 raise SolveError([self._in_forward_time(failure, end) for failure in error.failures]) from error
             u, adjoint = both.chunk(2, dim=1)
+            adjoint = adjoint * unit
             scale = solver.atol + solver.rtol * starts[k].abs()
             drift = ((u - starts[k]) / scale).square().mean(dim=1).sqrt()
-            raise_where(~(drift <= DRIFT_LIMIT), Result.DRIFTED, start, value=drift, bound=DRIFT_LIMIT)
+            raise_where(~(drift <= limit), Result.DRIFTED, start, value=drift, bound=limit)
         return adjoint
 
     def _in_forward_time(self, failure: Failure, end: float) -> Failure:
@@ -71,13 +77,13 @@ class Backsolve:
 
 
 class ReversedFlow:
-    """In s = T − t: du/ds = −f(u), dλ/ds = (∂f/∂u)ᵀ λ, side by side as [A, 2P]."""
+    """In s = T − t: du/ds = −f(u), dλ/ds = (∂f/∂u)ᵀ λ, side by side as [A, 2P], λ in the given units [A, 1]."""
 
-    def __init__(self, field: GradientFlow, solver: Adaptive, sensitivity: Sensitivity) -> None:
-        self.field, self.solver, self.sensitivity = field, solver, sensitivity
+    def __init__(self, field: GradientFlow, solver: Adaptive, sensitivity: Sensitivity, unit: Tensor) -> None:
+        self.field, self.solver, self.sensitivity, self.unit = field, solver, sensitivity, unit
 
     def take(self, rows: Tensor) -> ReversedFlow:
-        return ReversedFlow(self.field.take(rows), self.solver, self.sensitivity)
+        return ReversedFlow(self.field.take(rows), self.solver, self.sensitivity, self.unit[rows])
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         u, adjoint = y.chunk(2, dim=1)
@@ -96,4 +102,4 @@ class ReversedFlow:
         for weight, fraction, state in zip(weights(tableau, step.y).b, tableau.b, step.states, strict=True):
             if fraction:
                 u, adjoint = state.chunk(2, dim=1)
-                self.sensitivity.visit(self.field, u, weight * step.column * adjoint)
+                self.sensitivity.visit(self.field, u, weight * step.column * self.unit * adjoint)

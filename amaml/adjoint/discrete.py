@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from amaml.adjoint.checkpointing import all_states_backwards, ever_shorter_stretches, states_backwards
 from amaml.adjoint.sensitivity import Sensitivity
+from amaml.flow.guard import Lookout
 from amaml.flow.runge_kutta import reverse, stage_states
 from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import Round, Trajectory
+from amaml.flow.solve import Trajectory
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ class Discrete:
     def solve(self, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
         """λ(0) [B, P]; λ jumps by `jumps[k]` at the k-th horizon. Uses up the trajectory's snapshots."""
         adjoint = jumps[-1]
+        lookout = trajectory.lookout()
         boundaries = trajectory.boundaries
         for k, (start, end) in reversed(list(enumerate(pairwise(boundaries)))):
             if k < len(jumps) - 1:
                 adjoint = adjoint + jumps[k]
             for number, u in self._states_backwards(trajectory, start, end):
-                adjoint = _reverse_round(trajectory, trajectory.rounds[number], u, adjoint, sensitivity)
+                adjoint = _reverse_round(trajectory, number, u, adjoint, sensitivity, lookout)
             sensitivity.close_stretch(k)
+        if lookout is not None:
+            trajectory.fail_where_seen(lookout)
         return adjoint
 
     def _states_backwards(self, trajectory: Trajectory, start: int, end: int) -> Iterator[tuple[int, Tensor]]:
@@ -71,9 +76,10 @@ class Discrete:
 
 
 def _reverse_round(
-    trajectory: Trajectory, round_: Round, u: Tensor, adjoint: Tensor, sensitivity: Sensitivity
+    trajectory: Trajectory, number: int, u: Tensor, adjoint: Tensor, sensitivity: Sensitivity, lookout: Lookout | None
 ) -> Tensor:
     """The whole batch's λ [B, P] before the round from λ after it; u [B, P] is the state before it."""
+    round_ = trajectory.rounds[number]
     field, rows = round_.field, round_.field.rows
     if rows is not None:
         u = u[rows]
@@ -86,5 +92,6 @@ def _reverse_round(
         round_.h,
         adjoint if rows is None else adjoint[rows],
         visit,
+        None if lookout is None else partial(lookout.see, field, number, round_.h),
     )
     return before if rows is None else adjoint.index_copy(0, rows, before)

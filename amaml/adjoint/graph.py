@@ -19,11 +19,6 @@ from amaml.flow.guard import PowerIteration
 from amaml.flow.result import Failure, Result, SolveError, raise_where
 from amaml.flow.solvers import TorchDiffEq
 
-STABILITY = {
-    "dopri8": 2.0, "adaptive_heun": 1.5, "fehlberg2": 1.5,
-    "midpoint": 2.0, "heun2": 2.0, "heun3": 2.51, "explicit_adams": 0.3, "implicit_adams": 1.28,
-}  # fmt: skip
-"""Cap on h·λmax: for the adaptive methods kept by `max_step`, for the fixed-step ones a limit that fails the solve."""
 LOOKS = 16
 """Places along each stretch where λmax is estimated."""
 
@@ -46,9 +41,11 @@ class _Field(torch.autograd.Function):
 
 
 class GraphSolve:
-    """The forward solve to all horizons, its graph kept until `adjoint` is called."""
+    """The forward solve to all horizons, its graph kept until `adjoint` is called; without `graph` it can't be."""
 
-    def __init__(self, flow: GradientFlow, batch: int, horizons: list[float], solver: TorchDiffEq) -> None:
+    def __init__(
+        self, flow: GradientFlow, batch: int, horizons: list[float], solver: TorchDiffEq, *, graph: bool = True
+    ) -> None:
         self.flow, self.horizons, self.solver = flow, horizons, solver
         u = flow.theta.expand(batch, -1).clone()
         self.lambda_max = u.new_full((batch,), float("nan"))
@@ -56,8 +53,8 @@ class GraphSolve:
         self.sensitivity = Sensitivity(u, set())
         self._stretches: list[tuple[Tensor, Tensor]] = []
         for start, end in pairwise([0.0, *horizons]):
-            before = u.detach().requires_grad_()
-            with torch.enable_grad():
+            before = u.detach().requires_grad_(graph)
+            with torch.set_grad_enabled(graph):
                 u = self._odeint(before, [start, end], options)[-1]
             self._stretches.append((before, u))
         self.ends = [after.detach() for _, after in self._stretches]
@@ -116,9 +113,10 @@ class GraphSolve:
                 self.lambda_max = torch.maximum(self.lambda_max, power.lambda_max)
             u = path[-1]
         self._check_fixed_step(self.horizons[-1])
-        return self._options(STABILITY[self.solver.method] / float(self.lambda_max.max()))
+        stiffest = float(self.lambda_max.max())
+        return self._options(self.solver.stability / stiffest if stiffest else float("inf"))
 
     def _check_fixed_step(self, t: float) -> None:
         if self.solver.step is not None:
-            limit, product = STABILITY[self.solver.method], self.solver.step * self.lambda_max
+            limit, product = self.solver.stability, self.solver.step * self.lambda_max
             raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, 0.9 * limit / self.lambda_max)

@@ -54,8 +54,10 @@ class Interpolated:
         interpolant = Interpolant(trajectory.dense, trajectory.ends[-1])
         adjoint, h = torch.zeros_like(jumps[-1]), None
         for (start, end), jump in reversed(list(zip(pairwise([0.0, *trajectory.horizons]), jumps, strict=True))):
-            problem = AdjointFlow(field, interpolant, trajectory.tableau, solver.tableau, end, sensitivity)
-            adjoint, h = integrate(problem, adjoint + jump, 0.0, end - start, solver, h)
+            unit = sizes(adjoint + jump)
+            problem = AdjointFlow(field, interpolant, trajectory.tableau, solver.tableau, end, sensitivity, unit)
+            adjoint, h = integrate(problem, (adjoint + jump) / unit, 0.0, end - start, solver, h)
+            adjoint = adjoint * unit
         return adjoint
 
     def _on_the_forward_grid(self, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
@@ -97,13 +99,20 @@ class Interpolated:
         return adjoint + change if field.rows is None else adjoint.index_add(0, field.rows, change)
 
 
+def sizes(adjoint: Tensor) -> Tensor:
+    """The largest |λ_i| of each row [B, 1], 1 where λ is zero. The adjoint ODE is linear: in this unit of λ a tolerance means
+    the same however small a query loss, its weight or a gradient is."""
+    largest = adjoint.abs().amax(dim=1, keepdim=True)
+    return torch.where(largest > 0, largest, 1.0)
+
+
 def tolerances(solver: object) -> Adaptive:
     """The adaptive solver of an adjoint ODE that follows this forward solver."""
     return solver if isinstance(solver, Adaptive) else Dopri5()
 
 
 class AdjointFlow:
-    """The terminal value problem in reversed time s = T − t: dλ/ds = (∂f/∂u(u(T−s)))ᵀ λ."""
+    """The terminal value problem in reversed time s = T − t: dλ/ds = (∂f/∂u(u(T−s)))ᵀ λ, λ in the given units [A, 1]."""
 
     def __init__(
         self,
@@ -113,13 +122,20 @@ class AdjointFlow:
         tableau: Tableau,
         end: float,
         sensitivity: Sensitivity,
+        unit: Tensor,
     ) -> None:
         self.field, self.interpolant, self.forward, self.tableau = field, interpolant, forward, tableau
-        self.end, self.sensitivity = end, sensitivity
+        self.end, self.sensitivity, self.unit = end, sensitivity, unit
 
     def take(self, rows: Tensor) -> AdjointFlow:
         return AdjointFlow(
-            self.field.take(rows), self.interpolant, self.forward, self.tableau, self.end, self.sensitivity
+            self.field.take(rows),
+            self.interpolant,
+            self.forward,
+            self.tableau,
+            self.end,
+            self.sensitivity,
+            self.unit[rows],
         )
 
     def _rows(self, s: Tensor) -> Tensor:
@@ -144,4 +160,4 @@ class AdjointFlow:
         for i, weight in enumerate(weights(self.tableau, step.y).b):
             if self.tableau.b[i]:
                 u = self.interpolant(self.end - (step.t + self.tableau.c[i] * step.h), rows)
-                self.sensitivity.visit(self.field, u, weight * step.column * step.states[i])
+                self.sensitivity.visit(self.field, u, weight * step.column * self.unit * step.states[i])

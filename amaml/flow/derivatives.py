@@ -48,11 +48,11 @@ class TracedDerivatives:
 
     def gradient(self, u: Tensor) -> Tensor:
         gradient: Tensor = vmap(grad(self._support_at))(u, self._tasks)
-        return gradient
+        return gradient.contiguous()  # one that is the same everywhere comes as a view, which can't be written to
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         product: Tensor = vmap(self._hvp_forward if u.is_cuda else self._hvp_reverse)(u, v, self._tasks)
-        return product
+        return product.contiguous()
 
     def _hvp_reverse(self, u: Tensor, v: Tensor, task: Any) -> Tensor:
         pull = vjp(lambda w: grad(self._support_at)(w, task), u)[1]
@@ -65,7 +65,7 @@ class TracedDerivatives:
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
         gradient, loss = vmap(grad_and_value(self._query_at))(u, self._tasks)
-        return loss, gradient
+        return loss, gradient.contiguous()
 
     def take(self, rows: Tensor) -> TracedDerivatives:
         tasks = tree_map(lambda leaf: leaf[rows] if isinstance(leaf, torch.Tensor) else leaf, self._tasks)

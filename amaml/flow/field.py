@@ -74,6 +74,11 @@ class GradientFlow:
             return self._hessian(u, v)
         return self._hessian(u, v * self._root_rates).mul_(self._root_rates)
 
+    def symmetric_norm(self, v: Tensor) -> Tensor:
+        """‖√α∘v‖ [A]: for v and (∂f/∂u)ᵀ v they are a vector's and its image's under `curvature`."""
+        size: Tensor = (v if self._root_rates is None else v * self._root_rates).norm(dim=1)
+        return size
+
     def _hessian(self, u: Tensor, v: Tensor) -> Tensor:
         self._count(self.evaluations.hvps)
         product = self.derivatives.hvp(u, v)

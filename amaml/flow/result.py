@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,7 +15,7 @@ class Result(IntEnum):
 
     SUCCESS = 0
     STABILITY_LIMIT = 1
-    """A fixed step left the solver's stability region: h·λmax over its limit."""
+    """A step left the solver's stability region: h·λmax over its limit."""
     STEP_UNDERFLOW = 2
     """An adaptive step shrank below what the time's rounding can hold."""
     NON_FINITE = 3
@@ -33,9 +34,15 @@ _REMEDY = {
     "values, use a smaller step or length, or standardise the inputs",
     Result.BUDGET_SPENT: "the budget of {bound:.0f} {unit} was spent: shorten the length, loosen rtol "
     "and atol, or raise the budget",
-    Result.DRIFTED: "re-integrating u backwards missed θ by {value:.3g} times the tolerance (at most {bound:.0f}): a contracting "
+    Result.DRIFTED: "re-integrating u backwards missed θ by {value:.3g} times the tolerance (at most {bound:.3g}): a contracting "
     "flow can't be reversed this far; use the discrete or the interpolated adjoint",
 }
+
+
+_SEEN_TOO_LATE = (
+    "the flow became so stiff so fast (h·λmax = {value:.3g}) that the guard saw it too late: lower rtol and atol, so that it "
+    "looks more often"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,10 @@ class Failure:
     unit: str = "steps"
 
     def __str__(self) -> str:
-        remedy = _REMEDY[self.code].format(value=self.value, bound=self.bound, unit=self.unit)
+        sentence = _REMEDY[self.code]
+        if self.code is Result.STABILITY_LIMIT and math.isnan(self.bound):
+            sentence = _SEEN_TOO_LATE
+        remedy = sentence.format(value=self.value, bound=self.bound, unit=self.unit)
         return f"task {self.task} at t={self.time:.4g}: {remedy}"
 
 

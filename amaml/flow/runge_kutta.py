@@ -90,11 +90,12 @@ def reverse(
     h: StepSize,
     adjoint: Tensor,
     visit: Callable[[Tensor, Tensor], None] | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """λ before the step from λ after it: the transpose of the step's derivative, applied stage by stage.
 
     With k̄_i = h (b_i λ + Σ_{j>i} a_ji Ū_j) and Ū_i = (∂f/∂u(U_i))ᵀ k̄_i, λ₋ = λ + Σ Ū_i. `transposed(U, k̄)` gives Ū;
-    `visit(U_i, k̄_i)` sees every stage, for derivatives with respect to the field itself.
+    `visit(U_i, k̄_i)` sees every stage, for derivatives with respect to the field itself; `watch(k̄_0, Ū_0)` the first.
     """
     coefficients = weights(tableau, adjoint)
     pulled = adjoint.new_empty((tableau.stages, *adjoint.shape))
@@ -106,4 +107,6 @@ def reverse(
         if visit is not None:
             visit(states[i], seed)
         pulled[i] = transposed(states[i], seed)
+        if watch is not None and i == 0:
+            watch(seed, pulled[0])
     return adjoint + (pulled[0] if tableau.stages == 1 else pulled.sum(0))

@@ -13,8 +13,8 @@ from torch import Tensor
 from amaml.flow.control import Attempt, integrate
 from amaml.flow.dense import DenseOutput
 from amaml.flow.field import GradientFlow
-from amaml.flow.guard import PowerIteration
-from amaml.flow.result import Result, raise_where
+from amaml.flow.guard import Lookout, PowerIteration
+from amaml.flow.result import Failure, Result, SolveError, raise_where
 from amaml.flow.runge_kutta import StepSize, advance
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.solvers import Adaptive, FixedStep
@@ -30,6 +30,13 @@ class Round:
 
     field: GradientFlow
     h: StepSize
+
+    def step_of(self, task: int) -> float:
+        if isinstance(self.h, float):
+            return self.h
+        rows = self.field.rows
+        place = torch.tensor([task]) if rows is None else torch.nonzero(rows == task).flatten()
+        return float(self.h[place].sum())  # 0 where the task had arrived
 
     def advance(self, tableau: Tableau, u: Tensor) -> Tensor:
         """The whole batch's u [B, P] after this round."""
@@ -78,6 +85,30 @@ class Trajectory:
     """Largest estimate along the way [B]; NaN without the guard."""
     dense: DenseOutput | None = None
 
+    def lookout(self) -> Lookout | None:
+        """For the way back; None without the guard."""
+        if bool(self.lambda_max.isnan().any()):
+            return None
+        return Lookout(self.ends[-1], self.tableau, fixed=isinstance(self.rounds[0].h, float))
+
+    def fail_where_seen(self, lookout: Lookout) -> None:
+        """Raises SolveError for the tasks whose way back saw what the guard's looks had missed."""
+        failures = []
+        for task in torch.nonzero(~lookout.product.isnan()).flatten().tolist():
+            product, number = float(lookout.product[task]), int(lookout.number[task])
+            h, bound = self.rounds[number].h, float("nan")
+            if isinstance(h, float):
+                k = bisect_right(self.boundaries, number) - 1
+                stretch = self.horizons[k] - (self.horizons[k - 1] if k else 0.0)
+                bound = float(largest_step(stretch, torch.tensor(product / h), self.tableau.stability_limit))
+            failures.append(Failure(Result.STABILITY_LIMIT, task, self._time(number, task), product, bound))
+        if failures:
+            raise SolveError(failures)
+
+    def _time(self, number: int, task: int) -> float:
+        """Where the round begins for the task."""
+        return sum(self.rounds[earlier].step_of(task) for earlier in range(number))
+
 
 def solve(
     field: GradientFlow,
@@ -115,18 +146,24 @@ def fixed_steps(horizons: Sequence[float], step: float) -> list[tuple[int, float
     return [(n, (end - start) / n) for n, (start, end) in zip(counts, pairwise([0.0, *horizons]), strict=True)]
 
 
+def largest_step(stretch: float, lambda_max: Tensor, limit: float) -> Tensor:
+    """The largest step option for which `fixed_steps` makes steps with h·λmax of at most nine tenths of the limit."""
+    return stretch / torch.ceil(stretch * lambda_max.double() / (0.9 * limit))
+
+
 def _solve_fixed(field: GradientFlow, u: Tensor, trajectory: Trajectory, solver: FixedStep) -> None:
     power: PowerIteration | None = None
     number = 0
-    for (count, h), start in zip(
-        fixed_steps(trajectory.horizons, solver.step), [0.0, *trajectory.horizons[:-1]], strict=True
+    for (count, h), (start, end) in zip(
+        fixed_steps(trajectory.horizons, solver.step), pairwise([0.0, *trajectory.horizons]), strict=True
     ):
+        stretch = end - start
         round_ = Round(field, h)
         trajectory.rounds.append(round_, count)
         for index in range(count):
             t = start + index * h
             if number % CHECK_EVERY == 0:
-                power = _check(field, u, trajectory, solver, power, h, t)
+                power = _check(field, u, trajectory, solver, power, h, t, stretch)
             trajectory.snapshots.offer(number, u)
             if trajectory.dense is None:
                 u = round_.advance(solver.tableau, u)
@@ -136,7 +173,7 @@ def _solve_fixed(field: GradientFlow, u: Tensor, trajectory: Trajectory, solver:
         trajectory.ends.append(u)
         trajectory.boundaries.append(number)
     trajectory.steps += number
-    _check(field, u, trajectory, solver, power, h, trajectory.horizons[-1])
+    _check(field, u, trajectory, solver, power, h, trajectory.horizons[-1], stretch)
 
 
 def _check(
@@ -147,6 +184,7 @@ def _check(
     power: PowerIteration | None,
     h: float,
     t: float,
+    stretch: float,
 ) -> PowerIteration | None:
     """Fails for tasks that have left the finite numbers or the stability region."""
     raise_where(~u.isfinite().all(dim=1), Result.NON_FINITE, t)
@@ -161,7 +199,8 @@ def _check(
     raise_where(~power.lambda_max.isfinite(), Result.NON_FINITE, t)
     limit = solver.tableau.stability_limit
     product = h * power.lambda_max
-    raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, 0.9 * limit / power.lambda_max)
+    bound = largest_step(stretch, power.lambda_max, limit)
+    raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, bound)
     return power
 
 

@@ -80,6 +80,12 @@ class Bosh3(Adaptive):
     tableau = tableau.BOSH3
 
 
+_TORCHDIFFEQ_FIXED = {
+    "euler": 2.0, "midpoint": 2.0, "heun2": 2.0, "heun3": 2.51, "rk4": 2.785, "explicit_adams": 0.3, "implicit_adams": 1.28,
+}  # fmt: skip
+_TORCHDIFFEQ_ADAPTIVE = {"dopri8": 2.0, "dopri5": 2.0, "bosh3": 1.5, "adaptive_heun": 1.5, "fehlberg2": 1.5}
+
+
 @dataclass(frozen=True)
 class TorchDiffEq:
     """A solver of torchdiffeq under its own name: one step size for the whole batch, gradient by the solver's own graph.
@@ -92,6 +98,26 @@ class TorchDiffEq:
     atol: float = 1e-6
     step: float | None = None
     guard: bool = True
+
+    def __post_init__(self) -> None:
+        fixed, adaptive = _TORCHDIFFEQ_FIXED, _TORCHDIFFEQ_ADAPTIVE
+        if self.method not in {**fixed, **adaptive}:
+            raise ValueError(
+                f"method {self.method!r} is unknown: choose one of {', '.join(sorted({**fixed, **adaptive}))}"
+            )
+        if (self.method in fixed) != (self.step is not None):
+            remedy = "give it a step" if self.method in fixed else "give it rtol and atol, and no step"
+            raise ValueError(f"torchdiffeq's {self.method} is {'a fixed-step' if self.method in fixed else 'an adaptive'} "
+                             f"method: {remedy}")  # fmt: skip
+        _positive("rtol", self.rtol)
+        _positive("atol", self.atol)
+        if self.step is not None:
+            _positive("step", self.step)
+
+    @property
+    def stability(self) -> float:
+        """Cap on h·λmax: for an adaptive method kept by its `max_step`, for a fixed-step one a limit that fails the solve."""
+        return {**_TORCHDIFFEQ_FIXED, **_TORCHDIFFEQ_ADAPTIVE}[self.method]
 
 
 Solver = FixedStep | Adaptive | TorchDiffEq

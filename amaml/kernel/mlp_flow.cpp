@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <system_error>
@@ -17,6 +18,7 @@
 namespace {
 
 constexpr double SAFETY = 0.9, SHARE = 0.1, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
+constexpr double FRESH = 0.1, GROWTH_OF_FLOW = 2, GROWTH_OF_FIXED_STEPS = 100;
 constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16;
 constexpr size_t CHEAP_BYTES = 1 << 20;  // of states of one trajectory, kept without thinning them
 constexpr size_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for each stage
@@ -48,7 +50,7 @@ template <class T> class Task {
         support.fill(p.support_x, p.support_y, b);
         if (p.backward) query.fill(p.query_x, p.query_y, b);
         kept.clear(), sizes.clear(), boundaries.assign(1, 0), spacing = 1, rounds = 0;
-        by_proximal = 0, misjudged = {SUCCESS, 0};
+        by_proximal = 0, growth = 0, misjudged = {SUCCESS, 0};
         p.lambda_max[b] = NAN;
         std::copy_n(p.theta, P, u.data());
         p.adaptive ? forward_adaptive() : forward_fixed();
@@ -86,7 +88,12 @@ template <class T> class Task {
 
     // ---- the guard: power iteration on √α(∇²L + ρ)√α at `at`, whose activations slot 0 may hold already
     T look(const T* at, T* vector, bool known) {
-        for (int64_t i = 0; i < P; ++i) scratch[i] = p.rates ? vector[i] * root_rates[i] : vector[i];
+        const double along = total(P, [&](int64_t i) { return double(vector[i]) * p.power_start[i]; });
+        const T unit = T(1 / std::sqrt(1 + 2 * FRESH * along + FRESH * FRESH)), fresh = T(FRESH) * unit;
+        for (int64_t i = 0; i < P; ++i) {
+            const T mixed = unit * vector[i] + fresh * p.power_start[i];
+            scratch[i] = p.rates ? mixed * root_rates[i] : mixed;
+        }
         hessian(at, scratch.data(), seed.data(), 0, known);
         if (p.rates) for (int64_t i = 0; i < P; ++i) seed[i] *= root_rates[i];
         const T size = T(std::sqrt(total(P, [&](int64_t i) { return double(seed[i]) * seed[i]; })));
@@ -175,7 +182,7 @@ template <class T> class Task {
         for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
             const T h = T(p.steps[k]);
             for (int64_t n = 0; n < p.counts[k]; ++n, ++rounds) {
-                if (rounds % CHECK_EVERY == 0) check(h, start + n * p.steps[k]);
+                if (rounds % CHECK_EVERY == 0) check(k, start + n * p.steps[k]);
                 offer();
                 stages(u.data(), h, p.stages, nullptr);
                 combine(u.data(), h, p.b, p.stages, u.data());
@@ -183,9 +190,10 @@ template <class T> class Task {
             arrive(k);
         }
         p.accepted[b] = rounds;
-        check(T(p.steps[p.horizons - 1]), start);
+        check(p.horizons - 1, start);
     }
-    void check(T h, double time) {
+    void check(int64_t k, double time) {
+        const T h = T(p.steps[k]);
         if (!finite(u.data())) throw Failure{NON_FINITE, time};
         if (!p.guard) return;
         if (rounds == 0) first_looks(false);
@@ -193,7 +201,12 @@ template <class T> class Task {
         if (!std::isfinite(lambda_now)) throw Failure{NON_FINITE, time};
         p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
         if (!(h * lambda_now <= p.stability_limit))
-            throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), 0.9 * p.stability_limit / lambda_now};
+            throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(k, lambda_now)};
+    }
+    // The largest step that leaves nine tenths of the limit, as equal steps of the k-th stretch.
+    double largest_step(int64_t k, double lambda) const {
+        const double stretch = p.counts[k] * p.steps[k];
+        return stretch / std::ceil(stretch * lambda / (0.9 * p.stability_limit));
     }
 
     void forward_adaptive() {
@@ -341,9 +354,24 @@ template <class T> class Task {
             bool known = net.slots() > 1 && s + 1 < p.stages;
             known |= visit(state(s, from), slot(s));
             transposed(state(s, from), seed.data(), &slopes[s * P], slot(s), known);
+            if (!s && p.guard) watch(number, h);
             for (int64_t i = 0; i < P; ++i) next[i] += slopes[s * P + i];
         }
         lambda.swap(next);
+    }
+    // λ turns into the direction that blows up: as amaml.flow.guard.Lookout, after the first stage of a step back.
+    void watch(int64_t number, T h) {
+        const auto size = [&](const T* v) {
+            return std::sqrt(total(P, [&](int64_t i) { return double(v[i]) * v[i] * (p.rates ? p.rates[i] : T(1)); }));
+        };
+        const double before = size(seed.data()), product = h * size(slopes.data()) / before;
+        if (!(before > std::sqrt(double(std::numeric_limits<T>::min())) && product > p.stability_limit)) return;
+        growth += (p.stages + 1) * std::log(product / p.stability_limit);
+        if (growth <= std::log(p.adaptive ? GROWTH_OF_FLOW : GROWTH_OF_FIXED_STEPS)) return;
+        double time = 0;
+        for (int64_t n = 0; n < number; ++n) time += step_size(n);
+        const int64_t k = std::upper_bound(boundaries.begin(), boundaries.end() - 1, number) - boundaries.begin() - 1;
+        throw Failure{STABILITY_LIMIT, time, product, p.adaptive ? NAN : largest_step(k, product / h)};
     }
     // What the field's own parameters see of a stage with weighted adjoint `seed`; whether that took the force.
     bool visit(const T* at, int64_t slot) {
@@ -373,7 +401,7 @@ template <class T> class Task {
     int64_t spacing = 1, rounds = 0;
     T lambda_now = 0;
     Failure misjudged{SUCCESS, 0};  // the first horizon whose loss isn't finite
-    double by_proximal = 0, by_length = 0;
+    double by_proximal = 0, by_length = 0, growth = 0;
 };
 
 // Tasks are independent, so how many threads take them in which order changes nothing. Returns 1 where memory ran out.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_map
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
-from amaml.flow.result import Result, raise_where
+from amaml.flow.result import Result, SolveError, raise_where
 from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
 from amaml.methods.certificate import Certificate, finer
@@ -25,6 +26,9 @@ from amaml.methods.forward import solve_forward
 from amaml.methods.parameters import Layout, Params
 from amaml.methods.problem import Adjoint, Problem, pose
 from amaml.models.derivatives import derivatives_of
+from amaml.models.losses import losses_in_float64
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ def meta_gradient(
 
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
     """
+    unknown = sorted(set(wrt) - set(get_args(Wanted)))
+    if unknown:
+        raise ValueError(f"wrt names {', '.join(unknown)}: choose among {', '.join(get_args(Wanted))}")
     problem, layout = pose(
         params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver, adjoint=adjoint,
         proximal=proximal, proximal_in_query=proximal_in_query, rates=rates,
@@ -138,11 +145,25 @@ def _certify(
 
     in_float64 = replace(
         problem,
-        derivatives=derivatives_of(support_loss, query_loss, tree_map(double, tasks), layout.in_float64()),
+        derivatives=derivatives_of(
+            *losses_in_float64(support_loss, query_loss), tree_map(double, tasks), layout.in_float64()
+        ),
         theta=problem.theta.double(),
         rates=None if problem.rates is None else problem.rates.double(),
     )
-    return certify_answer(problem, answer.gradients, answer_to(finer(in_float64), set()).gradients)
+    try:
+        reference = answer_to(finer(in_float64, answer.stats.steps), set()).gradients
+    except SolveError as error:
+        _log.warning("certificate: the finer solve failed, so nothing is known of the gradient's error: %s", error)
+        reference = None
+    except RuntimeError as error:
+        if problem.theta.dtype == torch.float64 or "dtype" not in str(error):
+            raise
+        raise ValueError(
+            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as part "
+            "of tasks, or give params and losses in float64"
+        ) from error
+    return certify_answer(problem, answer.gradients, reference)
 
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:

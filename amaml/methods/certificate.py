@@ -19,6 +19,8 @@ FINEST = 1e-12
 """Tolerance below which float64 has nothing more to give."""
 DEFAULT_REFERENCE = 1e-9
 """Tolerance of the reference where the gradient's own solver has none."""
+LEAST_STEPS, MORE_STEPS = 10_000, 30
+"""What the reference may take beside, and times, the solve's own steps: an order of five needs 2.5 times, one of two ten."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,31 @@ class Certificate:
     NaN for torchdiffeq's solvers, which show no steps to carry v along."""
     error: Tensor
     """‖g − g′‖ / ‖g′‖ with g′ solved anew: for a flow target in float64 at a hundredth of the tolerance with the guard, for
-    a discrete target the same steps in float64."""
+    a discrete target the same steps in float64. Infinite where g′ couldn't be had, as for losses with kinks: nothing is known
+    of the error then."""
 
 
-def certify(problem: Problem, gradients: Tensor, reference: Tensor) -> Certificate:
-    """`gradients` [B, P] answer `problem`; `reference` [B, P] answers `finer` of it."""
+def certify(problem: Problem, gradients: Tensor, reference: Tensor | None) -> Certificate:
+    """`gradients` [B, P] answer `problem`; `reference` [B, P] answers `finer` of it, None where that failed."""
     direction = _direction(problem.theta)
     derivative = _directional_derivative(problem, direction)
     apart = (gradients @ direction - derivative).abs() / (gradients.norm(dim=1) * direction.norm())
+    if reference is None:
+        return Certificate(apart.double(), torch.full_like(apart, float("inf"), dtype=torch.float64))
     error = (gradients.double() - reference).norm(dim=1) / reference.norm(dim=1)
     return Certificate(apart.double(), error)
 
 
-def finer(problem: Problem) -> Problem:
-    """The question, in float64, whose answer judges that of `problem`."""
+def finer(problem: Problem, steps: Tensor) -> Problem:
+    """The question, in float64, whose answer judges that of `problem`, which took so many steps [B]: many times as many are a
+    sign that a hundredth of the tolerance can't be had."""
     if problem.target == "discrete":
         return problem
     solver = problem.solver
     own = DEFAULT_REFERENCE if isinstance(solver, FixedStep) else min(solver.rtol, solver.atol) / 100
     tolerance = max(FINEST, own)
-    return replace(problem, solver=Dopri5(tolerance, tolerance), adjoint=Discrete())
+    enough = LEAST_STEPS + MORE_STEPS * max(0, int(steps.max()))
+    return replace(problem, solver=Dopri5(tolerance, tolerance, max_steps=enough), adjoint=Discrete())
 
 
 def _direction(theta: Tensor) -> Tensor:

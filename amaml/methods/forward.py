@@ -14,6 +14,7 @@ from amaml.adjoint.interpolated import Interpolated, tolerances
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
+from amaml.flow.snapshots import Snapshots
 from amaml.flow.solve import fixed_steps, solve
 from amaml.flow.solvers import Adaptive, FixedStep, TorchDiffEq
 from amaml.kernel import solve as kernel
@@ -34,21 +35,22 @@ class Forward:
     """(jumps of λ at the horizons, what to gather) → λ(0)."""
 
 
-def solve_forward(problem: Problem, flow: GradientFlow) -> Forward:
-    """Carries θ to the horizons; raises SolveError where a task fails."""
+def solve_forward(problem: Problem, flow: GradientFlow, *, back: bool = True) -> Forward:
+    """Carries θ to the horizons; raises SolveError where a task fails. Without `back`, nothing is kept for a way back."""
     adjoint, solver, batch = problem.adjoint, problem.solver, problem.batch
     if isinstance(solver, TorchDiffEq):
         if adjoint != Discrete():
             raise ValueError(
                 f"torchdiffeq's {solver.method} keeps its own graph: use adjoint=Discrete() without checkpoints, got {adjoint}"
             )
-        graph = GraphSolve(flow, batch, problem.horizons, solver)
+        graph = GraphSolve(flow, batch, problem.horizons, solver, graph=back)
         unknown = torch.full((batch,), -1, device=problem.theta.device)
         return Forward(graph.ends, unknown, unknown, graph.lambda_max, graph.adjoint)
     rounds = sum(n for n, _ in fixed_steps(problem.horizons, solver.step)) if isinstance(solver, FixedStep) else None
     trajectory = solve(
-        flow, batch, problem.horizons, solver, adjoint.snapshots(rounds), dense=isinstance(adjoint, Interpolated)
-    )
+        flow, batch, problem.horizons, solver,
+        adjoint.snapshots(rounds) if back else Snapshots(limit=1), dense=back and isinstance(adjoint, Interpolated),
+    )  # fmt: skip
 
     def pull(jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
         if isinstance(adjoint, Discrete):
@@ -89,7 +91,7 @@ def _carry(problem: Problem, flow: GradientFlow) -> kernel.Carried:
     counted = flow.evaluations
     carried = kernel.carry(problem)
     if carried is None:
-        way = solve_forward(problem, flow)
+        way = solve_forward(problem, flow, back=False)
         return kernel.Carried(
             torch.stack(way.ends, dim=1), way.steps, way.rejected, counted.gradients, counted.hvps, way.lambda_max
         )

@@ -19,6 +19,8 @@ class Layout:
     """
 
     def __init__(self, params: Params) -> None:
+        if not isinstance(params, Tensor | Mapping):
+            raise TypeError(f"params must be a dict of tensors or one flat tensor, got {type(params).__name__}")
         named = {"": params} if isinstance(params, Tensor) else dict(params)
         if not named or sum(tensor.numel() for tensor in named.values()) == 0:
             raise ValueError("params is empty: give at least one parameter")
@@ -46,6 +48,10 @@ class Layout:
 
     def flatten(self, params: Params, what: str = "params") -> Tensor:
         """[P], a copy. Raises ValueError where names or shapes differ from the layout's."""
+        if not isinstance(params, Tensor | Mapping):
+            raise TypeError(
+                f"{what} must be like params, a dict of tensors or one flat tensor, got {type(params).__name__}"
+            )
         named = {"": params} if isinstance(params, Tensor) else params
         shapes = {name: tensor.shape for name, tensor in named.items()}
         if shapes != self.shapes:
@@ -59,5 +65,5 @@ class Layout:
         lead = vector.shape[:-1]
         parts = torch.split(vector, self.sizes, dim=-1)
         return {
-            name: part.reshape(*lead, *shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+            name: part.reshape((*lead, *shape)) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
         }

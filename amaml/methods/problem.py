@@ -18,7 +18,7 @@ from amaml.adjoint.interpolated import Interpolated
 from amaml.flow.derivatives import Derivatives, Loss
 from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.result import Result, raise_where
-from amaml.flow.solvers import Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.flow.solvers import Adaptive, Dopri5, FixedStep, Solver, TorchDiffEq
 from amaml.methods.parameters import Layout, Params
 from amaml.models.derivatives import derivatives_of
 
@@ -86,6 +86,10 @@ def pose(
 ) -> tuple[Problem, Layout]:
     """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
     layout = Layout(params)
+    if solver is not None and not isinstance(solver, FixedStep | Adaptive | TorchDiffEq):
+        raise ValueError(f"solver must be a solver such as amaml.Dopri5(), got {solver!r}")
+    if adjoint is not None and not isinstance(adjoint, Adjoint):
+        raise ValueError(f"adjoint must be an adjoint such as amaml.Discrete(), got {adjoint!r}")
     batch = _batch_size(tasks, layout)
     times, weights = _horizons(length, horizons)
     if not (math.isfinite(proximal) and proximal >= 0):
@@ -103,7 +107,10 @@ def pose(
 
 
 def _batch_size(tasks: Any, layout: Layout) -> int:
-    leaves = [leaf for leaf in tree_leaves(tasks) if isinstance(leaf, Tensor)]
+    leaves = tree_leaves(tasks)
+    foreign = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)})
+    if foreign:
+        raise ValueError(f"tasks hold {', '.join(foreign)}: give tensors alone, whose first axis is the task")
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
     if len(sizes) != 1 or sizes & {None, 0}:
         shapes = [tuple(leaf.shape) for leaf in leaves]

@@ -167,6 +167,52 @@ def test_backsolve_is_right_where_the_flow_can_be_reversed() -> None:
     assert apart(answer.per_task, flow_of_quadratic(theta, tasks, 0.5)[1]) < 1e-6
 
 
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("length", [0.3, 1.0, 2.0, 2.5, 3.0])
+def test_backsolve_is_right_to_some_percent_or_says_so(length: float, tolerance: float) -> None:
+    net = network([16, 16])
+    params = start(net)
+    params = {name: 1.5 * value for name, value in params.items()}
+    tasks, losses = cosines(2, 20), amaml.regression_losses(net)
+    exact = flat(
+        amaml.meta_gradient(params, *losses, tasks, length=length, solver=amaml.Dopri5(1e-9)).per_task, lead=1
+    )
+    try:
+        answer = amaml.meta_gradient(
+            params, *losses, tasks, length=length, solver=amaml.Dopri5(tolerance), adjoint=amaml.Backsolve(2_000)
+        )
+    except amaml.SolveError:
+        return
+    assert apart(flat(answer.per_task, lead=1), exact) < 0.05
+
+
+@pytest.mark.parametrize("guard", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e6])
+def test_a_small_query_loss_is_solved_as_exactly_as_a_large_one(scale: float, guard: bool) -> None:
+    net = network([8])
+    params = start(net)
+    support, query = amaml.regression_losses(net)
+    tasks = cosines(2, 10)
+
+    def solve(solver: Any, adjoint: Any) -> Tensor:
+        return flat(
+            amaml.meta_gradient(
+                params,
+                support,
+                lambda p, task: scale * query(p, task),
+                tasks,
+                length=1.0,
+                solver=solver,
+                adjoint=adjoint,
+            ).per_task,
+            lead=1,
+        )
+
+    exact = solve(amaml.Dopri5(1e-9), amaml.Discrete())
+    got = solve(amaml.Dopri5(1e-6, guard=guard), amaml.Interpolated())
+    assert apart(got, exact) < 1e-4
+
+
 @pytest.mark.parametrize("length", [3.0, 6.0])
 def test_backsolve_says_when_it_cant(length: float) -> None:
     tasks = quadratic(batch=3, size=4, condition=10.0)

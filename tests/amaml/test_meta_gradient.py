@@ -117,6 +117,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"length": 1.0, "rates": torch.zeros(5, dtype=torch.float64)}, "must be positive"),
     ({"length": 1.0, "rates": torch.ones(4, dtype=torch.float64)}, "make them alike"),
     ({"length": 1.0, "solver": amaml.TorchDiffEq("dopri8"), "adjoint": amaml.Backsolve()}, "keeps its own graph"),
+    ({"length": 1.0, "wrt": ["lenght"]}, "wrt names lenght: choose among length, rates, proximal"),
+    ({"length": 1.0, "solver": amaml.Dopri5}, r"solver must be a solver such as amaml.Dopri5\(\)"),
+    ({"length": 1.0, "adjoint": "discrete"}, r"adjoint must be an adjoint such as amaml.Discrete\(\)"),
 ]
 
 
@@ -143,9 +146,67 @@ def test_parameters_and_tasks_without_sense_are_refused() -> None:
         lambda: amaml.Euler(step=0.0),
         lambda: amaml.Dopri5(rtol=float("inf")),
         lambda: amaml.Discrete(checkpoints=0),
+        lambda: amaml.TorchDiffEq("rk5"),
+        lambda: amaml.TorchDiffEq("midpoint"),
+        lambda: amaml.TorchDiffEq("dopri8", step=0.1),
     ):
-        with pytest.raises(ValueError, match=r"must be|at least"):
+        with pytest.raises(ValueError, match=r"must be|at least|choose one of|give it"):
             solver()
+    with pytest.raises(TypeError, match="rates must be like params"):
+        amaml.meta_gradient(
+            torch.ones(5, dtype=torch.float64),
+            quadratic_support,
+            quadratic_query,
+            tasks,
+            length=1.0,
+            rates=0.5,  # type: ignore[arg-type]
+        )
+
+
+def rows(**changes: Any) -> Tensors:
+    given = {f"{of}_{axis}": torch.ones(2, 5, 1) for of in ("support", "query") for axis in "xy"}
+    return {**given, **changes}
+
+
+MISFITS: list[tuple[Tensors, str]] = [
+    (rows(support_y=torch.ones(2, 5)), r"support_y has shape \[5\] a task, but the network gives \[5, 1\]"),
+    (rows(support_y=torch.ones(2, 1, 1)), r"support_y has shape \[1, 1\] a task, but the network gives \[5, 1\]"),
+    (rows(query_y=torch.ones(2, 5, 3)), r"query_y has shape \[5, 3\] a task"),
+    (rows(support_x=torch.ones(2, 0, 1), support_y=torch.ones(2, 0, 1)), "at least one point"),
+    (rows(query_x=torch.ones(2, 5, 1, dtype=torch.float64)), r"tasks\['query_x'\] is torch.float64 but params are"),
+    (rows(support_x=torch.ones(2, 5, 1).numpy()), "tasks hold ndarray: give tensors alone"),
+    ({"support_x": torch.ones(2, 5, 1), "support_y": torch.ones(2, 5, 1)}, "tasks lack query_x, query_y"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "sentence"), MISFITS, ids=[sentence for _, sentence in MISFITS])
+def test_rows_that_would_be_broadcast_or_lack_are_refused(tasks: Tensors, sentence: str) -> None:
+    net = amaml.MLP(in_features=1, hidden=[4], out_features=1)
+    with pytest.raises(ValueError, match=sentence):
+        amaml.meta_gradient(dict(net.named_parameters()), *amaml.regression_losses(net), tasks, length=0.1)
+
+
+def test_parameters_that_the_network_does_not_have_are_named() -> None:
+    net = amaml.MLP(in_features=1, hidden=[4], out_features=1)
+    with pytest.raises(ValueError, match="params name other, which the network doesn't have"):
+        amaml.meta_gradient({"other": torch.ones(1)}, *amaml.regression_losses(net), rows(), length=0.1)
+    with pytest.raises(ValueError, match="one flat tensor"):
+        amaml.meta_gradient(torch.ones(3), *amaml.regression_losses(net), rows(), length=0.1)
+
+
+def test_a_single_number_can_be_a_parameter() -> None:
+    """½a(u−1)²: u(T) = 1 + e^(−aT)(θ−1), and dJ/dθ = e^(−aT) for J = u(T)."""
+    tasks = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    answer = amaml.meta_gradient(
+        {"u": torch.tensor(3.0, dtype=torch.float64)},
+        lambda params, a: 0.5 * a[0] * (params["u"] - 1).square(),
+        lambda params, _: params["u"],
+        tasks,
+        length=1.5,
+        solver=amaml.Dopri5(1e-10),
+    )
+    assert answer.grad["u"].shape == ()
+    torch.testing.assert_close(answer.per_task["u"], torch.exp(-1.5 * tasks[:, 0]), rtol=1e-8, atol=0)
 
 
 def solve(tasks: Tensors, length: float, solver: Any) -> amaml.MetaGradient:
@@ -215,6 +276,36 @@ def test_the_certificate_bounds_the_error(solver: Any, dtype: torch.dtype) -> No
     for task in range(3):
         error = apart(flat(answer.per_task, 1)[task], flat(reference.per_task, 1)[task])
         assert error <= 2 * float(answer.certificate.error[task]) + 1e-14
+
+
+def test_networks_with_tensors_of_their_own_are_certified() -> None:
+    """A frozen body, and statistics that aren't learned."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.BatchNorm1d(6).eval(), torch.nn.Tanh())
+    net = torch.nn.Sequential(body, torch.nn.Linear(6, 1))
+    head = {name: parameter for name, parameter in net.named_parameters() if name.startswith("1.")}
+    tasks = cosines(2, 5, torch.float32)
+    answer = amaml.meta_gradient(head, *amaml.regression_losses(net), tasks, length=0.5, certify=True)
+    assert answer.certificate is not None
+    assert answer.certificate.error.max() < 1e-4
+    frozen = torch.randn(1, 3)
+
+    def loss(params: Tensors, task: Tensors) -> Tensor:
+        return (task["support_x"] @ frozen @ params["w"]).square().mean()
+
+    with pytest.raises(ValueError, match="hold float32 tensors of their own"):
+        amaml.meta_gradient({"w": torch.ones(3, 1)}, loss, loss, tasks, length=0.5, certify=True)
+
+
+def test_losses_with_kinks_have_no_certificate_and_a_gradient_all_the_same() -> None:
+    net = network([32, 32], torch.float32, "relu")
+    params = start(net)
+    losses, tasks = amaml.regression_losses(net), cosines(1, 40, torch.float32)
+    answer = amaml.meta_gradient(params, *losses, tasks, length=2.0, certify=True)
+    assert answer.certificate is not None
+    assert answer.certificate.error.isinf().all()
+    plain = amaml.meta_gradient(params, *losses, tasks, length=2.0)
+    assert all(torch.equal(answer.grad[name], plain.grad[name]) for name in params)
 
 
 def test_the_certificate_sees_a_wrong_gradient() -> None:

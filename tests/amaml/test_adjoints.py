@@ -174,9 +174,7 @@ def test_backsolve_is_right_to_some_percent_or_says_so(length: float, tolerance:
     params = start(net)
     params = {name: 1.5 * value for name, value in params.items()}
     tasks, losses = cosines(2, 20), amaml.regression_losses(net)
-    exact = flat(
-        amaml.meta_gradient(params, *losses, tasks, length=length, solver=amaml.Dopri5(1e-9)).per_task, lead=1
-    )
+    exact = flat(amaml.meta_gradient(params, *losses, tasks, length=length, solver=amaml.Dopri5(1e-9)).per_task, lead=1)
     try:
         answer = amaml.meta_gradient(
             params, *losses, tasks, length=length, solver=amaml.Dopri5(tolerance), adjoint=amaml.Backsolve(2_000)

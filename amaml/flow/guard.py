@@ -83,10 +83,10 @@ class Lookout:
     def see(self, field: GradientFlow, number: int, h: float | Tensor, seed: Tensor, pulled: Tensor) -> None:
         """Step `number` took k̄ = `seed` to Ū = (∂f/∂u)ᵀ k̄ = `pulled`, both [A, P]: how stiff the flow is along k̄."""
         before, after = field.symmetric_norm(seed), field.symmetric_norm(pulled)
-        steps = h[:, 0] if isinstance(h, Tensor) else h
-        product = (
-            steps * after.double() / torch.where(before > self._least, before, float("nan"))
-        )  # λ may have died out
+        after = after * (h[:, 0] if isinstance(h, Tensor) else h)
+        if not bool((after > self._limit * before).any()):  # as it nearly always is: watching should cost next to nothing
+            return
+        product = after.double() / torch.where(before > self._least, before, float("nan"))  # λ may have died out
         over = (product / self._limit).log().nan_to_num(0.0, float("inf"), 0.0).clamp_min(0.0)
         rows = slice(None) if field.rows is None else field.rows
         self._growth[rows] += self._power * over

@@ -130,15 +130,18 @@ def test_a_kill_is_for_want_of_memory_if_the_kernel_counts_one(tmp_path: Path, m
 def test_a_worker_sweeps_the_folders_of_dead_ones_and_leaves_living_ones_alone(tmp_path: Path) -> None:
     living, new = WorkerFolder(tmp_path, uuid4()), WorkerFolder(tmp_path, uuid4())
     living.open()
+    foreign = tmp_path / "no folder"
+    foreign.write_bytes(b"of somebody else")
+    living.attempt("job-1").mkdir()
     living.attempt("job-1").joinpath("checkpoint").write_bytes(b"bytes")
     abandoned = tmp_path / str(uuid4()) / "job-2"
     abandoned.mkdir(parents=True)
     new.open()
-    assert sorted(tmp_path.iterdir()) == sorted([living.path, new.path])
+    assert sorted(tmp_path.iterdir()) == sorted([living.path, new.path, foreign])
     assert (living.path / "job-1" / "checkpoint").read_bytes() == b"bytes"
     living.close()
     new.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [foreign]
 
 
 def test_a_spare_that_dies_is_replaced_and_closing_ends_them_all() -> None:

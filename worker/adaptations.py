@@ -122,15 +122,20 @@ class Adaptations(Thread):
         if taken is None:
             return False
         folder = self._parent / f"adaptation {taken.id} {taken.attempt}"
-        folder.mkdir()
         try:
+            folder.mkdir()
             self._finish(taken, self._do(taken, folder))
         except Abandoned:
             log.info("adaptation %s: left to another", taken.id)
             with transaction() as session:
                 adaptations.give_back(session, taken, counted=False)
+        except OSError as error:
+            log.warning("adaptation %s: this worker can't keep its files: %s", taken.id, error)
+            self._stopping.wait(SECONDS_BETWEEN_LOOKS)  # another worker may have the room
+            with transaction() as session:
+                adaptations.give_back(session, taken, counted=True)
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=not folder.exists())
         return True
 
     def _do(self, taken: Taken, folder: Path) -> End:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from amaml.flow.derivatives import Derivatives, Loss, TracedDerivatives
 from amaml.methods.parameters import Layout
@@ -36,7 +37,8 @@ def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> De
 
 
 def _check(loss: RegressionLoss | ClassificationLoss, tasks: Any, layout: Layout) -> None:
-    own = dict(loss.net.named_parameters()) | dict(loss.net.named_buffers())
+    # A tied weight goes by any of its names.
+    own = dict(loss.net.named_parameters(remove_duplicate=False)) | dict(loss.net.named_buffers(remove_duplicate=False))
     if layout.flat:
         raise ValueError("params is one flat tensor, but a network's loss takes dict(net.named_parameters())")
     unknown = [name for name in layout.shapes if name not in own]
@@ -47,8 +49,9 @@ def _check(loss: RegressionLoss | ClassificationLoss, tasks: Any, layout: Layout
     if missing:
         raise ValueError(f"tasks lack {', '.join(missing)}: a network's losses read {', '.join(_KEYS)}")
     for key in keys:
-        if tasks[key].is_floating_point() and tasks[key].dtype != layout.dtype:
-            raise ValueError(f"tasks[{key!r}] is {tasks[key].dtype} but params are {layout.dtype}: convert one of them")
+        for leaf in tree_leaves(tasks[key]):
+            if leaf.is_floating_point() and leaf.dtype != layout.dtype:
+                raise ValueError(f"tasks[{key!r}] is {leaf.dtype} but params are {layout.dtype}: convert one of them")
 
 
 def _fits(net: MLP, tasks: Any, layout: Layout) -> bool:

@@ -67,8 +67,14 @@ def losses_in_float64(support: Loss, query: Loss) -> tuple[Loss, Loss]:
     def doubled(loss: Loss) -> Loss:
         if not isinstance(loss, RegressionLoss | ClassificationLoss):
             return loss
-        net = copies.setdefault(id(loss.net), copy.deepcopy(loss.net).double())
-        return replace(loss, net=net)
+        if id(loss.net) not in copies:
+            try:
+                copies[id(loss.net)] = copy.deepcopy(loss.net).double()
+            except (
+                RuntimeError
+            ):  # it holds tensors that aren't leaves: it may do without a copy, if all it uses is in params
+                copies[id(loss.net)] = loss.net
+        return replace(loss, net=copies[id(loss.net)])
 
     return doubled(support), doubled(query)
 

@@ -24,7 +24,7 @@ MAX_ERRORS: Final = 100
 _SMALL_BYTES: Final = 16 * 1024
 # Possessive, and without the closing quote if need be: linear in the body's length, whatever is in it.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_MAYBE_INFINITE: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+_MAYBE_INFINITE: Final = re.compile(rb"[eE]\+?\d{3}|\d{200}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

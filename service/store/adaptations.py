@@ -136,17 +136,20 @@ def weights_of(session: Session, job_ids: ScalarSelect[UUID]) -> list[UUID]:
 
 
 def take_next(session: Session, lease: timedelta) -> Taken | None:
-    """The one that has waited longest, or whose worker was lost, of the workspace for which the fewest run; None if none
-    waits. One that brought down whatever took it is given up here."""
+    """The one that has waited longest, or whose worker was lost; None if none waits. Workspaces take turns: the one for which
+    the fewest run comes first, then the one that was served longest ago. One that brought down whatever took it is given up
+    here."""
     other = aliased(Adaptation)
-    running = select(func.count()).where(other.workspace_id == Adaptation.workspace_id, other.state == "running")
+    same = other.workspace_id == Adaptation.workspace_id
+    running = select(func.count()).where(same, other.state == "running", other.lease_expires_at > func.now())
+    served = select(func.max(other.started_at)).where(same)
     lapsed = and_(Adaptation.state == "running", Adaptation.lease_expires_at < func.now())
     waiting = (
         select(Adaptation, Job.initialization_blob_id, Blob.sha256)
         .join(Job, Job.id == Adaptation.job_id)
         .join(Blob, Blob.id == Job.initialization_blob_id)
         .where(or_(Adaptation.state == "queued", lapsed))
-        .order_by(running.scalar_subquery(), Adaptation.id)
+        .order_by(running.scalar_subquery(), served.scalar_subquery().nulls_first(), Adaptation.id)
     )
     row = session.execute(waiting.limit(1).with_for_update(skip_locked=True, of=Adaptation)).one_or_none()
     if row is None:

@@ -276,6 +276,7 @@ class Adaptation(Base):
         CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", name="lease_while_it_runs"),
         Index("ix_adaptations_waiting", "id", postgresql_where=text("state IN ('queued', 'running')")),
         Index("ix_adaptations_job_id_id", "job_id", "id"),
+        Index("ix_adaptations_workspace_id_started_at", "workspace_id", "started_at"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=_uuid7)

@@ -194,6 +194,45 @@ def test_parameters_that_the_network_does_not_have_are_named() -> None:
         amaml.meta_gradient(torch.ones(3), *amaml.regression_losses(net), rows(), length=0.1)
 
 
+def test_tied_weights_and_inputs_of_several_tensors_are_fine() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensors) -> Tensor:
+            first: Tensor = self.b(torch.tanh(self.a(x["left"] + x["right"])))
+            return first
+
+    torch.manual_seed(0)
+    net = Tied()
+    inputs = {name: torch.randn(2, 5, 3) for name in ("left", "right")}
+    tasks: Any = {
+        "support_x": inputs,
+        "query_x": inputs,
+        "support_y": torch.ones(2, 5, 3),
+        "query_y": torch.ones(2, 5, 3),
+    }
+    by_either_name = [
+        amaml.meta_gradient({name: net.a.weight}, *amaml.regression_losses(net), tasks, length=0.1).grad[name]
+        for name in ("a.weight", "b.weight")
+    ]
+    torch.testing.assert_close(*by_either_name)
+
+
+def test_a_network_that_can_not_be_copied_is_certified() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    net.left_over = net[0].weight * 2  # what came out of a computation can't be copied
+    params = dict(net.named_parameters())
+    answer = amaml.meta_gradient(
+        params, *amaml.regression_losses(net), cosines(2, 5, torch.float32), length=0.2, certify=True
+    )
+    assert answer.certificate is not None
+    assert answer.certificate.error.max() < 1e-4
+
+
 def test_a_single_number_can_be_a_parameter() -> None:
     """½a(u−1)²: u(T) = 1 + e^(−aT)(θ−1), and dJ/dθ = e^(−aT) for J = u(T)."""
     tasks = torch.tensor([[1.0], [2.0]], dtype=torch.float64)

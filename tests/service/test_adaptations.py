@@ -307,7 +307,8 @@ def test_a_lease_that_lapses_is_taken_by_another_and_the_first_writes_nothing(ht
         adaptations.fail(session, stale, "error", "Stale.")
         adaptations.give_back(session, stale, counted=False)
     with transaction() as session:
-        adaptations.take_next(session, LEASE)  # gives it up
+        while adaptations.take_next(session, LEASE) is not None:  # gives it up, and takes others' out of its way
+            pass
     document = http.get(f"/v1/adaptations/{adaptation_id}").json()
     assert (document["state"], document["status_reason"]) == ("failed", "crashed")
 
@@ -316,15 +317,28 @@ def test_no_more_wait_than_may_and_workspaces_take_turns(
     http: httpx.Client, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = learned(http)
-    first, second = (ask(http, job_id).json()["id"] for _ in range(2))
+    first, second, third = (ask(http, job_id).json()["id"] for _ in range(3))
     with client(api, new_tenant()) as other:
-        theirs = ask(other, learned(other)).json()["id"]
+        theirs, their_second = (ask(other, learned(other)).json()["id"] for _ in range(2))
+
+    def next_one() -> Taken:
+        with transaction() as session:
+            taken = adaptations.take_next(session, LEASE)
+        assert taken is not None
+        return taken
+
     take(first)
-    with transaction() as session:
-        fair = adaptations.take_next(session, LEASE)
-    assert fair is not None
+    fair = next_one()
     assert str(fair.id) == theirs, "one of the first workspace runs already"
+    with transaction() as session:
+        adaptations.succeed(session, fair, RESULT, None)
+    fair = next_one()
+    assert str(fair.id) == their_second, "none of the second workspace runs"
+    with transaction() as session:
+        assert adaptations.renew(session, fair, timedelta(seconds=-1))  # its worker is lost: it runs no more
+    assert str(next_one().id) == their_second
     take(second)
+    take(third)
     with transaction() as session:
         workspace_id = session.get_one(Adaptation, UUID(first)).workspace_id
         monkeypatch.setattr(adaptations, "MAX_WAITING", 2)

@@ -88,10 +88,21 @@ class Page {
       this.stale = false;
     }
     if (changed) {
-      this.#showAttempts((await json(`${this.own}/attempts`, { signal: this.signal })).data);
+      this.#showAttempts(await this.#attempts());
       await this.#readEvents();
     }
     this.complete = !this.stale;
+  }
+
+  async #attempts() {
+    const all = [];
+    let cursor = "";
+    do {
+      const { data, next_cursor } = await json(`${this.own}/attempts?limit=200${cursor}`, { signal: this.signal });
+      all.push(...data);
+      cursor = next_cursor === null ? null : `&cursor=${next_cursor}`;
+    } while (cursor !== null);
+    return all;
   }
 
   #button(text, click) {

@@ -132,8 +132,12 @@ class Adaptations(Thread):
         except OSError as error:
             log.warning("adaptation %s: this worker can't keep its files: %s", taken.id, error)
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)  # another worker may have the room
+            sentence = f"The workers can't keep its files ({error.strerror}): make room on their disks, then ask again."
             with transaction() as session:
-                adaptations.give_back(session, taken, counted=True)
+                if taken.attempt < adaptations.MAX_ATTEMPTS:
+                    adaptations.give_back(session, taken, counted=True)
+                else:
+                    adaptations.fail(session, taken, "crashed", sentence)
         finally:
             shutil.rmtree(folder, ignore_errors=not folder.exists())
         return True

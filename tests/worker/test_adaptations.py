@@ -368,6 +368,21 @@ def test_an_adapter_that_is_killed_is_replaced_and_the_adaptation_done(
         assert session.get_one(Adaptation, UUID(document["id"])).attempt == 2
 
 
+def test_one_whose_files_can_not_be_kept_is_tried_again_and_ends_no_worker(
+    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, workers: Workers
+) -> None:
+    (folder,) = (workers.home / "attempts").iterdir()
+    away = folder.rename(workers.home / "away")
+    first, second = (ask(http, learned, {"Prefer": "wait=0"}) for _ in range(2))
+    failed = ended(http, first)
+    assert (failed["state"], failed["status_reason"]) == ("failed", "crashed")
+    assert "can't keep its files (No such file or directory)" in failed["status_detail"]
+    away.rename(folder)
+    check(ended(http, ask(http, learned, {"Prefer": "wait=0"})), expected(learned))
+    assert ended(http, second)["state"] in ENDED
+    assert worker.is_alive
+
+
 def test_a_short_wait_answers_202_and_a_deleted_one_is_dropped(
     http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
 ) -> None:

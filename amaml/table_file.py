@@ -69,7 +69,10 @@ def format_of(path: Path) -> Format:
 
 
 def inspect(path: Path, *, max_errors: int = 20) -> TableReport:
-    """Reads the whole file once, holding a block of it, and says what is in it and what is wrong with it."""
+    """Reads the whole file once, holding a block of it, and says what is in it and what is wrong with it.
+
+    Raises MemoryError and the OSError of a machine that can't read it: neither is a fault of the file.
+    """
     kind = format_of(path)
     report = TableReport(kind)
     seen: dict[str, _Seen] = {}
@@ -84,7 +87,13 @@ def inspect(path: Path, *, max_errors: int = 20) -> TableReport:
             rows += batch.num_rows
             for name, values in zip(batch.schema.names, batch.columns, strict=True):
                 seen[name].add(values)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
+    except MemoryError:  # which is an ArrowException too
+        raise
+    except OSError as problem:
+        if problem.errno is not None:  # of the machine; pyarrow's own, of a damaged file, has none
+            raise
+        report.errors.append(BadLine(0, _sentence(problem)))
+    except (pa.ArrowException, UnicodeDecodeError) as problem:
         report.errors.append(BadLine(0, _sentence(problem)))
     if rows == 0 and not report.errors:
         report.errors.append(BadLine(0, "the table has no rows: it needs a header and a row a line"))

@@ -1,7 +1,7 @@
 """Does adaptations, one at a time, in an adapter that is kept warm: a process that has imported torch (worker.adapter).
 
 A notification wakes it. An adaptation is taken with a lease that is renewed while it goes on, so a worker that dies loses
-it to another; an adapter that dies amid one is replaced, and the adaptation tried again a few times.
+it to another; an adapter that dies amid one, or that its machine fails, is replaced, and the adaptation tried again a few times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.store.blobs import BlobNotFound, Written
 from service.store.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.crashes import classify, oom_kills
 from worker.process import AdapterProcess, Gone
-from worker.protocol import Adapt, Adapted, NotAdapted, Ready
+from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings
 
@@ -44,9 +44,10 @@ MOST_REQUESTS: Final = 10_000
 
 @dataclass(frozen=True)
 class Crashed:
-    """The adapter ended amid the adaptation; a sentence without its full stop."""
+    """The adaptation came to no end by an accident; two sentences without their full stops."""
 
     how: str
+    remedy: str
 
 
 End = Adapted | NotAdapted | Crashed
@@ -175,7 +176,11 @@ class Adaptations(Thread):
             if isinstance(said, Adapted | NotAdapted):
                 return said
             if isinstance(said, Gone):
-                return Crashed(classify(self._adapter.wait(), oom_kills_before, "adapter")[1])
+                how = classify(self._adapter.wait(), oom_kills_before, "adapter")[1]
+                return Crashed(how, "send fewer rows, and look into the workers' logs and memory")
+            if isinstance(said, Accident):
+                self._adapter.kill()  # what it met may be due to its own state
+                return Crashed(said.detail, "make room on the workers' machines, then ask again")
             if time.monotonic() >= give_up:
                 self._adapter.kill()
                 return NotAdapted(
@@ -202,6 +207,12 @@ class Adaptations(Thread):
             self._files.popitem(last=False)[1].unlink()
         return path
 
+    def _forget(self, sha256: str) -> None:
+        """Has the file fetched anew, since it may be what is wrong."""
+        path = self._files.pop(sha256, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
     def _finish(self, taken: Taken, end: End) -> None:
         match end:
             case Adapted():
@@ -210,11 +221,11 @@ class Adaptations(Thread):
                 self._fail(taken, end.reason, end.detail)
             case Crashed() if taken.attempt < MAX_ATTEMPTS:
                 log.warning("adaptation %s: %s; it is tried again", taken.id, end.how)
+                self._forget(taken.sha256)
                 with transaction() as session:
                     adaptations.give_back(session, taken, counted=True)
             case Crashed():
-                what_now = "send fewer rows, and look into the workers' logs and memory"
-                self._fail(taken, "crashed", f"{end.how}, and so did those before it: {what_now}.")
+                self._fail(taken, "crashed", f"{end.how}; none of {MAX_ATTEMPTS} tries came to its end: {end.remedy}.")
 
     def _succeed(self, taken: Taken, end: Adapted) -> None:
         result: dict[str, Any] = json.loads(Path(end.result).read_bytes())

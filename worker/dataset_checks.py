@@ -1,7 +1,10 @@
 """Checks uploaded data sets, one at a time a worker, each in a process of its own (worker.validator).
 
-A check is taken with a lease that is renewed as long as the process runs, so a worker that dies loses it to another. How
-the process ends is the verdict, whatever it is: a file that crashes its reader is invalid and isn't read again.
+A check is taken with a lease that is renewed as long as the process runs, so a worker that dies loses it to another. The verdict
+is the report that the process prints: a whole one counts, however the process ends after it. A process that took too long or too
+much memory makes the data set invalid at once. One that ended in any other way without a report, and a machine that can't keep
+the file, are accidents, which say nothing of the file: the check is tried again a few times. What came from no report is never
+kept: the same bytes, uploaded again, are checked anew (see store.dataset_checks).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +38,11 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 5.0
 """Without being told of any: a worker that takes over from another may not be."""
+SECONDS_AFTER_AN_ACCIDENT: Final = 0.5
+"""Before this worker's next check: meanwhile another worker, on a machine that may be in better order, can take it up."""
 BEAT_SECONDS: Final = 0.05
+VALIDATOR: Final = (sys.executable, "-P", "-m", "worker.validator")
+"""The command, to which the arguments of a check are added."""
 _ENVIRONMENT: Final = {
     "PATH": os.defpath,
     "LC_ALL": "C.UTF-8",
@@ -45,11 +53,19 @@ _ENVIRONMENT: Final = {
 }
 
 
-class DatasetChecks:
-    """`step` checks what waits. `folder`: where the files lie meanwhile."""
+class Accident(Exception):
+    """The check came to no verdict, for a reason that isn't the file's."""
 
-    def __init__(self, settings: Settings, folder: Path, stopping: Event) -> None:
-        self._settings, self._folder, self._stopping = settings, folder, stopping
+    def __init__(self, how: str, remedy: str) -> None:
+        super().__init__(how)
+        self.how, self.remedy = how, remedy
+
+
+class DatasetChecks:
+    """`step` checks what waits. `folder`: where the files lie meanwhile. `validator`: the command that reads a file."""
+
+    def __init__(self, settings: Settings, folder: Path, stopping: Event, validator: Sequence[str] = VALIDATOR) -> None:
+        self._settings, self._folder, self._stopping, self._validator = settings, folder, stopping, validator
         self._lease = timedelta(seconds=settings.lease_seconds)
 
     def step(self) -> None:
@@ -63,7 +79,6 @@ class DatasetChecks:
         if check is None:
             return False
         folder = self._folder / f"data set {check.dataset_id} {check.attempt}"
-        folder.mkdir()
         try:
             report, detail = self._verdict(check, folder)
         except Abandoned:
@@ -71,26 +86,38 @@ class DatasetChecks:
             with transaction() as session:
                 dataset_checks.give_back(session, check)
             return True
+        except Accident as accident:
+            self._broke_down(check, accident)
+            return True
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=not folder.exists())
         with transaction() as session:
             dataset_checks.finish(session, check, report, detail)
         log.info("data set %s: %s", check.dataset_id, detail or "ready")
         return True
 
+    def _broke_down(self, check: Check, accident: Accident) -> None:
+        with transaction() as session:
+            again = dataset_checks.broke_down(session, check, accident.how, accident.remedy)
+        what_now = "it is tried again" if again else "it isn't tried again"
+        log.warning("data set %s: its check broke down %s; %s", check.dataset_id, accident.how, what_now)
+        self._stopping.wait(SECONDS_AFTER_AN_ACCIDENT)
+
     def _verdict(self, check: Check, folder: Path) -> tuple[DatasetReport | None, str | None]:
-        """What the check found, if it came to its end, and the sentence of a file that is invalid. Raises Abandoned."""
+        """The check's report, if there is one, and the sentence of a data set that is invalid. Raises Abandoned, Accident."""
         path = folder / "file"
-        self._fetch(check, path)
-        status, output = self._run(check, path, folder / "report")
-        if status != 0:
-            return None, self._crash(status)
         try:
-            report = DatasetReport.model_validate_json(_storable(output))
-        except ValidationError:
-            log.exception("data set %s: the check said what is no report", check.dataset_id)
-            return None, "Its check said nothing that could be understood: save the file anew and upload it again."
-        return report, _sentence(report)
+            folder.mkdir()
+            self._fetch(check, path)
+            status, output = self._run(check, path, folder / "report")
+        except OSError as error:
+            how = f"since the worker can't keep its file or start a process ({error.strerror or error})"
+            remedy = "make room on the workers' machines, then upload the same file again, and it is checked anew"
+            raise Accident(how, remedy) from error
+        report = _report(output)
+        if report is not None:
+            return report, _sentence(report)
+        return None, self._without_report(status)
 
     def _fetch(self, check: Check, path: Path) -> None:
         renewal = self._renewal(check)
@@ -105,7 +132,7 @@ class DatasetChecks:
     def _run(self, check: Check, path: Path, output: Path) -> tuple[int | None, bytes]:
         """Exit status of the validator (negative for a signal, None for one that ran too long) and what it printed.
 
-        Raises Abandoned.
+        Raises Abandoned, OSError.
         """
         limit, memory = self._settings.dataset_check_seconds, self._settings.dataset_check_memory_bytes
         arguments = [
@@ -120,7 +147,7 @@ class DatasetChecks:
         with output.open("wb") as stream:
             # Started in a thread that lives as long as the worker: Linux kills the child when that thread ends.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.validator", *arguments],
+                [*self._validator, *arguments],
                 stdin=subprocess.DEVNULL, stdout=stream, env=_ENVIRONMENT, cwd=path.parent, start_new_session=True,
             )  # fmt: skip
         try:
@@ -128,7 +155,7 @@ class DatasetChecks:
                 if self._stopping.is_set():
                     raise Abandoned
                 if time.monotonic() > give_up:
-                    return None, b""
+                    return None, output.read_bytes()
                 renewal.if_due()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(BEAT_SECONDS)
@@ -140,17 +167,38 @@ class DatasetChecks:
     def _renewal(self, check: Check) -> Renewal:
         return Renewal(lambda session: dataset_checks.renew(session, check, self._lease), self._lease.total_seconds())
 
-    def _crash(self, status: int | None) -> str:
-        """The sentence of a check that came to no end."""
+    def _without_report(self, status: int | None) -> str:
+        """The sentence of a check that was ended by its bounds; raises Accident where it ended in another way."""
         memory, limit = self._settings.dataset_check_memory_bytes, self._settings.dataset_check_seconds
         if status is None or -status == signal.SIGXCPU:
             return f"Its check took longer than {limit:g} s: upload less at once, or a simpler file."
         if status == EXIT_OUT_OF_MEMORY:
             return f"Its check needed more than {memory >> 20} MiB of memory: upload less at once, or in smaller row groups."
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return (
-            f"Its reader broke down over it ({how}): the file is damaged, or too much for it. Save it anew, or as CSV."
+        remedy = (
+            "upload the same file again, and it is checked anew; if that breaks down too, the file may be damaged: save it "
+            "anew, or as CSV"
         )
+        raise Accident(f"by {_ending(status)}", remedy)
+
+
+def _report(output: bytes) -> DatasetReport | None:
+    """The report, if it is there and whole: what was cut short is no JSON."""
+    try:
+        return DatasetReport.model_validate_json(_storable(output))
+    except ValidationError:
+        return None
+
+
+def _ending(status: int) -> str:
+    """How a process ended that printed no whole report."""
+    if status == 0:
+        return "output that is no report"
+    if status > 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"signal {-status}"
 
 
 def _sentence(report: DatasetReport) -> str | None:

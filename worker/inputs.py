@@ -14,12 +14,16 @@ from service.store.tables import Dataset
 Input = Literal["dataset", "checkpoint", "initialization"]
 
 
+class NotCheckedYet(Exception):
+    """The job's data set was uploaded again since the job was claimed, and is being checked anew."""
+
+
 class MissingInput(Exception):
     """Something that the job reads was deleted or is no good; the message is a whole sentence for its user."""
 
 
 def inputs(claim: Claim) -> dict[Input, UUID]:
-    """Blob ids by what they are to the job; raises MissingInput."""
+    """Blob ids by what they are to the job; raises MissingInput, NotCheckedYet."""
     found: dict[Input, UUID] = {}
     dataset_id = uploaded_dataset(claim.spec["family"].get("dataset"))
     if dataset_id is not None:
@@ -39,6 +43,8 @@ def _dataset(dataset_id: UUID) -> UUID:
         raise MissingInput(
             f"Data set {dataset_id} (family.dataset) was deleted: upload it again, and name the new one."
         )
+    if dataset.state == "pending":
+        raise NotCheckedYet
     if dataset.state == "invalid":
         raise MissingInput(
             f"Data set {dataset_id} (family.dataset) is invalid: {dataset.status_detail} Its report tells more; "

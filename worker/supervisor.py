@@ -24,10 +24,10 @@ from service.store.tables import Job
 from service.store.transitions import State
 from worker.crashes import classify, oom_kills
 from worker.failpoint import failpoint
-from worker.inputs import MissingInput, inputs
+from worker.inputs import MissingInput, NotCheckedYet, inputs
 from worker.lease import HeldLease, TrustLost
 from worker.process import Gone, TrainerProcess
-from worker.protocol import Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
+from worker.protocol import Accident, Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
 from worker.settings import Settings
 from worker.told import Told
 
@@ -76,9 +76,7 @@ class Supervisor:
         claim = self._claim
         log.info("job %s: attempt %d begins in trainer %d", claim.job_id, claim.attempt, self._trainer.pid)
         try:
-            self._begin()
-            while True:
-                self._watch()
+            self._supervise()
         except AttemptOver as end:
             log.info("job %s: attempt %d ended: %s", claim.job_id, claim.attempt, end)
         except (StaleFence, TrustLost) as lost:
@@ -87,6 +85,14 @@ class Supervisor:
             if self._stage == "working":
                 self._trainer.kill()
             shutil.rmtree(self._folder, ignore_errors=not self._folder.exists())
+
+    def _supervise(self) -> NoReturn:
+        try:
+            self._begin()
+            while True:
+                self._watch()
+        except OSError as error:  # of this process itself: what the trainer meets, it tells
+            self._end_crashed("lost_worker", f"The worker can't keep the job's files: {error}")
 
     # Beginning
 
@@ -97,12 +103,12 @@ class Supervisor:
             blob_ids = self._lease.reach(lambda: inputs(claim))
         except MissingInput as missing:
             self._end_failed("bad_data", str(missing))
+        except NotCheckedYet:
+            self._end_crashed("lost_worker", "Its data set was uploaded again and is being checked anew")
         failpoint("input.found")
         try:
             self._folder.mkdir()
             paths = {name: self._fetch(name, blob_id) for name, blob_id in blob_ids.items()}
-        except OSError as error:
-            self._end_crashed("lost_worker", f"The worker can't keep the job's files: {error}")
         except blobs.BlobNotFound as error:
             self._end_failed(
                 "bad_data", f"What the job reads was deleted while it was fetched ({error}): submit it anew."
@@ -156,6 +162,8 @@ class Supervisor:
             case Stopped():
                 self._stage = "done"
                 self._end_stopped()
+            case Accident(detail=detail):  # the trainer is killed: what it met may be due to its own state
+                self._end_crashed("lost_worker", detail)
             case Gone():
                 crash, sentence = classify(self._trainer.wait(), self._oom_kills)
                 self._end_crashed(crash, sentence)

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Condition, Thread
@@ -28,6 +29,7 @@ from worker.memory import PeakMemory
 from worker.protocol import (
     EXIT_NOT_TRUSTED,
     EXIT_OUT_OF_MEMORY,
+    Accident,
     Checkpoint,
     Evaluated,
     Failed,
@@ -40,6 +42,8 @@ from worker.protocol import (
     Stopped,
     Succeeded,
     ToTrainer,
+    accident,
+    causes,
     to_trainer,
 )
 
@@ -167,16 +171,14 @@ def main() -> None:
     wire.send(Ready(versions=versions(), devices=_devices()))
     while True:
         run = orders.run()
-        last: Succeeded | Stopped | Failed
+        last: Succeeded | Stopped | Failed | Accident
         try:
             last = _train(run, orders, wire)
         except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
-            if is_out_of_memory(error):
-                traceback.print_exc()
-                _exit(EXIT_OUT_OF_MEMORY)
-            last = _failure(error)
+            last = _ending(error)
         orders.done()
         wire.send(last)
+        failpoint("trainer.told_the_end")
 
 
 def _warm_up() -> None:
@@ -237,6 +239,19 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     training.save_initialization(path, {"job_id": run.job_id})
     failpoint("trainer.initialization_written")
     return Succeeded(path=str(path), parameters=training.parameters)
+
+
+def _ending(error: Exception) -> Failed | Accident:
+    """What is told of an exception that ended the run. Ends the process for want of memory."""
+    if any(is_out_of_memory(one) for one in causes(error)):
+        traceback.print_exception(error)
+        _exit(EXIT_OUT_OF_MEMORY)
+    happened = accident(error, "trainer")
+    if happened is None:
+        return _failure(error)
+    with suppress(OSError):  # the log may lie on the very disk that is full
+        traceback.print_exception(error)
+    return happened
 
 
 def _failure(error: Exception) -> Failed:

@@ -3,8 +3,8 @@
     python -m worker.validator FORMAT FAMILIES PATH MEMORY_BYTES CPU_SECONDS
 
 It bounds its own memory and time before it opens the file, has neither the database's address nor any other secret in its
-environment, and prints a DatasetReport as JSON. Whatever else becomes of it (a crash in a reader's native code, a
-kill) is a verdict too: see worker.dataset_checks.
+environment, and prints a DatasetReport as JSON. The report is one JSON object and printed last, so whoever can parse what was
+printed has all of it. What becomes of a check whose process printed no report: see worker.dataset_checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from amaml import ratings_file
 from amaml.dataset_report import MAX_ERRORS, ColumnReport, DatasetReport, ImagesReport, LineError
@@ -29,7 +29,7 @@ MAX_OUTPUT_BYTES: Final = 4 << 20
 _READ_BYTES: Final = 1 << 20
 
 
-def main() -> None:
+def main() -> NoReturn:
     format_, families, path, memory, seconds = sys.argv[1:]
     _bound(int(memory), int(seconds))
     _die_with_parent()
@@ -39,6 +39,8 @@ def main() -> None:
         os._exit(EXIT_OUT_OF_MEMORY)
     sys.stdout.write(report.model_dump_json())
     sys.stdout.flush()
+    # Without a teardown: threads of native libraries that still run crash the process at its end now and then.
+    os._exit(0)
 
 
 def inspect(path: Path, format_: str, families: list[str]) -> DatasetReport:
@@ -140,7 +142,9 @@ def _bound(memory: int, seconds: int) -> None:
     ):
         hard = resource.getrlimit(what)[1]
         bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(what, (bound, bound))
+        # Out of CPU time, Linux sends SIGXCPU at the lower bound, which tells why; at the upper one SIGKILL, as anybody may.
+        above = 1 if what == resource.RLIMIT_CPU and bound != hard else 0
+        resource.setrlimit(what, (bound, bound + above))
 
 
 def _die_with_parent() -> None:

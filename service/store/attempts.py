@@ -98,7 +98,9 @@ _REMEDIES: Final[dict[Crash, str]] = {
         "Loosen solver.rtol or shorten trajectory.length so that an iteration takes less time, "
         "or raise AMAML_STALL_SECONDS on the workers."
     ),
-    "lost_worker": "Look into the workers' logs for why they end, then submit the job again.",
+    "lost_worker": (
+        "Look into the workers' logs for why they end, and whether their disks are full; then submit the job again."
+    ),
 }
 
 

@@ -2,6 +2,11 @@
 
 What isn't checked lies in the table itself, so there is no message to lose: every worker looks now and then, and takes
 what nobody has, or what was taken by a worker whose lease has lapsed.
+
+A verdict about the file is a report, and is kept for ever. A check that came to no report (its process crashed, its worker was
+lost, it took too long or too much memory) is tried again a few times or ends as `invalid` without a report; the same bytes,
+uploaded again, then begin a new round of attempts. The number of an attempt, which is the fence, holds the round and, within
+it, the count of attempts; so no attempt of a round has the number of one of an earlier round.
 """
 
 from __future__ import annotations
@@ -19,7 +24,11 @@ from service.store import events, outbox
 from service.store.tables import Dataset, Job
 
 MAX_ATTEMPTS: Final = 5
-"""A check whose worker was lost so often isn't tried again: the file may be what brings workers down."""
+"""Of a round. A check whose worker was lost so often isn't tried again: the file may be what brings workers down."""
+MAX_BREAKDOWNS: Final = 3
+"""Of a round. A check whose process broke down at this attempt or a later one isn't tried again."""
+_NUMBERS_A_ROUND: Final = 1000
+"""A round's attempts are numbered from the next multiple of this: 1, 2, …; 1001, 1002, …"""
 PENDING: Final = "dataset_pending"
 """Reason of a queued job that waits for the check of its data set."""
 
@@ -36,6 +45,11 @@ class Check:
     blob_id: UUID
     bytes: int
 
+    @property
+    def tries(self) -> int:
+        """How many attempts the round has had, this one included."""
+        return self.attempt % _NUMBERS_A_ROUND
+
 
 def take_next(session: Session, lease: timedelta) -> Check | None:
     """The check that has waited longest; None if none waits. One that was lost too often is given up here."""
@@ -44,11 +58,11 @@ def take_next(session: Session, lease: timedelta) -> Check | None:
     dataset = session.scalars(waiting.limit(1).with_for_update(skip_locked=True)).first()
     if dataset is None:
         return None
-    if dataset.attempt >= MAX_ATTEMPTS:
+    if dataset.attempt % _NUMBERS_A_ROUND >= MAX_ATTEMPTS:
         _end(
             session, dataset, None,
-            f"Its check was cut off {dataset.attempt} times, each time with the worker: look into the workers' logs and "
-            "memory, delete the data set and upload it again.",
+            f"Its check was cut off {MAX_ATTEMPTS} times, the last time with its worker: look into the workers' logs and "
+            "memory, then upload the same file again, and it is checked anew.",
         )  # fmt: skip
         return take_next(session, lease)
     dataset.attempt += 1
@@ -62,9 +76,23 @@ def renew(session: Session, check: Check, lease: timedelta) -> bool:
     return session.scalar(held.returning(Dataset.id)) is not None
 
 
-def give_back(session: Session, check: Check) -> None:
-    """Leaves the check to another worker, at once."""
-    session.execute(update(Dataset).where(_held(check)).values(lease_expires_at=None, attempt=Dataset.attempt - 1))
+def give_back(session: Session, check: Check, *, counted: bool = False) -> None:
+    """Leaves the check to whichever worker comes first; `counted`: as one of its attempts."""
+    left = {"lease_expires_at": None, "attempt": Dataset.attempt - (0 if counted else 1)}
+    session.execute(update(Dataset).where(_held(check)).values(left))
+    outbox.tell(session, "data sets")
+
+
+def broke_down(session: Session, check: Check, how: str, remedy: str) -> bool:
+    """The check ended by an accident, which says nothing of the file. True: it is tried again; else the data set is invalid.
+
+    `how` follows "the last time" in the sentence for the user, and `remedy` is its end without the full stop.
+    """
+    if check.tries < MAX_BREAKDOWNS:
+        give_back(session, check, counted=True)
+        return True
+    finish(session, check, None, f"Its check broke down {check.tries} times, the last time {how}: {remedy}.")
+    return False
 
 
 def finish(session: Session, check: Check, report: DatasetReport | None, detail: str | None) -> bool:
@@ -74,6 +102,14 @@ def finish(session: Session, check: Check, report: DatasetReport | None, detail:
         return False
     _end(session, dataset, report, detail)
     return True
+
+
+def begin_anew(session: Session, dataset: Dataset) -> None:
+    """A new round for one that is invalid without a report. The caller holds its row's lock."""
+    dataset.state = "pending"
+    dataset.attempt = (dataset.attempt // _NUMBERS_A_ROUND + 1) * _NUMBERS_A_ROUND
+    dataset.lease_expires_at = dataset.status_detail = dataset.checked_at = None
+    outbox.tell(session, "data sets")
 
 
 def _held(check: Check) -> ColumnElement[bool]:
@@ -90,13 +126,9 @@ def _end(session: Session, dataset: Dataset, report: DatasetReport | None, detai
         dataset.report = report.model_dump(mode="json")
         if detail is None:
             dataset.rows, dataset.tasks = report.rows, report.tasks
-    waiting = (
-        update(Job)
-        .where(Job.dataset_id == dataset.id, Job.state == "queued", Job.status_reason == PENDING)
-        .values(status_reason=None, status_detail=None)
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    )
-    if session.scalars(waiting).all():
+    waiting = (Job.dataset_id == dataset.id, Job.state == "queued")
+    told = update(Job).where(*waiting, Job.status_reason == PENDING).values(status_reason=None, status_detail=None)
+    session.execute(told.execution_options(synchronize_session=False))
+    if session.scalar(select(Job.id).where(*waiting).limit(1)) is not None:
         outbox.put(session, "wake")
     session.execute(select(func.pg_notify(events.CHANNEL, str(dataset.id))))

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, defer
 
 from amaml.dataset_format import Detected
-from service.store import blobs, outbox, quotas
+from service.store import blobs, dataset_checks, outbox, quotas
 from service.store.tables import Dataset, Job
 from service.store.transitions import FINAL
 
@@ -37,7 +37,11 @@ class Filter:
 
 
 def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Detected, name: str) -> Added:
-    """Makes the file a data set of the workspace, to be checked by a worker; raises quotas.Exceeded."""
+    """Makes the file a data set of the workspace, to be checked by a worker; raises quotas.Exceeded.
+
+    The same bytes are the data set that is there. Where that is invalid without a report, its check was cut short by something
+    other than the file, so it is begun anew.
+    """
     if name:
         # One after another within the workspace and the name: the next version is one more than the latest.
         session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{workspace_id} {name}", 0))))
@@ -62,9 +66,13 @@ def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Det
         quotas.check_stored(session, workspace_id, file.size)
         outbox.tell(session, "data sets")
     same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == detected.format)
-    dataset = session.scalars(select(Dataset).where(*same)).one_or_none()
+    # Locked, so that of several uploads at once one begins the check anew. Jobs may go on referring to it meanwhile.
+    locked = select(Dataset).where(*same).with_for_update(key_share=True)
+    dataset = session.scalars(locked).one_or_none()
     if dataset is None:  # the one that was there has been deleted between the two
         return add(session, workspace_id, file, detected, name)
+    if dataset.state == "invalid" and dataset.report is None:
+        dataset_checks.begin_anew(session, dataset)
     return Added(dataset, new_id is not None)
 
 

@@ -76,7 +76,8 @@ async def upload(
     `u.data`, MovieLens-1M `ratings.dat`, RecBole `.inter`, Jester-1 as CSV). No archives.
 
     The answer comes at once; a worker then reads the whole file and tells in `report` what is in it. Jobs may name a
-    pending data set: they start when it is ready. The same bytes, sent again, are the same data set.
+    pending data set: they start when it is ready. The same bytes, sent again, are the same data set; one that is invalid
+    without a report, since its check was cut short, is then pending again and checked anew.
     """
     refuse_encoded(request)
     media_type = request.headers.get("content-type", "").lower()

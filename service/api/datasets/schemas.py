@@ -48,7 +48,7 @@ class DatasetWithReport(DatasetDocument):
     model_config = ConfigDict(title="DatasetWithReport")
 
     report: DatasetReport | None
-    """What the check found; null until then, and where the file broke the check itself."""
+    """What the check found; null until then, and where the check came to no report."""
 
 
 def dataset_document(dataset: Dataset) -> DatasetDocument:

@@ -284,14 +284,17 @@ def _with_counts(session: Session, studies: Sequence[Study]) -> list[Found]:
     row_version: Any = literal_column("studies.xmin::text")
     query = (
         select(
-            Study.id, row_version, _VERSION, func.sum(Job.iteration), func.sum(Job.iterations),
+            Study, row_version, _VERSION, func.sum(Job.iteration), func.sum(Job.iterations),
             *by_state,
         )
         .join(Job, Job.study_id == Study.id)
         .where(Study.id.in_([study.id for study in studies]))
         .group_by(Study.id, row_version)
+        # The study is read again with its version: a state of one moment under the version of a later one would be taken
+        # for the newest as long as that version stays.
+        .execution_options(populate_existing=True)
     )  # fmt: skip
-    rows: dict[UUID, tuple[Any, ...]] = {row[0]: tuple(row[1:]) for row in session.execute(query)}
+    rows: dict[UUID, tuple[Any, ...]] = {row[0].id: tuple(row[1:]) for row in session.execute(query)}
     found = []
     for study in studies:
         if study.id not in rows:

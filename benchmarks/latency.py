@@ -1,7 +1,7 @@
 """How long users wait, and what waiting workers cost: on a stack of its own, beside a bare Celery task in the same run.
 
-submit → first iteration · cancel → trainer gone · worker killed or stopped → its job goes on elsewhere · submit, list and
-claim with 100 and with 10,000 jobs queued · CPU time of an idle stack.
+submit → first iteration · cancel → trainer gone · worker killed or stopped → its job goes on elsewhere · submit, list, claim
+and the looks of workers with 100 and with 10,000 jobs queued · CPU time of an idle stack.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import statistics
 import subprocess
@@ -29,10 +28,11 @@ import redis
 from celery import Celery
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from amaml.spec import EvaluationSpec, JobSpec, MetaSpec, MLPSpec, RuntimeSpec, SinusoidSpec
 from benchmarks.record import arguments
-from service.store import claims, jobs, keys
+from service.store import claims, jobs, keys, outbox
 from service.store.claims import Claimant
 from service.store.database import engine, transaction
 from service.store.jobs import Filter
@@ -111,9 +111,10 @@ class Stack:
         eventually(lambda: self.ask(query) == number, 120)
 
     def trainer_of(self, job_id: UUID) -> int:
-        """From its worker's log."""
-        begins = re.findall(rf"job {job_id}: attempt \d+ begins in trainer (\d+)", self._log.read_text())
-        return int(begins[-1])
+        """The process of its newest attempt."""
+        query = "SELECT trainer_pid FROM attempts WHERE job_id = %s ORDER BY number DESC LIMIT 1"
+        pid: int = self.ask(query, job_id)
+        return pid
 
     def stop(self) -> None:
         self.http.close()
@@ -268,21 +269,27 @@ def fill(workspace: UUID, number: int) -> None:
 
 def actions(workspace: UUID) -> dict[str, Callable[[], object]]:
     """What is timed: each is one transaction."""
-    worker = Claimant(id=uuid4(), host="here", devices=["cpu"], threads=1, versions={})
+    worker = Claimant(id=uuid4(), host="here", devices=["cpu"], threads=1, versions={}, trainer_pid=1)
 
-    def submit() -> None:
-        with transaction() as session:
-            jobs.submit(session, workspace, spec(10))
+    def claim(session: Session) -> None:
+        assert claims.take_next(session, worker, timedelta(minutes=5)) is not None
 
-    def show() -> None:
-        with transaction() as session:
-            jobs.page(session, workspace, Filter(state=["queued"]), None, 50)
+    def alone(action: Callable[[Session], object]) -> Callable[[], object]:
+        def act() -> None:
+            with transaction() as session:
+                action(session)
 
-    def claim() -> None:
-        with transaction() as session:
-            assert claims.take_next(session, worker, timedelta(minutes=5)) is not None
+        return act
 
-    return {"submit": submit, "list": show, "claim": claim}
+    return {
+        "submit": alone(lambda session: jobs.submit(session, workspace, spec(10))),
+        "list": alone(lambda session: jobs.page(session, workspace, Filter(state=["queued"]), None, 50)),
+        "list_all": alone(lambda session: jobs.page(session, workspace, Filter(), None, 50)),
+        "claim": alone(claim),
+        "look_for_lapsed": alone(claims.some_lapsed),
+        "look_for_overdue": alone(lambda session: claims.some_wait(session, timedelta(0), ["auto", "cpu"])),
+        "publish": alone(lambda session: outbox.take_unsent(session, 10)),
+    }
 
 
 def median(action: Callable[[], object], repeats: int) -> float:

@@ -134,7 +134,8 @@ def _start_everything() -> None:
     """Before the broker is reached: repairs, spares and, if need be, jobs don't wait for it."""
     threading.excepthook = _end_on_a_fault
     folder.open()
-    spares.start()
+    heartbeat = Duty("heartbeat", sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE, stopping)
+    spares.start(heartbeat.ring)
     Duty("reconciler", reconciler.round, SECONDS, stopping).start()
     bells = {"data sets": [checks.ring]}
     OutboxPublisher(app, stopping, bells).start()
@@ -144,7 +145,7 @@ def _start_everything() -> None:
     for one in adaptations:
         one.start()
     Duty("catch-up", slots.catch_up, SECONDS_BETWEEN_CATCHING_UP, stopping).start()
-    Duty("heartbeat", sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE, stopping).start()
+    heartbeat.start()
 
 
 def _tell_of_readiness(**_: Any) -> None:

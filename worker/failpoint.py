@@ -2,8 +2,9 @@
 
 `AMAML_FAILPOINT=checkpoint.uploaded=kill@2` has the process kill itself when it comes to that place for the second time.
 Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `sleep:SECONDS`; without `@` the first time, with `@*` every time.
-`AMAML_FAILPOINT_MARK` names a file that is made when it happens; once the file is there it happens no more, in whatever
-process. Without `AMAML_FAILPOINT` a failpoint is a comparison with None.
+`AMAML_FAILPOINT=@PATH` reads the accident from a file whenever a place is passed, so that a process which runs already can be
+armed; once it has happened the file is renamed (see `happened`), and it happens no more in any process.
+Without `AMAML_FAILPOINT` a failpoint is a comparison with None.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "AMAML_FAILPOINT"
-MARK: Final = "AMAML_FAILPOINT_MARK"
 
 _armed = os.environ.get(VARIABLE)
 _hits = 0
@@ -27,7 +27,7 @@ def failpoint(name: str) -> None:
     """The accident of this name happens here, if one was asked for."""
     if _armed is None:
         return
-    wanted, _, how = _armed.partition("=")
+    wanted, _, how = _accident(_armed).partition("=")
     if wanted == name:
         action, _, hit = how.partition("@")
         if hit == "*":
@@ -36,22 +36,39 @@ def failpoint(name: str) -> None:
             _count(action, int(hit or 1))
 
 
+def happened(path: Path) -> Path:
+    """What a file that has armed a failpoint is called once the accident has happened."""
+    return path.with_name(f"{path.name}.happened")
+
+
+def _accident(armed: str) -> str:
+    if not armed.startswith("@"):
+        return armed
+    try:
+        return Path(armed[1:]).read_text(encoding="utf-8")
+    except FileNotFoundError:  # not armed yet, or it has happened
+        return ""
+
+
 def _count(action: str, hit: int) -> None:
     global _hits  # noqa: PLW0603 - one place is armed in a process
     with _counting:  # several threads may come to the place at once
         _hits += 1
-        hits = _hits
-    if hits == hit and _is_first():
+        come = _hits == hit
+        if come:
+            _hits = 0  # a file may arm it again
+    if come and _is_first():
         _happen(action)
 
 
 def _is_first() -> bool:
-    mark = os.environ.get(MARK)
-    if mark is None:
+    """Whether no process has had the accident yet that a file asks for; from now on one has."""
+    if _armed is None or not _armed.startswith("@"):
         return True
+    path = Path(_armed[1:])
     try:
-        Path(mark).touch(exist_ok=False)
-    except FileExistsError:
+        path.rename(happened(path))
+    except FileNotFoundError:
         return False
     return True
 

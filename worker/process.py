@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,9 @@ from worker.protocol import (
 
 log = logging.getLogger(__name__)
 
+
+TRAINER: Final = os.environ.get("AMAML_TRAINER_MODULE", "worker.trainer")
+"""The module that runs as trainer: tests of what surrounds it name one that speaks the protocol and trains nothing."""
 
 SaidT = TypeVar("SaidT", bound=Message)
 
@@ -117,7 +120,7 @@ class TrainerProcess(ChildProcess[FromTrainer]):
     """A trainer: see worker.trainer."""
 
     def __init__(self) -> None:
-        super().__init__(["worker.trainer"], from_trainer)
+        super().__init__([TRAINER], from_trainer)
         self.jobs = 0
         """Runs that it was given."""
 

@@ -78,16 +78,16 @@ class Slots:
             if trainer is None:
                 return
             claimed_at = time.monotonic()
-            claim = self._claim()
+            claim = self._claim(trainer)
             if claim is None:
                 self._spares.give_back(trainer)
                 return
             self._run(claim, trainer, claimed_at)
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, trainer: TrainerProcess) -> Claim | None:
         try:
             with transaction() as session:
-                claim = take_next(session, self._claimant(), timedelta(seconds=self._settings.lease_seconds))
+                claim = take_next(session, self._claimant(trainer), timedelta(seconds=self._settings.lease_seconds))
                 failpoint("claim.before_commit")
         except DBAPIError as error:
             if not is_away(error):
@@ -98,7 +98,7 @@ class Slots:
         failpoint("claim.committed")
         return claim
 
-    def _claimant(self) -> Claimant:
+    def _claimant(self, trainer: TrainerProcess) -> Claimant:
         ready = self._spares.what_it_is
         assert ready is not None, "a trainer was ready"
         return Claimant(
@@ -107,6 +107,7 @@ class Slots:
             devices=ready.devices,
             threads=self._settings.threads_per_slot,
             versions=ready.versions,
+            trainer_pid=trainer.pid,
         )
 
     def _run(self, claim: Claim, trainer: TrainerProcess, claimed_at: float) -> None:

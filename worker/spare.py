@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from threading import Condition, Thread
 
 from worker.process import TrainerProcess
@@ -37,7 +38,9 @@ class Spares:
         self.what_it_is: Ready | None = None
         """What the trainers of this machine say of themselves, once the first is ready."""
 
-    def start(self) -> None:
+    def start(self, when_ready: Callable[[], None]) -> None:
+        """`when_ready` is called once: as soon as a first trainer is ready, and so a job could run."""
+        self._when_ready = when_ready
         Thread(target=self._keep, name="spares", daemon=True).start()
 
     def take(self) -> TrainerProcess | None:
@@ -90,7 +93,9 @@ class Spares:
             with self._changed:
                 trainer, self._starting = self._starting, None
                 if ready is not None and not self._closed:
-                    self.what_it_is = ready
+                    if self.what_it_is is None:
+                        self.what_it_is = ready
+                        self._when_ready()
                     self._ready.append(trainer)
                     self._changed.notify_all()
                     back_off = 1.0

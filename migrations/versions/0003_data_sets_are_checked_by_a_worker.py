@@ -40,8 +40,9 @@ def downgrade() -> None:
     op.drop_index('ix_datasets_pending', table_name='datasets')
     op.drop_index('uq_datasets_workspace_id_name_version', table_name='datasets')
     op.drop_constraint(op.f('ck_datasets_state'), 'datasets', type_='check')
-    # What wasn't found good has no place in the earlier schema; jobs that named it keep its id in their spec.
-    op.execute("DELETE FROM datasets WHERE state <> 'ready'")
+    # What wasn't found good, or isn't ratings, has no place in the earlier schema, which would take it for ratings found good;
+    # jobs that named it keep its id in their spec.
+    op.execute("""DELETE FROM datasets WHERE state <> 'ready' OR NOT families @> '["ratings"]'""")
     op.execute("UPDATE datasets SET rows = coalesce(rows, 0), tasks = coalesce(tasks, 0)")
     op.alter_column('datasets', 'state', server_default=None)
     op.alter_column('datasets', 'rows', nullable=False)

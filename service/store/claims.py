@@ -37,6 +37,8 @@ class Claimant:
     """Of a job that names no number."""
     versions: Mapping[str, str]
     """Of the libraries that compute."""
+    trainer_pid: int
+    """The process that will run the job."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Claim:
     attempt: int
     """The fence."""
     spec: dict[str, Any]
-    dataset_id: UUID | None
     study_id: UUID | None
     runtime: dict[str, Any]
     """`device`, `threads` and `versions` that the attempt is to run with."""
@@ -88,13 +89,16 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
             "threads": asked["threads"] or worker.threads,
             "versions": dict(worker.versions),
         }
-    session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker.id, host=worker.host))
+    session.add(
+        Attempt(
+            job_id=job.id, number=job.attempt, worker_id=worker.id, host=worker.host, trainer_pid=worker.trainer_pid
+        )
+    )  # fmt: skip
     become(session, job, "running")
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
         spec=job.spec,
-        dataset_id=job.dataset_id,
         study_id=job.study_id,
         runtime=job.runtime or {},
         checkpoint=(checkpoint.step, checkpoint.blob_id) if checkpoint else None,

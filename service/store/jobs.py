@@ -19,10 +19,6 @@ from service.store.states import become
 from service.store.tables import Attempt, Blob, Checkpoint, Dataset, Event, Job
 from service.store.transitions import FINAL, State
 
-CHANNEL: Final = "amaml_job"
-"""Notified with a job's id when its worker has something to do about it."""
-
-
 TURN: Final = "study_turn"
 """Reason of a queued job that its study holds back."""
 TURN_DETAIL: Final = "It starts when another job of its study has ended: the study runs no more at once."
@@ -161,7 +157,6 @@ def cancel(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
         become(session, job, "cancelled", reason="cancelled", detail="Cancelled before it ran to its end.")
     elif job.state in ("running", "pausing"):
         become(session, job, "cancelling")
-        _tell_worker(session, job)
     elif job.state not in ("cancelling", "cancelled"):
         raise WrongState(f"The job has {job.state} already: there is nothing left to cancel.")
     return True
@@ -176,7 +171,6 @@ def pause(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
         become(session, job, "paused")
     elif job.state == "running":
         become(session, job, "pausing")
-        _tell_worker(session, job)
     elif job.state not in ("pausing", "paused"):
         raise WrongState(f"The job is {job.state}: only a queued or running job can be paused.")
     return True
@@ -270,10 +264,6 @@ def _locked(session: Session, workspace_id: UUID, job_id: UUID) -> Job | None:
     return session.scalars(
         select(Job).where(Job.id == job_id, Job.workspace_id == workspace_id).with_for_update()
     ).one_or_none()
-
-
-def _tell_worker(session: Session, job: Job) -> None:
-    session.execute(select(func.pg_notify(CHANNEL, str(job.id))))
 
 
 def _dataset_id(spec: JobSpec) -> UUID | None:

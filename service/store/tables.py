@@ -118,7 +118,8 @@ class BlobChunk(Base):
 
 
 class Dataset(Base):
-    """An immutable file. A worker checks it once: until then it is `pending`, then for ever `ready` or `invalid`."""
+    """An immutable file. Until a worker has checked it, it is `pending`; with the check's report it is `ready` or `invalid` for
+    ever. One that is `invalid` without a report wasn't read to its end: the same bytes, uploaded again, are checked anew."""
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -148,9 +149,9 @@ class Dataset(Base):
     status_detail: Mapped[str | None]
     """Of an invalid one: a sentence that says what is wrong."""
     report: Mapped[dict[str, Any] | None]
-    """amaml.dataset_report.DatasetReport; null until it is checked, and where the check itself broke down."""
+    """amaml.dataset_report.DatasetReport; null until it is checked, and where the check came to no report."""
     attempt: Mapped[int] = mapped_column(server_default="0")
-    """Of the check: its fence."""
+    """Of the check: its fence; how it is counted stands in store.dataset_checks."""
     lease_expires_at: Mapped[datetime | None]
     """Of the check: another worker takes it up after that."""
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
@@ -310,6 +311,8 @@ class Attempt(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     worker_id: Mapped[UUID]
     host: Mapped[str]
+    trainer_pid: Mapped[int | None]
+    """The process on that host that runs the attempt; null for attempts of earlier releases."""
     started_at: Mapped[datetime] = mapped_column(server_default=_now)
     ended_at: Mapped[datetime | None]
     reason: Mapped[str | None]

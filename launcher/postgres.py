@@ -32,6 +32,7 @@ from launcher.process import Child, Command, StartFailed, describe, wait_until
 USER = "amaml"
 DATABASE = "amaml"
 _START_SECONDS = 60.0
+STOP_SECONDS = 5.0
 _TRIES = 20
 """Starts, half a second apart: after a hard kill, the former server's lock may live for some seconds."""
 
@@ -170,7 +171,7 @@ def _command(data: Path, port: int, identity: str, settings: Mapping[str, str]) 
         identity=identity,
         stop_signal=signal.SIGINT,  # "fast": end sessions, write a checkpoint, leave
         death_signal=signal.SIGINT,
-        stop_seconds=5.0,
+        stop_seconds=STOP_SECONDS,
     )
 
 

@@ -15,6 +15,7 @@ from launcher.ports import HOST, free_port
 from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 _START_SECONDS = 30.0
+STOP_SECONDS = 2.0
 _TRIES = 5
 
 
@@ -61,7 +62,11 @@ loglevel warning
 """
     )
     return Command(
-        "valkey", [str(_binary()), str(configuration)], death_signal=signal.SIGTERM, stop_seconds=2.0, folder=folder
+        "valkey",
+        [str(_binary()), str(configuration)],
+        death_signal=signal.SIGTERM,
+        stop_seconds=STOP_SECONDS,
+        folder=folder,
     )
 
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -442,6 +443,11 @@ template <class T> void activate(int64_t kind, T* values, int64_t vectors) {
 
 extern "C" {
 int64_t amaml_problem_bytes() { return sizeof(Problem<float>); }
+// The fields of Problem, which are alike for both types of number, and how many: for the test of Python's mirror.
+const Field* amaml_problem_fields(int64_t* count) {
+    *count = std::size(Fields<Problem<float>>::all);
+    return Fields<Problem<float>>::all;
+}
 int64_t amaml_vector_bytes() { return VECTOR_BYTES; }
 int64_t amaml_solve_float32(const Problem<float>* problem) { return solve(*problem); }
 int64_t amaml_solve_float64(const Problem<double>* problem) { return solve(*problem); }

@@ -1,9 +1,12 @@
 // A solve's question and where its answer goes, and how a task fails.
 #pragma once
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
-// The face towards Python: amaml/kernel/library.py mirrors it field by field. B tasks, P parameters, K horizons.
+// The face towards Python: amaml/kernel/library.py mirrors it field by field, and PROBLEM_FIELDS below names the same fields.
+// B tasks, P parameters, K horizons.
 template <class T> struct Problem {
     int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
     int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
@@ -23,6 +26,42 @@ template <class T> struct Problem {
     int64_t* code;                                              // [B], as in amaml.flow.result.Result
     double *failed_at, *value, *bound;                          // [B]
 };
+
+// Every field of Problem, in its order. A field that is missing here, or stands in another place, doesn't compile.
+#define PROBLEM_FIELDS(FIELD)                                                                                              \
+    FIELD(layers) FIELD(activation) FIELD(batch) FIELD(parameters) FIELD(support_points) FIELD(query_points)               \
+    FIELD(horizons) FIELD(threads) FIELD(stages) FIELD(order) FIELD(adaptive) FIELD(guard) FIELD(max_steps)                \
+    FIELD(checkpoints) FIELD(backward) FIELD(proximal_in_query) FIELD(want_length) FIELD(want_rates) FIELD(want_proximal)  \
+    FIELD(proximal) FIELD(rtol) FIELD(atol) FIELD(stability_limit) FIELD(step_cap)                                         \
+    FIELD(widths) FIELD(times) FIELD(weights) FIELD(counts) FIELD(steps) FIELD(a) FIELD(b) FIELD(error)                    \
+    FIELD(theta) FIELD(rates) FIELD(power_start) FIELD(support_x) FIELD(support_y) FIELD(query_x) FIELD(query_y)           \
+    FIELD(gradients) FIELD(through_theta) FIELD(by_rates) FIELD(by_proximal) FIELD(by_length) FIELD(losses) FIELD(ends)    \
+    FIELD(lambda_max) FIELD(accepted) FIELD(rejected) FIELD(gradient_count) FIELD(hvp_count) FIELD(code)                   \
+    FIELD(failed_at) FIELD(value) FIELD(bound)
+
+// What the compiler made of a field, for the test that compares it with Python's mirror.
+struct Field {
+    const char* name;
+    int64_t offset, bytes;
+    int64_t kind;  // a letter: integer, number or pointer
+};
+template <class F> constexpr int64_t kind_of() { return std::is_pointer_v<F> ? 'p' : std::is_floating_point_v<F> ? 'n' : 'i'; }
+template <class P> struct Fields {
+#define FIELD(name) Field{#name, int64_t(offsetof(P, name)), int64_t(sizeof(P::name)), kind_of<decltype(P::name)>()},
+    static constexpr Field all[] = {PROBLEM_FIELDS(FIELD)};
+#undef FIELD
+    // Each begins where the one before it ends, and the last one ends where the structure does: so there are no others.
+    static constexpr bool complete() {
+        int64_t end = 0;
+        for (const Field& field : all) {
+            if (field.offset != end) return false;
+            end += field.bytes;
+        }
+        return end == int64_t(sizeof(P));
+    }
+};
+static_assert(Fields<Problem<float>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
+static_assert(Fields<Problem<double>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
 
 enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT };
 struct Failure {

@@ -4,7 +4,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
 BENCH := benchmarks/.venv
 
-.PHONY: help setup demo test faults up check bench bench-api bench-latency soak
+.PHONY: help setup demo test nightly up check bench bench-api bench-latency
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -15,17 +15,14 @@ setup: $(STAMP) ## the environment .venv alone
 demo: $(STAMP) ## a whole meta-training job on real data: stores, API, worker, submit, download, verify, clean up
 	@exec .venv/bin/python examples/demo.py
 
-test: $(STAMP) ## the whole suite, on a real PostgreSQL and a real Valkey that it starts and stops
-	@exec .venv/bin/python -m pytest
+test: $(STAMP) ## the suite that every change passes, on a real PostgreSQL and a real Valkey that it starts and stops
+	@exec .venv/bin/python -m pytest -n auto --maxprocesses 4
 
-faults: $(STAMP) ## what the suite leaves out: processes killed at every crash point, again and again, and 90 s of the soak
-	@exec .venv/bin/python -m pytest -m faults
+nightly: $(STAMP) ## what takes longer: every process test with real trainers, kills for every method, the long soak, fuzzing, sanitizers
+	@AMAML_TEST_REAL_TRAINERS=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 -m 'nightly or processes'
 
 up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
 	@exec .venv/bin/python -m launcher up
-
-soak: $(STAMP) ## ten minutes of jobs under accidents: processes killed and stopped, broker flushed, PostgreSQL killed; then an audit
-	@exec .venv/bin/python -m tests.faults.soak --seconds 600
 
 check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m ruff check .

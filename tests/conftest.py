@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 
-import psycopg
 import pytest
 import redis
 from sqlalchemy.engine import URL, make_url
 
 from launcher import postgres, valkey
 from launcher.log import Log
+from tests.support.databases import migrate, new_database
 
-ROOT = Path(__file__).parents[1]
 NO_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-TEMPLATE = "amaml_test_template"
-
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every process that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Where several pytest processes share the cores, OpenMP threads that wait by spinning take them from whoever has work: a solve
+# of two seconds took twenty.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes come first: several pytest processes (-n) then end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
 
 
 @pytest.fixture(scope="session")
@@ -45,38 +48,40 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
 @pytest.fixture(scope="session")
 def template_database(postgres_url: URL) -> Iterator[URL]:
     """A database migrated to the newest schema, never written to: each test's own is a copy of it."""
-    name = f"{TEMPLATE}_{secrets.token_hex(4)}"
-    url = postgres_url.set(database=name)
-    execute(postgres_url, f'CREATE DATABASE "{name}"')
-    migrate(url)
-    yield url
-    execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with new_database(postgres_url) as url:
+        migrate(make_url(url))
+        yield make_url(url)
 
 
 @pytest.fixture
 def database_url(postgres_url: URL, template_database: URL) -> Iterator[str]:
     """A fresh database with the newest schema and no rows, as AMAML_DATABASE_URL wants it."""
-    name = f"amaml_test_{secrets.token_hex(8)}"
-    execute(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database.database}"')
-    yield url_text(postgres_url.set(database=name))
-    execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with new_database(postgres_url, template_database) as url:
+        yield url
 
 
 @pytest.fixture
 def empty_database_url(postgres_url: URL) -> Iterator[str]:
     """A fresh database without any schema."""
-    name = f"amaml_test_{secrets.token_hex(8)}"
-    execute(postgres_url, f'CREATE DATABASE "{name}"')
-    yield url_text(postgres_url.set(database=name))
-    execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with new_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_store(postgres_url: URL, template_database: URL) -> Iterator[str]:
+    """A database for all tests of a module, which the store's functions use."""
+    with new_database(postgres_url, template_database) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMAML_DATABASE_URL", url)
+        yield url
 
 
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running Valkey."""
+    """A running Valkey: a database of it that no other pytest process uses."""
     given = os.environ.get("AMAML_TEST_BROKER_URL")
     if given:
-        yield given
+        number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        yield f"{given.rpartition('/')[0]}/{number}"
         return
     folder = tmp_path_factory.mktemp("valkey")
     with (folder / "log").open("w") as stream:
@@ -91,21 +96,3 @@ def broker_url(valkey_url: str) -> str:
     with redis.Redis.from_url(valkey_url) as client:
         client.flushdb()
     return valkey_url
-
-
-def migrate(url: URL) -> None:
-    """Bring the database's schema to the newest, as operators do."""
-    command = [sys.executable, "-m", "alembic", "-c", str(ROOT / "migrations" / "alembic.ini"), "upgrade", "head"]
-    environment = {**os.environ, "AMAML_DATABASE_URL": url_text(url)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def execute(url: URL, statement: str) -> None:
-    """Run one statement that can't run in a transaction."""
-    with psycopg.connect(url_text(url.set(drivername="postgresql")), autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
-
-
-def url_text(url: URL) -> str:
-    return url.render_as_string(hide_password=False)

@@ -82,12 +82,14 @@ def test_building_twice_compiles_once(compiler: str, kernel: library.Kernel) -> 
 NARROW = {"x86_64": [("-mno-avx512f", "-mno-avx512vl"), ("-mno-avx",)]}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("flags", NARROW.get(os.uname().machine, []))
 def test_narrower_vectors_give_the_same_answers(compiler: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
     build.compile_to(tmp_path / "narrow.so", compiler, ["-O1", *flags])
     assert float(python("-m", "tests.amaml.kernel_problems", str(tmp_path / "narrow.so"))) < 1e-10
 
 
+@pytest.mark.nightly
 def test_sanitizers_find_nothing(compiler: str, tmp_path: Path) -> None:
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     libasan = runtime.stdout.strip()

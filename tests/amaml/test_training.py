@@ -70,38 +70,6 @@ def test_training_pays() -> None:
     assert run.metrics["meta_loss"][-1][0] == 150
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        small(),
-        small(evaluation={"select": "validation", "every": 4}, solver={"kind": "dopri5", "step": None}),
-        small(runtime={"dtype": "float64"}, meta={"optimizer": {"kind": "sgd", "schedule": "cosine"}}),
-    ],
-    ids=["adam", "selected on validation", "sgd"],
-)
-@pytest.mark.parametrize("stop", [7, 10])
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, spec: JobSpec, stop: int) -> None:
-    whole = Training(spec)
-    undisturbed = list(whole)
-    whole.save_initialization(tmp_path / "whole", {"job_id": "a"})
-
-    first = Training(spec)
-    before = []
-    for report in first:
-        before.append(report)
-        if report.iteration == stop:  # 10: an evaluation is due, but not done
-            break
-    first.save_checkpoint(tmp_path / "checkpoint")
-    torch.manual_seed(torch.seed())
-    second = Training(spec, checkpoint=tmp_path / "checkpoint")
-    assert second.iteration == stop
-    after = list(second)
-    second.save_initialization(tmp_path / "resumed", {"job_id": "a"})
-
-    assert sha256(tmp_path / "whole") == sha256(tmp_path / "resumed")
-    assert bits(before) + bits(after) == bits(undisturbed)
-
-
 def test_a_run_stopped_within_an_evaluation_evaluates_again(tmp_path: Path) -> None:
     spec = small()
     undisturbed = bits(list(Training(spec)))

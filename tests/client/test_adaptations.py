@@ -13,26 +13,24 @@ import torch
 
 from amaml_client import AdaptationFailed, Client, Conflict, Invalid, NotFound, RowFileError, TimedOut
 from amaml_client.rowfile import read_rows
-from tests.client.conftest import Server
-from tests.client.test_cli import Amaml, amaml, environment
-from tests.client.test_client import SPEC, Open, open_client
+from tests.client.clients import Open
+from tests.client.commands import Amaml
+from tests.client.playing import SPEC, adapting, finish
 from tests.service.test_adaptations import initialization
-
-__all__ = ["amaml", "environment", "open_client"]  # fixtures
 
 X, Y = [[0.1], [0.2]], [1.0, 2.0]
 
 
 @pytest.fixture
-def learned(server: Server, client: Client) -> str:
+def learned(client: Client) -> str:
     job_id = client.submit(SPEC).id
-    server.finish(job_id, initialization())
+    finish(job_id, initialization())
     return job_id
 
 
-def test_rows_become_predictions(open_client: Open, server: Server, learned: str, tmp_path: Path) -> None:
+def test_rows_become_predictions(open_client: Open, learned: str, tmp_path: Path) -> None:
     client = open_client()
-    with server.adapting(b"weights") as asked:
+    with adapting(b"weights") as asked:
         found = client.adapt(learned, X, Y, [[0.3], [0.4]], by="finetune", epochs=3, want=["predictions", "weights"])
         assert found.check() is found
         assert (found.predictions, found.outputs, found.ended) == ([[0.5], [0.5]], ["y"], True)
@@ -52,9 +50,9 @@ def test_rows_become_predictions(open_client: Open, server: Server, learned: str
         client.adaptation(found.id)
 
 
-def test_what_goes_wrong_is_raised(open_client: Open, server: Server, learned: str, tmp_path: Path) -> None:
+def test_what_goes_wrong_is_raised(open_client: Open, learned: str, tmp_path: Path) -> None:
     client = open_client()
-    with server.adapting(reason="solver_failed", detail="Shorten the length."):
+    with adapting(reason="solver_failed", detail="Shorten the length."):
         failed = client.adapt(learned, X, Y, X)
         with pytest.raises(AdaptationFailed, match=r"solver_failed: Shorten the length\."):
             failed.check()
@@ -70,20 +68,18 @@ def test_what_goes_wrong_is_raised(open_client: Open, server: Server, learned: s
 
 
 def test_one_that_takes_longer_than_an_answer_waits_is_asked_for_again(
-    open_client: Open, server: Server, learned: str, monkeypatch: pytest.MonkeyPatch
+    open_client: Open, learned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("amaml_client.calls.MOST_WAIT", 0)
-    with server.adapting():
+    with adapting():
         assert open_client().adapt(learned, X, Y, X).predictions == [[0.5], [0.5]]
 
 
-def test_the_command_shows_predictions_curve_and_weights(
-    amaml: Amaml, server: Server, learned: str, tmp_path: Path
-) -> None:
+def test_the_command_shows_predictions_curve_and_weights(amaml: Amaml, learned: str, tmp_path: Path) -> None:
     (tmp_path / "support.csv").write_text("time,y\n0.1,1\n0.2,2\n")
     (tmp_path / "query.csv").write_text("time\n0.3\n")
     files = ("--support", "support.csv", "--query", "query.csv")
-    with server.adapting(b"weights") as asked:
+    with adapting(b"weights") as asked:
         done = amaml("adapt", learned, *files, "--curve", "-o", "out", "--length", "0.5")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[:3] == ["y", "0.5", "loss\tt = 0\tt = 2\tcurve"]
@@ -95,7 +91,7 @@ def test_the_command_shows_predictions_curve_and_weights(
         assert as_json["result"]["predictions"] == [[0.5]]
     assert amaml("adapt", learned, "--support", "support.csv").returncode == 2
     assert amaml("adapt", learned, "--support", "none.csv").returncode == 2
-    with server.adapting(reason="diverged", detail="Lower lr."):
+    with adapting(reason="diverged", detail="Lower lr."):
         failed = amaml("adapt", learned, *files)
         assert (failed.returncode, "Lower lr." in failed.stderr) == (1, True)
 

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +13,11 @@ import pytest
 
 from amaml_client import Client
 from launcher.ports import HOST, free_port
-from tests.client.conftest import AMAML, Server
-from tests.client.test_client import NOBODY, SPEC
-
-Amaml = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def environment(server: Server) -> dict[str, str]:
-    """Of a user whose stack is the server; the key is found by itself."""
-    foreign = ("AMAML_", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TERM")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return {**ours, "AMAML_URL": server.url, "AMAML_HOME": str(server.home), "TERM": "xterm-256color"}
-
-
-@pytest.fixture
-def amaml(environment: dict[str, str], tmp_path: Path) -> Amaml:
-    def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [AMAML, *arguments],
-            env={**environment, **changes},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
-
-
-@pytest.fixture
-def job(client: Client) -> str:
-    return client.submit({**SPEC, "name": "the [bold]job[/bold]\x1b[31m"}).id
-
-
-def later(seconds: float, action: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, action)
-    timer.start()
-    return timer
+from tests.client.commands import AMAML, Amaml, Start
+from tests.client.conftest import Server
+from tests.client.playing import NOBODY, SPEC, checking, diverge, finish
+from tests.support.jobs import tell
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 
 def test_submit_yaml(amaml: Amaml, client: Client, tmp_path: Path) -> None:
@@ -75,6 +35,7 @@ def test_submit_standard_input(environment: dict[str, str]) -> None:
         input=json.dumps(SPEC),
         capture_output=True,
         text=True,
+        timeout=CEILING_SECONDS,
         check=True,
     )
     assert json.loads(done.stdout)["state"] == "queued"
@@ -114,7 +75,6 @@ def test_what_the_server_finds_invalid_is_shown_with_its_line(amaml: Amaml, tmp_
         (["submit", "none.yaml"], {}, 2),
         (["datasets", "upload", "none.csv"], {}, 2),
         (["jobs"], {"AMAML_URL": "nonsense"}, 2),
-        (["jobs"], {"AMAML_URL": f"http://{HOST}:{free_port()}"}, 3),
         (["status", NOBODY], {}, 4),
         (["status", "nonsense"], {}, 4),
         (["watch", NOBODY], {}, 4),
@@ -135,6 +95,14 @@ def test_exit_codes(amaml: Amaml, arguments: list[str], changes: dict[str, str],
         assert problem["detail"] in done.stderr
 
 
+def test_nobody_there_is_exit_code_3(start: Start) -> None:
+    nobody = f"http://{HOST}:{free_port()}"
+    told, documented = start("jobs", AMAML_URL=nobody), start("jobs", "--json", AMAML_URL=nobody)
+    assert (told.end(), documented.end()) == (3, 3)
+    assert "Traceback" not in told.shown
+    assert json.loads(documented.shown)["detail"] in told.shown
+
+
 def test_steering(amaml: Amaml, job: str) -> None:
     assert json.loads(amaml("pause", job, "--json").stdout)["state"] == "paused"
     assert "is queued" in amaml("resume", job).stdout
@@ -144,8 +112,8 @@ def test_steering(amaml: Amaml, job: str) -> None:
     assert "cancelled" in again.stderr
 
 
-def test_lists_and_one_job(amaml: Amaml, job: str, server: Server) -> None:
-    server.progress(job, iteration=3)
+def test_lists_and_one_job(amaml: Amaml, job: str) -> None:
+    tell(job, iteration=3)
     done = amaml("jobs", "-n", "1")
     head, line = done.stdout.splitlines()
     assert head.split("\t")[:4] == ["id", "name", "state", "progress"]
@@ -156,35 +124,29 @@ def test_lists_and_one_job(amaml: Amaml, job: str, server: Server) -> None:
     assert f"id\t{job}\n" in amaml("status", job).stdout
 
 
-def test_follow_says_what_changed(environment: dict[str, str], job: str, server: Server) -> None:
-    following = subprocess.Popen(
-        [AMAML, "jobs", "-f", "--json", "-n", "1"], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert following.stdout is not None
-    assert json.loads(following.stdout.readline())["state"] == "queued"
-    server.finish(job, b"theta")
-    assert json.loads(following.stdout.readline())["state"] == "succeeded"
-    following.send_signal(signal.SIGINT)
-    assert following.wait(10) == 0
-    following.stdout.close()
+def test_follow_says_what_changed(start: Start, job: str) -> None:
+    following = start("jobs", "-f", "--json", "-n", "1")
+    following.wait_for("\n")
+    finish(job)
+    wait_until(lambda: following.shown.count("\n") == 2)
+    assert [json.loads(line)["state"] for line in following.shown.splitlines()] == ["queued", "succeeded"]
+    following.process.send_signal(signal.SIGINT)
+    assert following.end() == 0
 
 
-def test_watch_in_a_pipe_is_plain_lines(amaml: Amaml, job: str, server: Server) -> None:
-    def run() -> None:
-        server.progress(job, phase="training", iteration=1, iterations=10, eta_seconds=9.0, metrics={"meta_loss": 0.5})
-        server.finish(job, b"theta")
-
-    timer = later(1, run)
-    done = amaml("watch", job)
-    timer.join()
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout
-    assert done.stdout.splitlines()[0] == f"job {job} (the [bold]job[/bold]�[31m)"
-    assert re.search(r"^succeeded after .* nrmse_flow 0\.5$", done.stdout, re.MULTILINE)
+def test_watch_in_a_pipe_is_plain_lines(start: Start, job: str) -> None:
+    watching = start("watch", job)
+    watching.wait_for("\nqueued\n")
+    tell(job, phase="training", iteration=1, iterations=10, eta_seconds=9.0, metrics={"meta_loss": 0.5})
+    finish(job, metrics={"nrmse_flow": [(10, 0.5)]})
+    assert watching.end() == 0
+    assert "\x1b" not in watching.shown
+    assert watching.shown.splitlines()[0] == f"job {job} (the [bold]job[/bold]�[31m)"
+    assert re.search(r"^succeeded after .* nrmse_flow 0\.5$", watching.shown, re.MULTILINE)
 
 
-def test_a_failed_job_is_exit_code_1(amaml: Amaml, job: str, server: Server) -> None:
-    server.fail(job)
+def test_a_failed_job_is_exit_code_1(amaml: Amaml, job: str) -> None:
+    diverge(job)
     done = amaml("watch", job)
     assert done.returncode == 1
     assert "(diverged: lower meta.optimizer.lr)" in done.stdout
@@ -193,100 +155,33 @@ def test_a_failed_job_is_exit_code_1(amaml: Amaml, job: str, server: Server) -> 
     assert json.loads(done.stdout)["status_reason"] == "diverged"
 
 
-def test_submit_and_watch_gives_one_document(
-    environment: dict[str, str], client: Client, server: Server, tmp_path: Path
-) -> None:
+def test_submit_and_watch_gives_one_document(start: Start, client: Client, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps({**SPEC, "name": f"watched {tmp_path}"}))
-    watching = subprocess.Popen(
-        [AMAML, "submit", str(tmp_path / "spec.json"), "--watch", "--json"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 20
-    while not (submitted := [job for job in client.jobs(limit=1) if job.name == f"watched {tmp_path}"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    server.finish(submitted[0].id, b"theta")
-    output, _ = watching.communicate(timeout=20)
-    assert json.loads(output)["initialization"]["parameters"] == 7
-    assert watching.returncode == 0
+    watching = start("submit", str(tmp_path / "spec.json"), "--watch", "--json")
+    (submitted,) = wait_until(lambda: [job for job in client.jobs(limit=1) if job.name == f"watched {tmp_path}"])
+    finish(submitted.id)
+    assert watching.end() == 0
+    document = json.loads(watching.shown)
+    assert (document["id"], document["initialization"]["parameters"]) == (submitted.id, 2_000)
 
 
-@pytest.fixture
-def terminal(environment: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
-    opened = []
-
-    def open_(*arguments: str) -> Terminal:
-        opened.append(Terminal(arguments, environment))
-        return opened[-1]
-
-    yield open_
-    for one in opened:
-        one.close()
-
-
-class Terminal:
-    """The command on a terminal of its own."""
-
-    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-        self._near, far = pty.openpty()
-        self.process = subprocess.Popen(
-            [AMAML, *arguments],
-            env={**environment, "COLUMNS": "160"},
-            stdin=far,
-            stdout=far,
-            stderr=far,
-            start_new_session=True,
-        )
-        os.close(far)
-        self.shown = ""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # the other end is closed
-            while piece := os.read(self._near, 65536):
-                self.shown += piece.decode(errors="replace")
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 20
-        while text not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            time.sleep(0.05)
-
-    def end(self) -> int:
-        code = self.process.wait(20)
-        self._reader.join(5)
-        return code
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(5)
-        os.close(self._near)
-
-
-def test_watch_on_a_terminal(terminal: Callable[..., Terminal], job: str, server: Server) -> None:
-    watching = terminal("watch", job)
+def test_watch_on_a_terminal(start: Start, job: str) -> None:
+    watching = start("watch", job, on_a_terminal=True)
     watching.wait_for("queued")
     for iteration, loss in enumerate((0.9, 0.5, 0.1), start=1):
-        server.progress(
-            job, phase="training", iteration=iteration, iterations=10, eta_seconds=50.0, metrics={"meta_loss": loss}
-        )
+        tell(job, phase="training", iteration=iteration, iterations=10, eta_seconds=50.0, metrics={"meta_loss": loss})
     watching.wait_for("3/10")
     watching.wait_for("eta 50 s")
     watching.wait_for("meta_loss 0.1")
     watching.wait_for("█▅▁")
     assert "\x1b[" in watching.shown
-    server.finish(job, b"theta")
+    finish(job)
     watching.wait_for("succeeded after")
     assert watching.end() == 0
 
 
-def test_ctrl_c_leaves_the_job_alone(terminal: Callable[..., Terminal], job: str, client: Client) -> None:
-    watching = terminal("watch", job)
+def test_ctrl_c_leaves_the_job_alone(start: Start, job: str, client: Client) -> None:
+    watching = start("watch", job, on_a_terminal=True)
     watching.wait_for("queued")
     watching.process.send_signal(signal.SIGINT)
     assert watching.end() == 130
@@ -295,11 +190,11 @@ def test_ctrl_c_leaves_the_job_alone(terminal: Callable[..., Terminal], job: str
     assert client.job(job).state == "queued"
 
 
-def test_download(amaml: Amaml, job: str, server: Server, tmp_path: Path) -> None:
+def test_download(amaml: Amaml, job: str, tmp_path: Path) -> None:
     refused = amaml("download", job, "-o", "init.safetensors")
     assert refused.returncode == 4
     assert "queued" in refused.stderr
-    server.finish(job, b"theta" * 1000)
+    finish(job, b"theta" * 1000)
     done = amaml("download", job, "-o", "init.safetensors")
     assert done.returncode == 0
     assert "verified" in done.stdout
@@ -311,8 +206,8 @@ def test_download(amaml: Amaml, job: str, server: Server, tmp_path: Path) -> Non
     assert "Traceback" not in nowhere.stderr
 
 
-def test_metrics(amaml: Amaml, job: str, server: Server) -> None:
-    server.measure(job, "meta_loss", [(step, 1.0 / step) for step in range(1, 11)])
+def test_metrics(amaml: Amaml, job: str) -> None:
+    finish(job, metrics={"meta_loss": [(step, 1.0 / step) for step in range(1, 11)]})
     assert json.loads(amaml("metrics", job, "--json").stdout)["meta_loss"][1] == [2, 0.5]
     assert amaml("metrics", job, "--points", "--name", "meta_loss").stdout.splitlines()[2] == "meta_loss\t2\t0.5"
     (line,) = amaml("metrics", job).stdout.splitlines()[1:]
@@ -321,7 +216,7 @@ def test_metrics(amaml: Amaml, job: str, server: Server) -> None:
 
 def test_datasets(amaml: Amaml, server: Server, tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,5\n1,2,3\n2,1,4\n")
-    with server.checking():
+    with checking(server.home):
         dataset: dict[str, Any] = json.loads(amaml("datasets", "upload", "ratings.csv", "--wait", "--json").stdout)
         assert (dataset["rows"], dataset["tasks"], dataset["name"]) == (3, 2, "ratings.csv")
         (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,five\n")

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import inspect
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from amaml_client import (
-    AsyncClient,
     ChecksumMismatch,
     Client,
     Conflict,
     DatasetInvalid,
+    Event,
     Invalid,
     JobCancelled,
     JobFailed,
@@ -33,59 +30,14 @@ from amaml_client import (
     calls,
 )
 from amaml_client.errors import UnexpectedAnswer
+from amaml_client.exchange import PATIENCE
 from launcher.ports import HOST, free_port
-from tests.client.conftest import Server, Wire
-
-SPEC = {"family": {"kind": "sinusoid"}, "meta": {"iterations": 10}}
-NOBODY = "0199a0a0-0000-7000-8000-000000000000"
-
-Open = Callable[..., Any]
-
-
-class Awaited:
-    """An AsyncClient whose calls are awaited at once, so that one test serves both."""
-
-    def __init__(self, *settings: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._client = AsyncClient(*settings)
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self._client.close())
-        self._loop.close()
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            result = getattr(self._client, name)(*arguments, **options)
-            return self._collected(result) if inspect.isasyncgen(result) else self._loop.run_until_complete(result)
-
-        return call
-
-    def _collected(self, events: Any) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._loop.run_until_complete(anext(events))
-            except StopAsyncIteration:
-                return
-
-
-@pytest.fixture(params=[Client, Awaited])
-def open_client(request: pytest.FixtureRequest, server: Server) -> Iterator[Open]:
-    """Opens a client of either kind; to the server itself unless another address is given."""
-    opened = []
-
-    def open_(url: str = server.url, key: str = server.key) -> Any:
-        opened.append(request.param(url, key))
-        return opened[-1]
-
-    yield open_
-    for client in opened:
-        client.close()
-
-
-def later(seconds: float, action: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, action)
-    timer.start()
-    return timer
+from tests.client.clients import Clock, Open
+from tests.client.conftest import Server
+from tests.client.playing import NOBODY, SPEC, checking, diverge, finish, meanwhile
+from tests.client.wire import Wire
+from tests.support.jobs import tell
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 
 def test_submit_and_read_back(open_client: Open) -> None:
@@ -125,7 +77,7 @@ def test_lists_go_over_pages(open_client: Open, monkeypatch: pytest.MonkeyPatch)
     assert client.jobs(family="alpine") == []
 
 
-def test_refusals_by_kind(open_client: Open, server: Server) -> None:
+def test_refusals_by_kind(open_client: Open) -> None:
     client = open_client()
     with pytest.raises(Unauthenticated) as no_key:
         open_client(key="amaml_nonsense").jobs()
@@ -143,17 +95,17 @@ def test_refusals_by_kind(open_client: Open, server: Server) -> None:
         client.jobs(state="nonsense")
     assert parameter.value.errors[0].parameter == "state"
     job = client.submit(SPEC)
-    server.fail(job.id)
+    diverge(job.id)
     with pytest.raises(Conflict) as conflict:
         client.resume(job.id)
     assert conflict.value.code == "wrong_state"
 
 
-def test_nobody_there(open_client: Open) -> None:
-    started = time.monotonic()
+def test_nobody_there(open_client: Open, clock: Clock) -> None:
     with pytest.raises(Unreachable, match="make up"):
         open_client(f"http://{HOST}:{free_port()}").jobs()
-    assert 2 < time.monotonic() - started < 8
+    assert len(clock.pauses) > 3
+    assert 2 < sum(clock.pauses) <= PATIENCE
 
 
 def test_somebody_else_there(open_client: Open, server: Server) -> None:
@@ -162,23 +114,26 @@ def test_somebody_else_there(open_client: Open, server: Server) -> None:
         client.job(NOBODY)
 
 
-def test_wait_for_a_good_end(open_client: Open, server: Server) -> None:
-    client = open_client()
-    job = client.submit(SPEC)
+def test_wait_for_a_good_end(open_client: Open, wire: Wire) -> None:
+    job = open_client().submit(SPEC)
     with pytest.raises(TimedOut) as caught:
-        client.wait(job.id, timeout=0.3)
+        open_client().wait(job.id, timeout=0.3)
     assert caught.value.waited_for.id == job.id
-    timer = later(0.3, lambda: server.finish(job.id, b"theta"))
-    ended = client.wait(job.id)
-    timer.join()
+
+    def play() -> None:
+        wait_until(lambda: wire.connections)
+        finish(job.id)
+
+    with meanwhile(play):
+        ended = open_client(wire.url).wait(job.id, timeout=CEILING_SECONDS)
     assert ended.succeeded
     assert ended.check() is ended
 
 
-def test_wait_for_a_bad_end(open_client: Open, server: Server) -> None:
+def test_wait_for_a_bad_end(open_client: Open) -> None:
     client = open_client()
     failed, cancelled = client.submit(SPEC), client.submit(SPEC)
-    server.fail(failed.id)
+    diverge(failed.id)
     with pytest.raises(JobFailed, match=r"diverged: lower meta\.optimizer\.lr"):
         client.wait(failed.id).check()
     assert client.cancel(cancelled.id).state == "cancelled"
@@ -187,43 +142,40 @@ def test_wait_for_a_bad_end(open_client: Open, server: Server) -> None:
 
 
 def test_wait_and_stream_outlast_a_restart(open_client: Open, server: Server) -> None:
-    client = open_client()
-    job = client.submit(SPEC)
-    server.stop()
-
-    def restart() -> None:
-        server.start()
-        server.finish(job.id, b"theta")
-
-    timer = later(0.5, restart)
-    assert client.wait(job.id).succeeded
-    timer.join()
-    job = client.submit(SPEC)
-    events = client.stream(job.id)
+    reader, waiter = open_client(), open_client()
+    job = reader.submit(SPEC)
+    events = reader.stream(job.id)
     first = next(events)
-    server.stop()
-    timer = later(0.5, restart)
-    assert [event.seq for event in events] == [first.seq + 1, first.seq + 2]
-    timer.join()
+    server.api.kill()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(waiter.wait, job.id)
+        reading = pool.submit(lambda: [event.seq for event in events])
+        server.api.start()  # nobody is there for as long as a Python takes to import the API
+        finish(job.id)
+        assert waiting.result(CEILING_SECONDS).succeeded
+        assert reading.result(CEILING_SECONDS) == [first.seq + 1, first.seq + 2]
 
 
-def test_each_event_once_and_in_order_over_cuts(open_client: Open, server: Server, wire: Wire) -> None:
+def test_each_event_once_and_in_order_over_cuts(open_client: Open, wire: Wire, clock: Clock) -> None:
     client = open_client(wire.url)
     job = open_client().submit(SPEC)
     wire.cuts = [700, 1100, 300, 900]
-    stop = threading.Event()
+    events: list[Event] = []
 
-    def tell() -> None:
+    def have_come(number: int) -> bool:
+        return len(events) >= number
+
+    def play() -> None:
         for iteration in range(1, 21):
-            server.progress(job.id, phase="training", iteration=iteration, iterations=20, metrics={"meta_loss": 0.1})
-            stop.wait(0.02)
-        server.finish(job.id, b"theta")
+            wait_until(partial(have_come, iteration - 2))  # so some are on their way at each cut
+            tell(job.id, phase="training", iteration=iteration, iterations=20, metrics={"meta_loss": 0.1})
+        finish(job.id)
 
-    teller = threading.Thread(target=tell)
-    teller.start()
-    events = list(client.stream(job.id))
-    teller.join()
+    with meanwhile(play):
+        for event in client.stream(job.id):
+            events.append(event)  # noqa: PERF402 - one by one, since the other thread looks
     assert wire.connections > len(wire.cuts)
+    assert len(clock.pauses) == wire.connections - 1
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.data["iteration"] for event in events if event.kind == "progress"] == list(range(1, 21))
     assert events[-1].data["state"] == "succeeded"
@@ -234,10 +186,10 @@ THETA = os.urandom(3 << 20)
 
 
 @pytest.fixture
-def learned(server: Server, client: Client) -> str:
+def learned(client: Client) -> str:
     """A job whose initialization is THETA."""
     job = client.submit(SPEC)
-    server.finish(job.id, THETA)
+    finish(job.id, THETA)
     return job.id
 
 
@@ -257,6 +209,7 @@ def test_a_cut_download_goes_on(open_client: Open, learned: str, wire: Wire, tmp
     assert wire.connections == 4
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_later_call_goes_on(open_client: Open, learned: str, wire: Wire, tmp_path: Path) -> None:
     wire.cuts = [1 << 20] + [0] * 50
     with pytest.raises(Unreachable):
@@ -298,7 +251,7 @@ def test_datasets(open_client: Open, server: Server, tmp_path: Path) -> None:
     client = open_client()
     file = tmp_path / "ratings.csv"
     file.write_text(RATINGS)
-    name = f"ratings of {time.monotonic()}"
+    name = f"ratings of {uuid4()}"
     told: list[int] = []
     dataset = client.upload_dataset(file, name=name, progress=told.append)
     assert told[-1] == len(RATINGS)
@@ -306,7 +259,7 @@ def test_datasets(open_client: Open, server: Server, tmp_path: Path) -> None:
     assert (dataset.rows, dataset.bytes, dataset.format, dataset.state) == (None, len(RATINGS), "csv", "pending")
     with pytest.raises(TimedOut, match="pending"):
         client.wait_for_dataset(dataset.id, timeout=0.1)
-    with server.checking():
+    with checking(server.home):
         dataset = client.wait_for_dataset(dataset.id).check()
         assert (dataset.rows, dataset.tasks, dataset.families) == (81, 9, ["ratings", "table"])
         assert dataset.report is not None
@@ -329,9 +282,9 @@ def test_datasets(open_client: Open, server: Server, tmp_path: Path) -> None:
 
 def test_an_upload_whose_answer_is_lost_is_done_once(open_client: Open, wire: Wire, tmp_path: Path) -> None:
     file = tmp_path / "ratings.csv"
-    file.write_text(RATINGS + f"10,10,{time.monotonic()}\n")
+    file.write_text(RATINGS + f"10,10,{uuid4().int % 10**9}\n")
     wire.cuts = [0]
-    dataset = open_client(wire.url).upload_dataset(file, name=str(time.monotonic()))
+    dataset = open_client(wire.url).upload_dataset(file, name=str(uuid4()))
     assert wire.connections == 2
     assert [found.id for found in open_client().datasets(name=dataset.name)] == [dataset.id]
 

@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from amaml_client import Client
 from tests.client.conftest import Server
+from tests.client.playing import finish
+from tests.support.jobs import tell
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -36,7 +38,7 @@ assert SNIPPET is not None
     ids=["submit.py", "submit.sh", "docs/client.md"],
 )
 def test_runs(command: list[str], server: Server, client: Client, tmp_path: Path) -> None:
-    before = {job.id for job in client.jobs()}
+    before = client.jobs(limit=1)
     settings = {"AMAML_URL": server.url, "AMAML_HOME": str(server.home)}
     example = subprocess.Popen(
         [*command, str(tmp_path / "init.safetensors")],
@@ -46,20 +48,22 @@ def test_runs(command: list[str], server: Server, client: Client, tmp_path: Path
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not (submitted := [job.id for job in client.jobs() if job.id not in before]):
+
+    def submitted() -> bool:
         assert example.poll() is None, example.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    server.progress(submitted[0], phase="training", iteration=1, iterations=200)
-    server.finish(submitted[0], b"theta" * 999)
-    output, _ = example.communicate(timeout=30)
+        return client.jobs(limit=1) != before
+
+    wait_until(submitted)
+    (job,) = client.jobs(limit=1)
+    tell(job.id, phase="training", iteration=1, iterations=200)
+    finish(job.id, b"theta" * 999, {"nrmse_flow": [(200, 0.5)]})
+    output, _ = example.communicate(timeout=CEILING_SECONDS)
     assert example.returncode == 0, output
-    assert submitted[0] in output or "state" in output
+    assert job.id in output or "state" in output
     assert (tmp_path / "init.safetensors").read_bytes() == b"theta" * 999
 
 
-def test_the_readmes_calls_work(server: Server, client: Client) -> None:
+def test_the_readmes_calls_work(server: Server) -> None:
     """The shell of its first example, at this server's address; the id is the one that the submit answers."""
     shell = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert shell is not None
@@ -67,7 +71,7 @@ def test_the_readmes_calls_work(server: Server, client: Client) -> None:
     key, submit, then = lines.partition("make up")[2].partition("\n")[2].split("\n\n")
     job = json.loads(_shell(f"{key}\n{submit}"))
     assert job["spec"]["meta"]["iterations"] == 200
-    server.finish(job["id"], b"theta")
+    finish(job["id"])
     folder = server.home / "readme"
     folder.mkdir()
     printed = _shell(f"cd {folder}; ID={job['id']}\n{key}\n{then}")
@@ -76,6 +80,8 @@ def test_the_readmes_calls_work(server: Server, client: Client) -> None:
 
 
 def _shell(script: str) -> str:
-    done = subprocess.run(["sh", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=CEILING_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

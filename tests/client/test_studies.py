@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from service.api.studies.grid import expand
 from service.api.studies.schemas import NewStudy
 from service.store import studies
 from service.store.database import transaction
+from tests.client.commands import Amaml, Start
 from tests.client.conftest import Server
-from tests.client.test_cli import Amaml, amaml, environment
-
-__all__ = ["amaml", "environment"]
+from tests.client.playing import diverge, finish, meanwhile
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 STUDY: dict[str, Any] = {
@@ -30,9 +29,9 @@ STUDY: dict[str, Any] = {
 }
 
 
-def end(server: Server, study: Study, *, well: bool = True) -> None:
+def end(study: Study, *, well: bool = True) -> None:
     for cell in study.jobs or ():
-        server.finish(cell.job_id, b"theta") if well or cell.cell["/runtime/seed"] == 0 else server.fail(cell.job_id)
+        (finish if well or cell.cell["/runtime/seed"] == 0 else diverge)(cell.job_id)
     with transaction() as session:
         studies.advance(session, UUID(study.id))
 
@@ -45,17 +44,20 @@ def study(client: Client) -> Iterator[Study]:
         client.cancel_study(made.id)
 
 
-def test_a_study_from_submit_to_delete(client: Client, server: Server) -> None:
+def test_a_study_from_submit_to_delete(client: Client) -> None:
     made = client.submit_study(STUDY)
     assert (made.state, made.cells, made.states, made.jobs) == ("running", 2, {"queued": 2}, None)
     with pytest.raises(TimedOut, match=r"study .* is still running"):
         client.wait_for_study(made.id, timeout=0.2)
     study = client.study(made.id)
     seen: list[Study] = []
-    ending = threading.Timer(0.3, end, (server, study))
-    ending.start()
-    ended = client.wait_for_study(made.id, progress=seen.append)
-    ending.join()
+
+    def play() -> None:
+        wait_until(lambda: seen)
+        end(study)
+
+    with meanwhile(play):
+        ended = client.wait_for_study(made.id, timeout=CEILING_SECONDS, progress=seen.append)
     assert ended.check().states == {"succeeded": 2}
     assert seen[0].states == {"queued": 2}
     assert seen[-1] == ended
@@ -72,8 +74,8 @@ def test_one_key_makes_one_study(client: Client) -> None:
     assert client.submit_study(STUDY, idempotency_key=key).id == client.submit_study(STUDY, idempotency_key=key).id
 
 
-def test_a_study_with_a_failed_job_is_incomplete(client: Client, server: Server, study: Study) -> None:
-    end(server, study, well=False)
+def test_a_study_with_a_failed_job_is_incomplete(client: Client, study: Study) -> None:
+    end(study, well=False)
     ended = client.wait_for_study(study.id)
     with pytest.raises(StudyIncomplete, match="1 succeeded, 1 failed"):
         ended.check()
@@ -115,21 +117,13 @@ def test_run_list_show_cancel_delete(amaml: Amaml, tmp_path: Path) -> None:
     assert amaml("study", "show", study_id).returncode == 4
 
 
-def test_watching_ends_with_the_study(amaml: Amaml, server: Server, client: Client, tmp_path: Path) -> None:
-    before = {one.id for one in client.studies()}
-
-    def play() -> None:
-        while not (new := [one for one in client.studies() if one.id not in before]):
-            continue
-        end(server, client.study(new[0].id))
-
-    playing = threading.Thread(target=play)
-    playing.start()
-    done = amaml("study", "run", write(tmp_path), "--watch")
-    playing.join()
-    assert done.returncode == 0, done.stderr
-    assert "2 queued" in done.stdout
-    assert "2 succeeded; `amaml study report" in done.stdout
+def test_watching_ends_with_the_study(start: Start, client: Client, tmp_path: Path) -> None:
+    watching = start("study", "run", str(tmp_path / write(tmp_path)), "--watch")
+    watching.wait_for("2 queued")
+    (study,) = client.studies(limit=1)
+    end(client.study(study.id))
+    assert watching.end() == 0, watching.shown
+    assert f"2 succeeded; `amaml study report {study.id}" in watching.shown
 
 
 def test_reports_go_to_files_and_standard_output(amaml: Amaml, study: Study, tmp_path: Path) -> None:

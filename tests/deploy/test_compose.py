@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from launcher.ports import free_port
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = {"migrate", "admin-key"}
@@ -68,7 +68,7 @@ class Machine:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=CEILING_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -88,13 +88,18 @@ class Machine:
             finally:
                 process.terminate()
                 # uvicorn ends in good order and then by the signal it was sent
-                assert process.wait(20) in {0, -signal.SIGTERM}, self.log(name)
+                assert process.wait(CEILING_SECONDS) in {0, -signal.SIGTERM}, self.log(name)
 
     def is_healthy(self, name: str) -> bool:
         kind, *command = self.services[name]["healthcheck"]["test"]
         assert kind == "CMD"
         checked = subprocess.run(
-            self.argv(command), env=self.environment(name), cwd=ROOT, capture_output=True, timeout=20, check=False
+            self.argv(command),
+            env=self.environment(name),
+            cwd=ROOT,
+            capture_output=True,
+            timeout=CEILING_SECONDS,
+            check=False,
         )
         return checked.returncode == 0
 
@@ -102,6 +107,7 @@ class Machine:
         return (self.folder / f"{name}.log").read_text()
 
 
+@pytest.mark.processes
 def test_from_an_empty_database_to_ready(
     services: Services, tmp_path: Path, empty_database_url: str, broker_url: str
 ) -> None:
@@ -114,22 +120,21 @@ def test_from_an_empty_database_to_ready(
     with ExitStack() as running:
         for name in ["api", "worker"]:
             running.enter_context(machine.running(name))
-        deadline = time.monotonic() + 60
-        while not is_ready(f"http://127.0.0.1:{machine.port}/readyz"):
-            assert time.monotonic() < deadline, machine.log("api") + machine.log("worker")
-            time.sleep(0.2)
+        wait_until(lambda: is_ready(f"http://127.0.0.1:{machine.port}/readyz"))
         assert machine.is_healthy("api")
         assert machine.is_healthy("worker")
         key = (tmp_path / "admin.key").read_text().strip()
         answer = httpx2.get(
-            f"http://127.0.0.1:{machine.port}/v1/jobs", headers={"Authorization": f"Bearer {key}"}, timeout=10
+            f"http://127.0.0.1:{machine.port}/v1/jobs",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=CEILING_SECONDS,
         )
         assert answer.status_code == 200, answer.text
 
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx2.get(url, timeout=5).status_code == 200
+        return httpx2.get(url, timeout=CEILING_SECONDS).status_code == 200
     except httpx2.TransportError:
         return False
 

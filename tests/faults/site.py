@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,14 +16,18 @@ from pathlib import Path
 import psycopg
 import redis
 from celery import Celery
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from launcher.leftovers import has_ended
 from launcher.log import Log
 from launcher.ports import HOST, free_port
 from launcher.process import Child, Command
-from service.store.database import engine
-from tests.conftest import ROOT
+from service.store.database import engine, is_away, transaction
+from service.store.tables import Attempt
+from tests.support.databases import ROOT
+from tests.support.workers import command_of, parent_of, state_of
 from worker.outbox import TASK
 
 LEASE_SECONDS = 3.0
@@ -113,15 +116,16 @@ class Site:
         return [pid for pid in pids if not has_ended(pid)]
 
     def busy_trainers(self) -> list[int]:
-        """Process ids of trainers that have a job now."""
-        busy: dict[str, int] = {}
-        events = re.compile(r"job (\S+): (?:attempt \d+ (?:begins in trainer (\d+)|ended)|attempt \d+ of job)")
-        for job_id, trainer in events.findall(self.log_file.read_text()):
-            if trainer:
-                busy[job_id] = int(trainer)
-            else:
-                busy.pop(job_id, None)
-        return [pid for pid in busy.values() if not has_ended(pid) and b"worker.trainer" in _command(pid)]
+        """Process ids of trainers that have a job now; none while the database is away."""
+        busy = select(Attempt.trainer_pid).where(Attempt.ended_at.is_(None))
+        try:
+            with transaction() as session:
+                pids = list(session.scalars(busy))
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            return []
+        return [pid for pid in pids if pid is not None and not has_ended(pid) and b"worker.trainer" in command_of(pid)]
 
     def clock_off(self) -> float:
         """Seconds by which the wall clock of a process like the last worker's is off, as it itself reads it."""
@@ -165,7 +169,7 @@ class Site:
         """Until `thaw`."""
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-        return seen(lambda: _state(pid) == "T", 2)
+        return seen(lambda: state_of(pid) == "T", 2)
 
     def thaw(self, pid: int) -> None:
         with suppress(ProcessLookupError):
@@ -215,7 +219,7 @@ class Site:
 
     def _trainers_of(self, worker: int) -> list[int]:
         pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-        return [pid for pid in pids if _parent(pid) == worker and b"worker.trainer" in _command(pid)]
+        return [pid for pid in pids if parent_of(pid) == worker and b"worker.trainer" in command_of(pid)]
 
     def _clock(self, worker: int) -> dict[str, str]:
         """Of the last worker the clock is off."""
@@ -255,27 +259,3 @@ def _compiled(folder: Path) -> Path | None:
     source = Path(__file__).with_name("clock.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True)
     return library
-
-
-def _state(pid: int) -> str | None:
-    fields = _stat(pid)
-    return fields[0] if fields else None
-
-
-def _parent(pid: int) -> int | None:
-    fields = _stat(pid)
-    return int(fields[1]) if fields else None
-
-
-def _stat(pid: int) -> list[str] | None:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""

@@ -28,9 +28,9 @@ from sqlalchemy import func, select
 from service.store.database import engine, transaction
 from service.store.tables import Attempt, Checkpoint, Event, Job, Metric
 from service.store.transitions import FINAL
-from tests.faults.audit import violations
 from tests.faults.site import LEASE_SECONDS, MORE_WORKERS, Site, seen
-from tests.worker.conftest import result_of, spec
+from tests.support.audit import violations
+from tests.support.jobs import result_of, spec
 
 SEEDS = 4
 """Different jobs: all of one seed must end in the same bits."""

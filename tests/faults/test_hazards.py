@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 
 import pytest
@@ -17,25 +15,16 @@ from launcher import valkey
 from launcher.log import Log
 from launcher.process import Child
 from service.store.database import transaction
-from tests.faults.audit import violations
-from tests.worker.conftest import (
-    WorkerProcess,
-    Workers,
-    ask,
-    attempts_of,
-    result_of,
-    spec,
-    submit,
-    wait_for,
-    wait_for_iteration,
-    wait_until,
-)
+from tests.support.audit import violations
+from tests.support.jobs import ask, attempts_of, bits_of, spec, submit, undisturbed, wait_for, wait_for_iteration
+from tests.support.waiting import wait_until
+from tests.support.workers import STUB, WorkerProcess, Workers
 from worker import failpoint
 from worker.outbox import TASK
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = pytest.mark.processes
 
-ITERATIONS = 40
+ITERATIONS = 400
 QUEUE = "amaml"
 
 
@@ -52,7 +41,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Child, st
 
 @pytest.fixture(scope="module")
 def crew(shared_store: str, broker: tuple[Child, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    workers = Workers(shared_store, broker[1], tmp_path_factory.mktemp("home"))
+    workers = Workers(shared_store, broker[1], tmp_path_factory.mktemp("home"), STUB)
     yield workers
     os.kill(broker[0].pid, signal.SIGCONT)
     workers.stop()
@@ -66,10 +55,8 @@ def worker(crew: Workers) -> WorkerProcess:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(worker: WorkerProcess) -> str:
-    job_id = submit(spec(ITERATIONS))
-    wait_for(job_id, "succeeded")
-    return result_of(job_id)["tensors_sha256"]
+def expected(worker: WorkerProcess) -> str:
+    return bits_of(undisturbed(spec(ITERATIONS)))
 
 
 def check_rows() -> None:
@@ -83,7 +70,7 @@ def test_no_message_is_unacknowledged_while_a_job_runs(worker: WorkerProcess, br
     wait_for_iteration(job_id, 1)
     with redis.Redis.from_url(broker[1]) as client:
         assert client.hlen("unacked") == 0
-    ask(job_id, "cancelling")
+    ask(job_id, "cancel")
     wait_for(job_id, "cancelled")
 
 
@@ -108,8 +95,8 @@ def test_a_worker_hears_again_after_its_connections_were_cut(worker: WorkerProce
                 client.client_kill_filter(_id=number)
         assert cut
         job_id = submit(spec(2))
-        wait_for(job_id, "succeeded", seconds=20)
-    wait_until(lambda: _takes_a_message(broker[1]), 30)
+        wait_for(job_id, "succeeded")
+    _check_that_messages_are_taken(broker[1])
 
 
 def test_jobs_run_while_the_broker_is_silent(worker: WorkerProcess, broker: tuple[Child, str]) -> None:
@@ -118,60 +105,53 @@ def test_jobs_run_while_the_broker_is_silent(worker: WorkerProcess, broker: tupl
     try:
         for seed in range(2):
             job_id = submit(spec(2, seed=seed))
-            wait_for(job_id, "succeeded", seconds=20)
+            wait_for(job_id, "succeeded")
             assert len(attempts_of(job_id)) == 1
     finally:
         os.kill(broker[0].pid, signal.SIGCONT)
-    wait_until(lambda: _takes_a_message(broker[1]), 30)
+    _check_that_messages_are_taken(broker[1])
 
 
 def test_a_worker_told_to_end_while_the_broker_is_silent_gives_its_job_back(
-    worker: WorkerProcess, crew: Workers, broker: tuple[Child, str], undisturbed: str
+    worker: WorkerProcess, crew: Workers, broker: tuple[Child, str], expected: str
 ) -> None:
-    worker.signal(signal.SIGSTOP)
     other = crew.start(**{failpoint.VARIABLE: "trainer.reported=sleep:0.1@*"})
     other.wait_until_ready()
-    job_id = submit(spec(ITERATIONS, checkpoint_every=1_000_000))
-    wait_for_iteration(job_id, 5)
-    os.kill(broker[0].pid, signal.SIGSTOP)
-    try:
+    with crew.only(other):
+        job_id = submit(spec(ITERATIONS, checkpoint_every=1_000_000))
+        wait_for_iteration(job_id, 5)
+        os.kill(broker[0].pid, signal.SIGSTOP)
         other.signal(signal.SIGTERM)
-        wait_until(lambda: attempts_of(job_id)[0].reason == "worker_shutdown", 15)
-        worker.signal(signal.SIGCONT)
+        wait_until(lambda: attempts_of(job_id)[0].reason == "worker_shutdown")
+    try:
         wait_for(job_id, "succeeded")
     finally:
         os.kill(broker[0].pid, signal.SIGCONT)
-        worker.signal(signal.SIGCONT)
     assert other.wait() == 0
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     check_rows()
 
 
 @pytest.mark.parametrize("place", ["claim.before_commit", "checkpoint.before_commit", "finish.before_commit"])
 def test_a_worker_told_to_end_amid_a_commit_ends_after_it(
-    place: str, worker: WorkerProcess, crew: Workers, undisturbed: str, tmp_path: Path
+    place: str, worker: WorkerProcess, crew: Workers, expected: str
 ) -> None:
-    mark = tmp_path / "mark"
-    worker.signal(signal.SIGSTOP)
-    try:
-        other = crew.start(**{failpoint.VARIABLE: f"{place}=sleep:1", failpoint.MARK: str(mark)})
-        other.wait_until_ready()
+    other = crew.start()
+    other.wait_until_ready()
+    other.arm(f"{place}=sleep:1")
+    with crew.only(other):
         job_id = submit(spec(ITERATIONS))
-        wait_until(mark.exists)
-        other.signal(signal.SIGTERM)
-        assert other.wait() == 0
-    finally:
-        worker.signal(signal.SIGCONT)
+        wait_until(lambda: other.accident_happened)
+        assert other.stop() == 0
     wait_for(job_id, "succeeded")
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     reasons = [attempt.reason for attempt in attempts_of(job_id)]
     assert reasons == (["succeeded"] if place == "finish.before_commit" else ["worker_shutdown", "succeeded"])
     check_rows()
 
 
-def _takes_a_message(url: str) -> bool:
-    """Whether the worker empties its queue, which a message was put into."""
+def _check_that_messages_are_taken(url: str) -> None:
+    """A worker empties the queue, into which one was put. What it misses while it connects anew is the reconciler's matter."""
     Celery(broker=url).send_task(TASK, queue=QUEUE)
-    time.sleep(1.5)
     with redis.Redis.from_url(url) as client:
-        return client.llen(QUEUE) == 0
+        wait_until(lambda: client.llen(QUEUE) == 0)

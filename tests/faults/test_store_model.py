@@ -20,8 +20,8 @@ from service.store.claims import Claim, Claimant, StaleFence
 from service.store.database import transaction
 from service.store.tables import Base, Job
 from service.store.transitions import FINAL, LEASED, TRANSITIONS, State
-from tests.faults.audit import violations
-from tests.worker.conftest import spec, submit
+from tests.support.audit import violations
+from tests.support.jobs import spec, submit
 from worker.reconciler import end_one_lapsed_attempt
 
 LEASE = timedelta(minutes=5)
@@ -98,7 +98,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: any(job.state == "queued" for job in self.jobs.values()))
     @rule()
     def claim(self) -> None:
-        worker = Claimant(id=uuid4(), host="here", devices=["cpu"], threads=1, versions={})
+        worker = Claimant(id=uuid4(), host="here", devices=["cpu"], threads=1, versions={}, trainer_pid=1)
         with transaction() as session:
             session.execute(update(Job).values(queued_at=func.least(Job.queued_at, func.now())))  # back-off has passed
         with transaction() as session:
@@ -220,7 +220,6 @@ class Store(RuleBasedStateMachine):
             assert violations(session) == []
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_store_does_what_the_model_says() -> None:
     Store.taken = set()

@@ -20,21 +20,28 @@ from typing import Any
 import httpx2
 import pytest
 
+from launcher import postgres, valkey
 from launcher.ports import is_free
+from launcher.stack import STOP_SECONDS
+from tests.support.waiting import CEILING_SECONDS, wait_until
+from tests.support.workers import REAL_TRAINERS, STUB
 
 ROOT = Path(__file__).parents[2]
 UP = [sys.executable, "-m", "launcher", "up"]
-READY_SECONDS = 120
-pytestmark = pytest.mark.timeout(400)  # a machine may be busy with other things
+pytestmark = pytest.mark.processes
 
-GONE_SECONDS = 20
-"""What the launcher promises for everything to be gone after a signal."""
+QUICK = (
+    {}
+    if REAL_TRAINERS in os.environ
+    else {"AMAML_TRAINER_MODULE": STUB, "PYTHONPATH": str(ROOT), "AMAML_ADAPTERS": "0"}
+)
+"""A stack whose worker is ready soon, where a test is of the launcher."""
 
 
 class Stack:
     """A launcher that runs, its lines, and the processes it started."""
 
-    def __init__(self, home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = {}) -> None:
+    def __init__(self, home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = QUICK) -> None:
         self.home = home
         self.lines: list[str] = []
         self._arrived: queue.Queue[str | None] = queue.Queue()
@@ -59,7 +66,7 @@ class Stack:
                 self._arrived.put(line.rstrip())
         self._arrived.put(None)
 
-    def wait_for(self, pattern: str, seconds: float = READY_SECONDS) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = CEILING_SECONDS) -> re.Match[str]:
         """The next line that has the pattern."""
         deadline = time.monotonic() + seconds
         while True:
@@ -81,7 +88,7 @@ class Stack:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        status = self.process.wait(GONE_SECONDS)
+        status = self.process.wait(CEILING_SECONDS)
         self._reader.join(5)
         return status
 
@@ -99,19 +106,17 @@ class Stack:
         return {"Authorization": "Bearer " + (self.home / "admin.key").read_text().strip()}
 
     def becomes_ready_again(self) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
+        def is_ready() -> bool:
             try:
-                if self.get("/readyz")[0] == 200:
-                    return
+                return self.get("/readyz")[0] == 200
             except httpx2.TransportError:
-                pass  # not up yet: asked again until the deadline
-            assert time.monotonic() < deadline, "\n".join(self.lines)
-            time.sleep(0.1)
+                return False  # not up yet: asked again
+
+        wait_until(is_ready)
 
 
 @contextmanager
-def stack(home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = {}) -> Iterator[Stack]:
+def stack(home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = QUICK) -> Iterator[Stack]:
     running = Stack(home, port, command, extra)
     try:
         yield running
@@ -119,7 +124,7 @@ def stack(home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
             try:
-                running.process.wait(GONE_SECONDS)
+                running.process.wait(CEILING_SECONDS)
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
@@ -141,19 +146,19 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def all_gone(home: Path, seconds: float) -> None:
-    if sys.platform != "linux":
-        return
-    deadline = time.monotonic() + seconds
-    while left := processes_of(home):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+def all_gone(home: Path) -> None:
+    if sys.platform == "linux":
+        wait_until(lambda: not processes_of(home))
+
+
+def test_what_children_may_take_to_end_is_less_than_the_twenty_seconds_promised() -> None:
+    assert sum(STOP_SECONDS.values()) + valkey.STOP_SECONDS + postgres.STOP_SECONDS < 20
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the make target runs .venv's Python")
 def test_a_life_from_make_up_over_ctrl_c_and_a_hard_kill_to_a_third_start(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with stack(home, command=["make", "-o", ".venv/.installed", "up"]) as first:
+    with stack(home, command=["make", "-o", ".venv/.installed", "up"], extra={}) as first:
         first.ready()
         assert first.get("/readyz")[0] == 200
         assert (home / "url").read_text() == first.url
@@ -169,14 +174,14 @@ def test_a_life_from_make_up_over_ctrl_c_and_a_hard_kill_to_a_third_start(tmp_pa
         path = first.submit({"family": {"kind": "sinusoid"}, "meta": {"iterations": 100_000}})
         # As a terminal does it: to the whole foreground process group, make included; and once more.
         os.killpg(first.process.pid, signal.SIGINT)
-        first.wait_for("stopping api", 5)
+        first.wait_for("stopping api")
         os.killpg(first.process.pid, signal.SIGINT)
-        first.process.wait(GONE_SECONDS)
-        first.wait_for("launcher | stopped", 1)
+        first.process.wait(CEILING_SECONDS)
+        first.wait_for("launcher | stopped")
     stopped = [line.split()[-1] for line in first.lines if line.startswith("launcher | stopping")]
     assert stopped == ["api", "worker", "valkey", "postgres"]
     assert not any("killing it" in line for line in first.lines)
-    all_gone(home, 1)
+    all_gone(home)
     assert is_free(port)
     assert list(tmp_path.iterdir()) == [home]
     assert not {"tmp", "url", "children.json"} & {path.name for path in home.iterdir()}
@@ -191,7 +196,7 @@ def test_a_life_from_make_up_over_ctrl_c_and_a_hard_kill_to_a_third_start(tmp_pa
         third.ready()
         assert third.get(path)[0] == 200
         assert third.stop() == 0
-    all_gone(home, 1)
+    all_gone(home)
 
 
 def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
@@ -203,20 +208,20 @@ def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
 
         with stack(tmp_path / "one") as refused:
             refused.wait_for("another launcher runs on")
-            assert refused.process.wait(GONE_SECONDS) == 1
+            assert refused.process.wait(CEILING_SECONDS) == 1
         port = int(one.url.rpartition(":")[2])
         with stack(tmp_path / "three", port) as refused:
             refused.wait_for(f"port {port} is taken: name another by AMAML_PORT")
-            assert refused.process.wait(GONE_SECONDS) == 1
+            assert refused.process.wait(CEILING_SECONDS) == 1
 
         two.process.kill()
         two.process.wait()
-        all_gone(two.home, 10)
+        all_gone(two.home)
 
         before = one.pids()
         for name in ["api", "worker", "valkey", "postgres"]:
             os.kill(before[name], signal.SIGKILL)
-            one.wait_for(rf"launcher \| {name} was ended by SIGKILL; starting it again", 5)
+            one.wait_for(rf"launcher \| {name} was ended by SIGKILL; starting it again")
         one.becomes_ready_again()
         after = one.pids()
         assert set(after) == set(before)
@@ -229,21 +234,21 @@ def test_a_stop_during_the_start_ends_everything(tmp_path: Path, after: str) -> 
     with stack(home) as running:
         running.wait_for(after)
         assert running.stop() == 0
-    all_gone(home, 0.5)
+    all_gone(home)
     assert running.lines[-1] == "launcher | stopped"
 
 
 def test_a_port_that_is_none(tmp_path: Path) -> None:
     with stack(tmp_path / "home", extra={"AMAML_PORT": "eighty"}) as running:
         running.wait_for("AMAML_PORT=eighty isn't a port")
-        assert running.process.wait(GONE_SECONDS) == 1
+        assert running.process.wait(CEILING_SECONDS) == 1
 
 
 def test_a_home_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with stack(tmp_path / "file") as running:
         running.wait_for("can't be used: .*; name another folder")
-        assert running.process.wait(GONE_SECONDS) == 1
+        assert running.process.wait(CEILING_SECONDS) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="root becomes another user here")
@@ -263,7 +268,7 @@ def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_given_stores_are_used_and_none_started(tmp_path: Path, empty_database_url: str, broker_url: str) -> None:
-    given = {"AMAML_DATABASE_URL": empty_database_url, "AMAML_BROKER_URL": broker_url}
+    given = {**QUICK, "AMAML_DATABASE_URL": empty_database_url, "AMAML_BROKER_URL": broker_url}
     with stack(tmp_path / "home", extra=given) as running:
         running.wait_for("api .* Uvicorn running")
         assert list(running.pids()) == ["api", "worker"]

@@ -7,29 +7,21 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2 as httpx
 import pytest
 
 from service.api.app import PUBLIC, app
-from service.api.authentication import RECENT_SECONDS, declared_scopes
+from service.api.authentication import RECENT_SECONDS, Recent, declared_scopes
 from service.scopes import SCOPES, Scope
 from service.store import adaptations, keys
 from service.store.database import transaction
+from service.store.keys import Principal
 from service.store.tables import ApiKey
-from tests.service.conftest import (
-    SPEC,
-    Api,
-    Tenant,
-    check_problem,
-    client,
-    eventually,
-    new_tenant,
-    start,
-    submit,
-    succeed,
-)
+from tests.support.api import SPEC, Api, Tenant, check_problem, client, new_tenant, submit
+from tests.support.jobs import claim, succeed
+from tests.support.waiting import wait_until
 
 CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n"
 
@@ -61,8 +53,8 @@ def _closed() -> list[Any]:
     return [pytest.param(method, path, named[0], id=f"{method} {path}") for method, path, named in closed]
 
 
-def _at(api: Api, path: str) -> str:
-    return api.url + re.sub(r"\{\w+\}", UNKNOWN, path)
+def _filled_in(path: str) -> str:
+    return re.sub(r"\{\w+\}", UNKNOWN, path)
 
 
 def test_the_reference_has_every_route() -> None:
@@ -72,22 +64,22 @@ def test_the_reference_has_every_route() -> None:
 
 @pytest.mark.parametrize(("method", "path", "scope"), _closed())
 def test_a_route_is_closed_to_keys_without_its_scope(
-    api: Api, tenant: Tenant, method: str, path: str, scope: Scope
+    anyone: httpx.Client, tenant: Tenant, method: str, path: str, scope: Scope
 ) -> None:
     with transaction() as session:
         _, lacking = keys.add(session, tenant.workspace_id, "all but one", [one for one in SCOPES if one != scope])
         _, holding = keys.add(session, tenant.workspace_id, "one", [scope])
-    refused = httpx.request(method, _at(api, path), headers={"Authorization": f"Bearer {lacking}"})
+    refused = anyone.request(method, _filled_in(path), headers={"Authorization": f"Bearer {lacking}"})
     assert refused.status_code == 403
     if method != "HEAD":
         assert f"the scope {scope} " in check_problem(refused, 403, "missing_scope")["detail"]
-    let_in = httpx.request(method, _at(api, path), headers={"Authorization": f"Bearer {holding}"})
+    let_in = anyone.request(method, _filled_in(path), headers={"Authorization": f"Bearer {holding}"})
     assert let_in.status_code not in (401, 403)
 
 
 @pytest.mark.parametrize(("method", "path"), _routes())
-def test_only_public_routes_answer_without_a_key(api: Api, method: str, path: str) -> None:
-    answer = httpx.request(method, _at(api, path))
+def test_only_public_routes_answer_without_a_key(anyone: httpx.Client, method: str, path: str) -> None:
+    answer = anyone.request(method, _filled_in(path))
     if path in PUBLIC:
         assert answer.status_code in (200, 503) or (answer.status_code == 404 and "{" in path)
         return
@@ -98,8 +90,8 @@ def test_only_public_routes_answer_without_a_key(api: Api, method: str, path: st
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
-def test_the_reference_is_public(api: Api, path: str) -> None:
-    assert httpx.get(api.url + path).status_code == 200
+def test_the_reference_is_public(anyone: httpx.Client, path: str) -> None:
+    assert anyone.get(path).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -116,9 +108,9 @@ def test_the_reference_is_public(api: Api, path: str) -> None:
         "amaml_x",
     ],
 )
-def test_what_is_no_key_is_refused(api: Api, header: str) -> None:
+def test_what_is_no_key_is_refused(anyone: httpx.Client, header: str) -> None:
     headers = {"Authorization": header.strip().encode("latin-1")}
-    check_problem(httpx.get(f"{api.url}/v1/jobs", headers=headers), 401, "unauthenticated")
+    check_problem(anyone.get("/v1/jobs", headers=headers), 401, "unauthenticated")
 
 
 def test_a_key_is_stored_hashed_and_its_typing_errors_are_seen(tenant: Tenant) -> None:
@@ -132,7 +124,7 @@ def test_a_key_is_stored_hashed_and_its_typing_errors_are_seen(tenant: Tenant) -
 
 def test_other_workspaces_things_are_not_there(http: httpx.Client, api: Api, tenant: Tenant) -> None:
     job = submit(http)
-    start(job)
+    claim(job)
     succeed(job, b"theta")
     dataset = http.post("/v1/datasets", content=CSV).json()["id"]
     key = http.post("/v1/api-keys", json={"name": "mine"}).json()["id"]
@@ -207,13 +199,20 @@ class TestKeys:
         check_problem(http.delete(f"/v1/api-keys/{principal.key_id}"), 409, "own_key")
 
     def test_an_expired_key_opens_nothing(self, http: httpx.Client, api: Api, tenant: Tenant) -> None:
-        soon = datetime.now(UTC) + timedelta(seconds=1)
-        created = http.post("/v1/api-keys", json={"name": "short", "expires_at": soon.isoformat()}).json()
-        assert datetime.fromisoformat(created["expires_at"]) == soon
+        end = datetime.now(UTC) + timedelta(hours=1)
+        created = http.post("/v1/api-keys", json={"name": "short", "expires_at": end.isoformat()}).json()
+        assert datetime.fromisoformat(created["expires_at"]) == end
         with client(api, Tenant(tenant.workspace_id, created["key"])) as short:
             assert short.get("/v1/jobs").status_code == 200
-            eventually(lambda: short.get("/v1/jobs").status_code == 401)
+            with transaction() as session:
+                session.get_one(ApiKey, UUID(created["id"])).expires_at = datetime.now(UTC)
+            wait_until(lambda: short.get("/v1/jobs").status_code == 401)
             assert "has expired" in check_problem(short.get("/v1/jobs"), 401, "unauthenticated")["detail"]
+
+    def test_a_key_that_has_ended_is_not_remembered(self) -> None:
+        recent, now = Recent(), datetime.now(UTC)
+        recent.note("a key", Principal(uuid4(), uuid4(), ("*",), now))
+        assert recent.principal("a key") is None
 
     def test_an_end_in_the_past_or_beyond_all_calendars_is_refused(self, http: httpx.Client) -> None:
         past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
@@ -260,7 +259,7 @@ class TestRequests:
     def test_a_given_request_id_comes_back(self, http: httpx.Client, api: Api) -> None:
         answer = http.get("/v1/jobs", headers={"X-Request-ID": "trace-1.a"})
         assert answer.headers["x-request-id"] == "trace-1.a"
-        eventually(lambda: "request_id=trace-1.a" in api.log.read_text())
+        wait_until(lambda: "request_id=trace-1.a" in api.log.read_text())
         forged = http.get("/v1/jobs", headers={"X-Request-ID": "a b"}).headers["x-request-id"]
         assert UUID(hex=forged)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,22 +20,21 @@ from service.store import adaptations, blobs
 from service.store.adaptations import MAX_ATTEMPTS, Taken
 from service.store.database import transaction
 from service.store.tables import Adaptation, Blob
-from tests.service.conftest import (
-    JSON,
-    Api,
-    check_problem,
-    client,
-    eventually,
-    new_tenant,
-    start,
-    submit,
-    succeed,
-)
+from tests.support.api import JSON, Api, check_problem, client, new_tenant, submit
+from tests.support.jobs import claim, succeed
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(hours=1)
 NOW = {"Prefer": "wait=0"}
 RESULT = {"outputs": ["y"], "predictions": [[0.5]], "curve": None}
 ROWS: dict[str, Any] = {"support": {"x": [[0.1], [0.2]], "y": [1.0, 2.0]}, "query": {"x": [[0.3]]}}
+
+
+@pytest.fixture(autouse=True)
+def _alone(store: str) -> None:
+    """No adaptation of another test waits here, or will do so when its lease lapses."""
+    with transaction() as session:
+        adaptations.expire(session, timedelta(0))
 
 
 def initialization(
@@ -59,7 +59,7 @@ def initialization(
 def learned(http: httpx.Client, **file: Any) -> str:
     """A job that has succeeded."""
     job_id = submit(http)
-    start(job_id)
+    claim(job_id)
     succeed(job_id, initialization(**file))
     return job_id
 
@@ -69,7 +69,7 @@ def ask(http: httpx.Client, job_id: str, headers: dict[str, str] = NOW, **change
 
 
 def take(adaptation_id: str) -> Taken:
-    """As a worker does; others' adaptations, which wait in the same table, are ended on the way."""
+    """As a worker does; others, which were asked for before, are ended on the way."""
     while True:
         with transaction() as session:
             taken = adaptations.take_next(session, LEASE)
@@ -131,16 +131,22 @@ def test_one_is_queued_taken_answered_and_deleted(http: httpx.Client) -> None:
 
 def test_the_answer_waits_for_the_end(http: httpx.Client) -> None:
     job_id = learned(http)
-    with ThreadPoolExecutor() as pool:
-        for headers in ({}, {"Prefer": "wait=20"}):
+
+    def answered(headers: dict[str, str]) -> httpx.Response | None:
+        """The answer to one that ends while it is waited for; None if that took longer than the answer waits."""
+        with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(ask, http, job_id, headers)
-            eventually(lambda: bool(http.get(f"/v1/jobs/{job_id}/adaptations?state=queued").json()["data"]))
-            [queued] = http.get(f"/v1/jobs/{job_id}/adaptations?state=queued").json()["data"]
+            [queued] = wait_until(lambda: http.get(f"/v1/jobs/{job_id}/adaptations?state=queued").json()["data"])
             answer(queued["id"])
-            got = waiting.result(10)
-            assert got.status_code == 201
-            assert got.json()["result"] == RESULT
-            assert got.headers.get("Preference-Applied") == ((headers and "wait=20") or None)
+            got = waiting.result(CEILING_SECONDS)
+        return got if got.status_code == 201 else None
+
+    without_a_word: dict[str, str] = {}
+    for headers in (without_a_word, {"Prefer": "wait=60"}):
+        got = wait_until(partial(answered, headers))
+        assert got is not None
+        assert got.json()["result"] == RESULT
+        assert got.headers.get("Preference-Applied") == headers.get("Prefer")
 
 
 def test_a_wait_that_is_over_answers_202_and_the_result_later(http: httpx.Client) -> None:
@@ -179,7 +185,7 @@ def test_jobs_that_have_learned_nothing_are_refused(http: httpx.Client, api: Api
     assert "queued" in check_problem(ask(http, waiting), 409, "wrong_state")["detail"]
     check_problem(ask(http, "nonsense"), 404, "not_found")
     job_id = submit(http)
-    start(job_id)
+    claim(job_id)
     succeed(job_id, b"\xff" * 64)
     check_problem(ask(http, job_id), 409, "wrong_state")
 
@@ -376,8 +382,7 @@ def test_they_go_with_their_job_and_with_time(http: httpx.Client) -> None:
 def test_an_adaptation_may_be_deleted_while_someone_waits_for_it(http: httpx.Client) -> None:
     job_id = learned(http)
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(ask, http, job_id, {"Prefer": "wait=20"})
-        eventually(lambda: bool(http.get(f"/v1/jobs/{job_id}/adaptations").json()["data"]))
-        [queued] = http.get(f"/v1/jobs/{job_id}/adaptations").json()["data"]
+        waiting = pool.submit(ask, http, job_id, {"Prefer": "wait=60"})
+        [queued] = wait_until(lambda: http.get(f"/v1/jobs/{job_id}/adaptations").json()["data"])
         assert http.delete(queued["links"]["self"]).status_code == 204
-        assert waiting.result(10).status_code == 202
+        assert waiting.result(CEILING_SECONDS).status_code == 202

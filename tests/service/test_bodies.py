@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api.examples import DATASET_ID
-from tests.service.conftest import JSON, SPEC, Api, Tenant, check_problem
+from tests.support.api import JSON, SPEC, Api, Tenant, check_problem
+from tests.support.waiting import CEILING_SECONDS
 
 DEEP = b'{"family": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
@@ -140,16 +140,14 @@ class TestSize:
         assert _resident_bytes(api.pid) - before < 20_000_000
         assert http.post("/v1/jobs", json=SPEC).status_code == 201
 
-    def test_without_a_key_a_large_body_is_a_401(self, api: Api) -> None:
-        answer = httpx.post(f"{api.url}/v1/jobs", content=b" " * 30_000_000, headers=JSON)
+    def test_without_a_key_a_large_body_is_a_401(self, anyone: httpx.Client) -> None:
+        answer = anyone.post("/v1/jobs", content=b" " * 30_000_000, headers=JSON)
         check_problem(answer, 401, "unauthenticated")
 
-    def test_an_announced_10_gb_is_refused_at_once(self, api: Api, tenant: Tenant) -> None:
+    def test_an_announced_10_gb_is_refused_before_it_comes(self, api: Api, tenant: Tenant) -> None:
         for path in ("jobs", "datasets"):
-            began = time.monotonic()
             head = _request(api, tenant, path, "Content-Length: 10000000000", b"{")
             assert head.startswith("HTTP/1.1 413 ")
-            assert time.monotonic() - began < 3
 
     @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "1" * 30])
     def test_lengths_that_are_none_are_refused(self, api: Api, tenant: Tenant, length: str) -> None:
@@ -204,7 +202,7 @@ def _request(api: Api, tenant: Tenant, path: str, header: str, body: bytes) -> s
     """The head of the answer to a request that no proper client would send."""
     host, port = api.url.removeprefix("http://").split(":")
     lines = [f"POST /v1/{path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {tenant.key}", header]
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=CEILING_SECONDS) as connection:
         connection.sendall("\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode() + body)
         return connection.recv(65536).decode()
 

@@ -20,25 +20,22 @@ from service.dashboard.endpoints import FILES
 from service.store import progress
 from service.store.database import transaction
 from service.store.tables import Job
-from tests.service.conftest import (
-    SPEC,
-    Api,
-    Tenant,
-    check_problem,
-    client,
-    start,
-    stop,
-    submit,
-    succeed,
-    worker_seen,
-)
+from tests.support.api import SPEC, Api, Tenant, check_problem, client, submit, worker_seen
+from tests.support.jobs import claim, stop, succeed
+from tests.support.waiting import CEILING_SECONDS, wait_until
+
+pytestmark = pytest.mark.processes
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 LINE = re.compile(r"^M[\d. ]+(L[\d. ]+)+$")
+CEILING_MS = 1_000 * CEILING_SECONDS
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
+
+TEN_TIMES_AS_FAST = "const wait = setTimeout; window.setTimeout = (act, ms, ...more) => wait(act, ms / 10, ...more);"
+"""A script before a page's own: what it waits for between its looks is a tenth."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +44,7 @@ def browser() -> Iterator[Browser]:
     found = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no Chromium here: install Debian's package chromium, or name one in AMAML_TEST_BROWSER")
-    expect.set_options(timeout=20_000)  # cores may be busy
+    expect.set_options(timeout=CEILING_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield launched
@@ -76,7 +73,7 @@ def page(browser: Browser, api: Api) -> Iterator[Page]:
     """A tab of its own, in which nothing may go wrong and nothing may be asked of another host."""
     context = browser.new_context(base_url=api.url, viewport={"width": 1280, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(CEILING_MS)
     seen = Seen(tab)
     yield tab
     context.close()
@@ -87,6 +84,7 @@ def page(browser: Browser, api: Api) -> Iterator[Page]:
 @pytest.fixture
 def opened(page: Page, tenant: Tenant) -> Page:
     """The dashboard, in a tab that has the test's key."""
+    page.add_init_script(TEN_TIMES_AS_FAST)
     page.add_init_script(f"sessionStorage.setItem('amaml-key', {json.dumps(tenant.key)})")
     page.goto("/")
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
@@ -113,28 +111,27 @@ def advance(job_id: str, iteration: int) -> None:
 
 
 class TestFiles:
-    def test_every_file_is_listed_and_there(self, api: Api) -> None:
+    def test_every_file_is_listed_and_there(self, anyone: httpx.Client) -> None:
         folder = Path(__file__).parents[2] / "service" / "dashboard" / "static"
         assert {name for package, _, name in FILES.values() if package == "service.dashboard"} == {
             path.name for path in folder.iterdir()
         }
-        with httpx.Client(base_url=api.url, verify=False) as http:
-            for path in FILES:
-                answer = http.get(path)
-                assert answer.status_code == 200
-                policy = answer.headers["content-security-policy"]
-                assert "default-src 'none'" in policy
-                assert "script-src 'self';" in policy
-                again = http.get(path, headers={"If-None-Match": answer.headers["etag"]})
-                assert (again.status_code, again.content) == (304, b"")
-                head = http.head(path)
-                assert (head.status_code, head.headers["content-length"]) == (200, str(len(answer.content)))
+        for path in FILES:
+            answer = anyone.get(path)
+            assert answer.status_code == 200
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "script-src 'self';" in policy
+            again = anyone.get(path, headers={"If-None-Match": answer.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            head = anyone.head(path)
+            assert (head.status_code, head.headers["content-length"]) == (200, str(len(answer.content)))
 
     @pytest.mark.parametrize(
         "name", ["endpoints.py", "..%2fendpoints.py", "%2e%2e/endpoints.py", "style.css/", "", "x"]
     )
-    def test_nothing_else_is_served(self, api: Api, name: str) -> None:
-        check_problem(httpx.get(f"{api.url}/dashboard/{name}"), 404, "not_found")
+    def test_nothing_else_is_served(self, anyone: httpx.Client, name: str) -> None:
+        check_problem(anyone.get(f"/dashboard/{name}"), 404, "not_found")
 
     def test_no_file_names_another_host(self) -> None:
         folder = Path(__file__).parents[2] / "service" / "dashboard" / "static"
@@ -191,7 +188,7 @@ class TestJobs:
         row = opened.get_by_role("row", name="to be watched")
         expect(row).to_contain_text("queued")
         row.get_by_role("link").focus()
-        start(job)
+        claim(job)
         advance(job, 10)
         expect(row).to_contain_text("running")
         expect(row).to_contain_text("10 of 20")
@@ -217,7 +214,7 @@ class TestJob:
         expect(opened.get_by_text("It waits for a free worker.")).to_be_visible()
         expect(opened.get_by_text("No worker has taken the job up yet.")).to_be_visible()
         expect(opened.locator("path.curve[d*=L]")).to_have_count(0)
-        start(job)
+        claim(job)
         advance(job, 10)
         loss, norm, error = (opened.locator("figure").nth(i) for i in range(3))
         expect(loss.locator(".drawing .curve")).to_have_attribute("d", LINE)
@@ -254,7 +251,7 @@ class TestJob:
     def test_what_it_has_learned_is_downloaded_and_checked(self, opened: Page, http: httpx.Client) -> None:
         theta = bytes(range(256)) * 400
         job = submit(http)
-        start(job)
+        claim(job)
         advance(job, 3)
         succeed(job, theta)
         opened.goto(f"/#/jobs/{job}")
@@ -267,14 +264,20 @@ class TestJob:
         expect(opened.get_by_role("button", name="Cancel", exact=True)).to_be_disabled()
 
     def test_an_ended_job_is_asked_for_no_more(self, opened: Page, http: httpx.Client) -> None:
-        job = submit(http)
-        http.post(f"/v1/jobs/{job}/cancel")
-        opened.goto(f"/#/jobs/{job}")
-        expect(opened.locator(".events li")).to_have_count(2)
+        waiting, ended = submit(http), submit(http)
+        http.post(f"/v1/jobs/{ended}/cancel")
         asked: list[str] = []
+        opened.clock.install()
         opened.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)
-        opened.wait_for_timeout(2_500)
-        assert asked == []
+        for job, events in ((waiting, 1), (ended, 2)):
+            opened.goto(f"/#/jobs/{job}")
+            opened.reload()
+            expect(opened.locator(".events li")).to_have_count(events)
+            asked.clear()
+            with opened.expect_request("**/healthz"):  # the last of what it asks for in ten minutes of its clock
+                opened.clock.run_for(600_000)
+                opened.evaluate("fetch('/healthz')")
+            assert (asked == []) is (job == ended)
 
     def test_one_that_is_not_there(self, opened: Page) -> None:
         opened.goto("/#/jobs/01a2054d-a188-75bf-b336-be8cb1ebcb98")
@@ -282,14 +285,14 @@ class TestJob:
 
     def test_nothing_is_wider_than_the_screen(self, opened: Page, http: httpx.Client) -> None:
         job = submit(http, name="w" * 200, meta={"iterations": 20})
-        start(job)
+        claim(job)
         advance(job, 20)
         for address, shown in ((f"/#/jobs/{job}", ".drawing .curve"), ("/#/jobs", "progress"), ("/#/workers", "h1")):
             opened.goto(address)
             expect(opened.locator(shown).first).to_be_visible()
             for width in (360, 768, 1920):
                 opened.set_viewport_size({"width": width, "height": 800})
-                opened.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+                wait_until(lambda: opened.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
 class TestWorkers:

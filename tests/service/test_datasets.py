@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx2 as httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from service.store import blobs
 from service.store.database import transaction
-from service.store.tables import Blob, Dataset
-from tests.service.conftest import Api, Tenant, check_problem, client, eventually, new_tenant, serving, submit
+from service.store.tables import Blob, Dataset, Job
+from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
+from tests.support.waiting import wait_until
 from worker.dataset_checks import DatasetChecks
 from worker.settings import Settings
 
@@ -26,12 +26,11 @@ CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n2,10,1\n"
 
 @pytest.fixture
 def check(store: str, tmp_path: Path) -> Callable[[], None]:
-    """Does what a worker does about data sets that wait."""
-    return checks(tmp_path).step
-
-
-def checks(folder: Path, **settings: Any) -> DatasetChecks:
-    return DatasetChecks(Settings(broker_url="redis://none", **settings), folder, threading.Event())
+    """Does what a worker does about data sets that wait; those of other tests are gone."""
+    read = select(Job.dataset_id).where(Job.dataset_id.is_not(None))
+    with transaction() as session:
+        session.execute(delete(Dataset).where(Dataset.state == "pending", Dataset.id.not_in(read)))
+    return DatasetChecks(Settings(broker_url="redis://none"), tmp_path, threading.Event()).step
 
 
 def _blob_count() -> int:
@@ -154,12 +153,12 @@ def test_an_upload_that_breaks_off_leaves_nothing(http: httpx.Client) -> None:
 
     def broken() -> Iterator[bytes]:
         yield b"user,item,rating\n" + b"1,2,3\n" * 500_000
-        eventually(lambda: _blob_count() > before)
+        wait_until(lambda: _blob_count() > before)
         raise ConnectionError("the client dies")
 
     with pytest.raises(ConnectionError):
         http.post("/v1/datasets", content=broken())
-    eventually(lambda: _blob_count() == before)
+    wait_until(lambda: _blob_count() == before)
 
 
 class TestDeleting:

@@ -12,7 +12,7 @@ import pytest
 from amaml.models.conv4 import Conv4
 from amaml.spec import JobSpec
 from service.estimate import Estimate, estimate
-from tests.service.conftest import SPEC, check_problem
+from tests.support.api import SPEC, check_problem
 
 
 def of(**parts: Any) -> Estimate:

@@ -6,23 +6,16 @@ import json
 import threading
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import httpx2 as httpx
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from service.store import events
-from service.store.database import transaction
-from tests.service.conftest import check_problem, start, submit, succeed
+from tests.support.api import check_problem, submit
+from tests.support.jobs import claim, succeed, tell
 
 STREAM = {"Accept": "text/event-stream"}
-
-
-def tell(job_id: str, iteration: int) -> None:
-    with transaction() as session:
-        events.append(session, UUID(job_id), "progress", {"iteration": iteration})
 
 
 def messages(answer: httpx.Response) -> Iterator[dict[str, str]]:
@@ -41,7 +34,7 @@ def messages(answer: httpx.Response) -> Iterator[dict[str, str]]:
 def test_pages_are_in_order_and_complete(http: httpx.Client) -> None:
     job_id = submit(http)
     for iteration in range(6):
-        tell(job_id, iteration)
+        tell(job_id, iteration=iteration)
     seen: list[int] = []
     cursor: str | None = None
     while True:
@@ -61,9 +54,9 @@ def test_the_stream_tells_the_past_then_the_present_then_ends(http: httpx.Client
     job_id = submit(http)
 
     def run() -> None:
-        start(job_id)
+        claim(job_id)
         for iteration in range(20):
-            tell(job_id, iteration)
+            tell(job_id, iteration=iteration)
         succeed(job_id, b"theta")
 
     worker = threading.Thread(target=run)
@@ -87,7 +80,7 @@ def test_the_stream_tells_the_past_then_the_present_then_ends(http: httpx.Client
 def test_a_reconnect_goes_on_where_it_was_cut(http: httpx.Client) -> None:
     job_id = submit(http)
     for iteration in range(5):
-        tell(job_id, iteration)
+        tell(job_id, iteration=iteration)
     http.post(f"/v1/jobs/{job_id}/cancel")
     seen: list[int] = []
     while True:
@@ -107,14 +100,14 @@ def test_a_reconnect_goes_on_where_it_was_cut(http: httpx.Client) -> None:
 def test_the_stream_survives_the_loss_of_its_connection_to_the_database(http: httpx.Client, store: str) -> None:
     job_id = submit(http)
     url = make_url(store).set(drivername="postgresql").render_as_string(hide_password=False)
-    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=STREAM, timeout=20) as answer:
+    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=STREAM) as answer:
         heard = messages(answer)
         assert next(heard)["id"] == "1"
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND pid <> pg_backend_pid()"
             )
-        tell(job_id, 1)
+        tell(job_id, iteration=1)
         assert next(heard)["id"] == "2"
         http.post(f"/v1/jobs/{job_id}/cancel")
         assert [message["event"] for message in heard] == ["state", "end"]

@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import httpx2 as httpx
 import pytest
@@ -18,16 +18,17 @@ from sqlalchemy import func, update
 from service.store import keys, workers
 from service.store.database import engine, transaction
 from service.store.tables import Worker
-from tests.conftest import ROOT
-from tests.service.conftest import Api, Tenant, check_problem, client, serving, submit, worker_seen
+from tests.support.api import Api, Tenant, check_problem, client, serving, submit, worker_seen
+from tests.support.databases import ROOT
+from tests.support.jobs import job_of
 
 
-def test_ready_only_with_a_living_worker(api: Api, store: str) -> None:
+def test_ready_only_with_a_living_worker(anyone: httpx.Client, store: str) -> None:
     worker_id = worker_seen()
-    assert httpx.get(f"{api.url}/readyz").json() == {"status": "ready"}
+    assert anyone.get("/readyz").json() == {"status": "ready"}
     with transaction() as session:
         session.execute(update(Worker).values(seen_at=func.now() - timedelta(seconds=11)))
-    assert "worker" in check_problem(httpx.get(f"{api.url}/readyz"), 503, "unavailable")["detail"]
+    assert "worker" in check_problem(anyone.get("/readyz"), 503, "unavailable")["detail"]
     with transaction() as session:
         workers.gone(session, worker_id)
 
@@ -84,20 +85,18 @@ def test_prometheus_sees_requests_and_jobs(http: httpx.Client) -> None:
 def test_the_process_holds_no_torch(api: Api, http: httpx.Client) -> None:
     submit(http)
     assert "torch" not in Path(f"/proc/{api.pid}/maps").read_text()
-    code = "import sys, service.api.app; print([name for name in ('torch', 'celery', 'worker') if name in sys.modules])"
+    heavy = ("torch", "celery", "worker", "numpy", "pyarrow", "safetensors")
+    code = f"import sys, service.api.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_it_starts_soon_and_ends_soon_under_an_open_stream(store: str, tenant: Tenant, tmp_path: Path) -> None:
+def test_it_ends_under_an_open_stream(store: str, tenant: Tenant, tmp_path: Path) -> None:
     with serving(store, tmp_path / "log") as api, client(api, tenant) as http:
-        # Seconds of the processor, not of the clock: tests share their machine.
-        fields = Path(f"/proc/{api.pid}/stat").read_text().rpartition(")")[2].split()
-        assert (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") < 4
-        stream = http.stream("GET", f"/v1/jobs/{submit(http)}/events", headers={"Accept": "text/event-stream"})
-        with stream as answer:
-            began = time.monotonic()
+        job_id = submit(http)
+        with http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as answer:
             os.kill(api.pid, signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError):
                 answer.read()
-        assert time.monotonic() - began < 5
+        assert job_of(UUID(job_id)).state == "queued", "the stream's own end is still to come"
+        api.wait()

@@ -13,7 +13,7 @@ from amaml.adaptation_request import AdaptationRequest, AdaptationResult
 from service.api import examples, reference_page
 from service.api.app import PUBLIC, app
 from service.scopes import SCOPES
-from tests.service.conftest import SPEC, submit
+from tests.support.api import SPEC, submit
 
 DOCUMENT = app.openapi()
 OPERATIONS = [

@@ -13,7 +13,8 @@ import pytest
 from service.store import blobs, progress
 from service.store.database import transaction
 from service.store.tables import Job, Metric
-from tests.service.conftest import check_problem, start, stop, submit, succeed
+from tests.support.api import check_problem, submit
+from tests.support.jobs import claim, stop, succeed
 
 THETA = bytes(range(251)) * 12_000  # three chunks, the last one not full
 
@@ -27,7 +28,7 @@ def theta_sha256() -> str:
 def path(http: httpx.Client) -> str:
     """Of the initialization of a job that has succeeded."""
     job_id = submit(http)
-    start(job_id)
+    claim(job_id)
     succeed(job_id, THETA)
     return f"/v1/jobs/{job_id}/initialization"
 
@@ -110,9 +111,9 @@ def test_checkpoints_are_listed_and_downloaded(http: httpx.Client) -> None:
 def test_attempts_say_why_they_ended(http: httpx.Client) -> None:
     job_id = submit(http)
     assert http.get(f"/v1/jobs/{job_id}/attempts").json() == {"data": [], "next_cursor": None}
-    start(job_id)
+    claim(job_id)
     stop(job_id)
-    start(job_id)
+    claim(job_id)
     first, second = http.get(f"/v1/jobs/{job_id}/attempts").json()["data"]
     assert (first["number"], first["reason"]) == (1, "worker_shutdown")
     assert first["ended_at"] is not None

@@ -27,9 +27,10 @@ from service.api.app import build
 from service.api.authentication import authenticated
 from service.store import adaptations, blobs, jobs, keys, progress, row_security
 from service.store.database import engine, transaction
-from service.store.tables import Evaluation, Job, Study, WebhookAttempt, WebhookDelivery
-from tests.conftest import ROOT, execute, url_text
-from tests.service.conftest import Api, Tenant, client, new_tenant, start, submit, succeed
+from service.store.tables import Job, WebhookAttempt, WebhookDelivery
+from tests.support.api import SPEC, Api, Tenant, client, new_tenant, submit
+from tests.support.databases import ROOT, execute, url_text
+from tests.support.jobs import claim, succeed
 
 COMMON = {"alembic_version", "leaderships", "outbox", "workers"}
 """Of the installation, not of a workspace; what the API's role may do with them is tested by name."""
@@ -47,6 +48,11 @@ OWNED = {
 }
 """Of tables without a workspace column: the workspaces of their rows, by joins of this test's own."""
 
+EVALUATION = {
+    "step": 1, "metric": "nrmse", "higher_is_better": False, "scores": {"tuned": [0.5]},
+    "curve": {"epochs": [0], "mean": [1.0], "error": [0.1]}, "along_flow": None,
+}  # fmt: skip
+
 
 def _tables(session: Session) -> set[str]:
     query = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -62,21 +68,19 @@ def filled(api: Api, store: str) -> tuple[Tenant, Tenant]:
             made = http.post("/v1/webhooks", json={"url": "https://1.1.1.1/hook"})
             assert made.status_code == 201, api.log.read_text()[-3000:]
             job = submit(http)
-            http.post("/v1/jobs", json={"family": {"kind": "sinusoid"}}, headers={"Idempotency-Key": str(uuid4())})
+            http.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": str(uuid4())})
+            http.post("/v1/studies", json={"base": SPEC, "grid": {"/runtime/seed": [0]}}).raise_for_status()
             http.post("/v1/datasets", content=b"user,item,rating\n1,10,4.0\n1,11,2.5\n").raise_for_status()
-            start(job)
+            claim(job)
             checkpoint = blobs.write([b"checkpoint"])
             with transaction() as session:
                 row = session.get_one(Job, UUID(job))
                 progress.add_metrics(session, row, {"meta_loss": [(1, 0.5)]})
                 progress.add_checkpoint(session, row, 1, checkpoint.blob_id)
+                progress.add_evaluations(session, row, [EVALUATION])
             succeed(job, b"theta")
         with transaction() as session:
             delivery = select(WebhookDelivery.id).where(WebhookDelivery.workspace_id == tenant.workspace_id).limit(1)
-            ended = {"state": "finished", "concurrency": 1}
-            session.add(Study(workspace_id=tenant.workspace_id, name="", base={}, grid={}, **ended))
-            found = {"scores": {}, "curve": {}, "higher_is_better": False}
-            session.add(Evaluation(job_id=UUID(job), step=1, metric="nrmse", **found))
             adaptations.submit(session, tenant.workspace_id, UUID(job), {"by": "flow"})
             session.add(WebhookAttempt(delivery_id=session.scalars(delivery).one(), number=1))
     return tenants

@@ -12,8 +12,8 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import httpx2 as httpx
-import psycopg
 import pytest
+from alembic import command
 from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
@@ -21,16 +21,17 @@ from sqlalchemy.orm import Session
 from service.store import blobs, events, schema
 from service.store.database import engine, transaction
 from service.store.tables import Blob, BlobChunk, Event, Job
-from tests.conftest import ROOT, migrate
-from tests.service.conftest import submit
+from tests.support.api import submit
+from tests.support.databases import MIGRATIONS, alembic, listening, migrate
 
 
 class TestMigrations:
-    def test_they_make_what_the_tables_say(self, empty_database_url: str) -> None:
-        self._alembic(empty_database_url, "upgrade", "head")
-        self._alembic(empty_database_url, "check")
-        self._alembic(empty_database_url, "downgrade", "base")
-        self._alembic(empty_database_url, "upgrade", "head")
+    def test_they_make_what_the_tables_say(self, empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AMAML_DATABASE_URL", empty_database_url)
+        self._upgrade_from_elsewhere(empty_database_url)
+        command.check(alembic())
+        command.downgrade(alembic(), "base")
+        command.upgrade(alembic(), "head")
         with engine(empty_database_url).connect() as connection:
             storage = (
                 "SELECT attstorage FROM pg_attribute WHERE attrelid = 'blob_chunks'::regclass AND attname = 'data'"
@@ -45,9 +46,10 @@ class TestMigrations:
             assert schema.current(session) == schema.head()
         engine(empty_database_url).dispose()
 
-    def _alembic(self, url: str, *arguments: str) -> None:
+    def _upgrade_from_elsewhere(self, url: str) -> None:
+        """As operators do it, whatever folder they are in."""
         done = subprocess.run(
-            [sys.executable, "-m", "alembic", "-c", str(ROOT / "migrations/alembic.ini"), *arguments],
+            [sys.executable, "-m", "alembic", "-c", str(MIGRATIONS / "alembic.ini"), "upgrade", "head"],
             env={**os.environ, "AMAML_DATABASE_URL": url}, cwd="/", capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -131,12 +133,10 @@ class TestEvents:
 
     def test_listeners_are_told(self, http: httpx.Client, store: str) -> None:
         job_id = submit(http)
-        url = make_url(store).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as listener:
-            listener.execute(f"LISTEN {events.CHANNEL}")
+        with listening(store, events.CHANNEL) as hear:
             with transaction() as session:
                 events.append(session, UUID(job_id), "progress", {})
-            assert [notice.payload for notice in listener.notifies(timeout=5, stop_after=1)] == [job_id]
+            assert hear() == job_id
 
     @pytest.mark.usefixtures("store")
     def test_a_job_that_is_not_there_has_no_events(self) -> None:

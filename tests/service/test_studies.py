@@ -8,13 +8,15 @@ from uuid import UUID, uuid4
 
 import httpx2 as httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, func, select, update
+from sqlalchemy.orm import Session
 
-from service.store import attempts, blobs, progress, studies
-from service.store.database import transaction
+from service.store import blobs, progress, studies
+from service.store.database import engine, transaction
 from service.store.tables import Job
-from service.store.transitions import FINAL, IllegalTransition
-from tests.service.conftest import JSON, SPEC, Tenant, check_problem, start, stop, succeed
+from service.store.transitions import FINAL
+from tests.support.api import JSON, SPEC, Tenant, check_problem
+from tests.support.jobs import claim, fail, stop, succeed, take
 
 GRID = {"/method/kind": ["amaml", "reptile"], "/runtime/seed": [0, 1]}
 
@@ -52,7 +54,7 @@ def held(study: dict[str, Any]) -> list[bool]:
 
 def finish(job_id: str, scores: list[float]) -> None:
     """What a worker does for a job from its claim to its end."""
-    start(job_id)
+    claim(job_id)
     evaluation = {
         "step": 3, "metric": "nrmse", "higher_is_better": False, "scores": {"tuned": scores, "flow": scores},
         "curve": {"epochs": [0, 10], "mean": [1.0, 0.5], "error": [0.1, float("nan")]}, "along_flow": None,
@@ -173,16 +175,43 @@ class TestSubmitting:
 
 class TestLooking:
     def test_polling_costs_a_304_until_a_job_changes(self, http: httpx.Client) -> None:
-        study = submit(http)
+        study = submit(http, concurrency=4)
         path = study["links"]["self"]
         for url in (path, f"{path}/report"):
             first = http.get(url)
             again = http.get(url, headers={"If-None-Match": first.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
-        start(cells(http, study)[2]["job_id"])
+        claim(cells(http, study)[2]["job_id"])
         changed = http.get(path, headers={"If-None-Match": http.get(path).headers["etag"] + "x"})
         assert changed.json()["states"] == {"queued": 3, "running": 1}
         assert http.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 200
+
+    def test_a_study_is_told_under_its_own_version(self, http: httpx.Client, tenant: Tenant) -> None:
+        """It is cancelled between the statements of a look: what the look tells, and the version under which it does, are of one
+        moment, or whoever asks for changes of that version would never hear of the end."""
+        study_id = UUID(submit(http)["id"])
+        sent: list[str] = []
+
+        def cancel_after_the_first(_: Any, __: Any, statement: str, *___: Any) -> None:
+            sent.append(statement)
+            if len(sent) == 2:
+                with ThreadPoolExecutor(1) as another:
+                    another.submit(cancel).result()
+
+        def cancel() -> None:
+            with transaction() as session:
+                assert studies.cancel(session, tenant.workspace_id, study_id)
+
+        look = engine().execution_options()
+        event.listen(look, "before_cursor_execute", cancel_after_the_first)
+        with Session(look) as session:
+            found = studies.find(session, tenant.workspace_id, study_id)
+        assert len(sent) >= 2
+        with transaction() as session:
+            now = studies.find(session, tenant.workspace_id, study_id)
+        assert found is not None
+        assert now is not None
+        assert (found.version == now.version) == (found.study.state == now.study.state)
 
     def test_lists_are_newest_first_in_pages(self, http: httpx.Client) -> None:
         made = [submit(http)["id"] for _ in range(3)]
@@ -202,7 +231,7 @@ class TestTurns:
         study = submit(http, concurrency=1)
         assert held(study) == [False, True, True, True]
         first, second, *_ = [one["job_id"] for one in cells(http, study)]
-        start(first)
+        claim(first)
         advance(study)
         assert held(study) == [False, True, True, True]
         succeed(first, b"theta")
@@ -244,11 +273,8 @@ class TestTurns:
         study = submit(http, grid={"/runtime/seed": [0, 1]})
         first, second = [one["job_id"] for one in cells(http, study)]
         finish(first, [1.0, 2.0])
-        start(second)
-        with transaction() as session:
-            attempts.failed(
-                session, session.get_one(Job, UUID(second), with_for_update=True), "diverged", "It diverged."
-            )
+        claim(second)
+        fail(second, "diverged", "It diverged.")
         advance(study)
         ended = http.get(study["links"]["self"]).json()
         assert (ended["state"], ended["states"]) == ("finished", {"succeeded": 1, "failed": 1})
@@ -272,7 +298,7 @@ class TestCancelling:
         path = study["links"]["self"]
         done, running, *_ = [one["job_id"] for one in cells(http, study)]
         finish(done, [1.0])
-        start(running)
+        claim(running)
         answer = http.post(f"{path}/cancel")
         assert (answer.status_code, answer.json()["state"]) == (202, "cancelling")
         assert answer.json()["states"] == {"succeeded": 1, "cancelling": 1, "cancelled": 2}
@@ -286,22 +312,22 @@ class TestCancelling:
 
     def test_cancelling_amid_claims_and_turns_locks_nobody_out(self, http: httpx.Client, tenant: Tenant) -> None:
         study = submit(http, grid={"/runtime/seed": list(range(60))}, concurrency=8)
-        ids = [one["job_id"] for one in cells(http, study)]
+        first = update(Job).where(Job.study_id == UUID(study["id"])).values(queued_at=func.to_timestamp(0))
+        with transaction() as session:
+            session.execute(first)  # claimed before what other tests have left in the queue
 
-        def work(job_id: str) -> None:
-            try:
-                start(job_id)
-                advance(study)
-                stop(job_id)
-            except IllegalTransition:  # it was cancelled in the meantime
-                return
+        def work(_: int) -> None:
+            claimed = take()
+            advance(study)
+            if claimed is not None:
+                stop(claimed.job_id)
 
         def cancel(_: int) -> None:
             with transaction() as session:
                 studies.cancel(session, tenant.workspace_id, UUID(study["id"]))
 
         with ThreadPoolExecutor(12) as pool:
-            working = [pool.submit(work, job_id) for job_id in ids]
+            working = [pool.submit(work, number) for number in range(60)]
             cancelling = [pool.submit(cancel, number) for number in range(2)]
             for one in working + cancelling:
                 one.result()
@@ -336,15 +362,12 @@ class TestReport:
     @pytest.fixture
     def study(self, http: httpx.Client) -> dict[str, Any]:
         """amaml with both seeds, reptile with one that succeeded and one that failed."""
-        study = submit(http)
+        study = submit(http, concurrency=4)
         ids = [one["job_id"] for one in cells(http, study)]
         for job_id, scores in zip(ids, ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.5, 2.5, 4.0]), strict=False):
             finish(job_id, scores)
-        start(ids[3])
-        with transaction() as session:
-            attempts.failed(
-                session, session.get_one(Job, UUID(ids[3]), with_for_update=True), "diverged", "It diverged."
-            )
+        claim(ids[3])
+        fail(ids[3], "diverged", "It diverged.")
         return study
 
     def test_numbers(self, http: httpx.Client, study: dict[str, Any]) -> None:
@@ -396,7 +419,7 @@ def test_evaluations_are_shown_task_by_task(http: httpx.Client) -> None:
     job_id = cells(http, study)[0]["job_id"]
     path = f"/v1/jobs/{job_id}/evaluations"
     assert http.get(path).json()["data"] == []
-    start(job_id)
+    claim(job_id)
     one = {
         "metric": "nrmse", "higher_is_better": False, "scores": {"tuned": [0.5, float("inf")]},
         "curve": {"epochs": [0.0], "mean": [1.0], "error": [0.1]},

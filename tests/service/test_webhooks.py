@@ -18,9 +18,13 @@ from service.store import webhook_trigger, webhooks
 from service.store.database import transaction
 from service.store.tables import Webhook, WebhookDelivery
 from service.webhooks import sealing
-from tests.service.conftest import Api, Tenant, check_problem, client, serving, start, submit, succeed
+from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
+from tests.support.jobs import claim, succeed
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 KEY = Fernet.generate_key().decode()
+WAITED_FOR = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)"
+"""Whether another transaction waits for the end of this one."""
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,7 @@ class TestEvents:
         off = make(http)
         http.patch(off["links"]["self"], json={"enabled": False})
         job = submit(http)
-        start(job)
+        claim(job)
         succeed(job, b"theta")
         assert [one.type for one in owed(every)] == ["job.queued", "job.running", "job.succeeded"]
         assert [one.type for one in owed(ends)] == ["job.succeeded"]
@@ -165,7 +169,7 @@ class TestEvents:
     def test_a_message_says_of_the_job_what_the_api_says(self, http: httpx.Client) -> None:
         webhook = make(http, events=["job.succeeded", "job.paused", "job.queued"])
         job = submit(http, name="Größe 5", tags={"a": '"b"'})
-        start(job)
+        claim(job)
         succeed(job, b"theta")
         shown = http.get(f"/v1/jobs/{job}").json()
         queued, succeeded = [json.loads(one.body) for one in owed(webhook["id"])]
@@ -176,8 +180,6 @@ class TestEvents:
 
     def test_other_workspaces_get_nothing(self, http: httpx.Client, api: Api) -> None:
         webhook = make(http, events=["job.queued"])
-        from tests.service.conftest import new_tenant
-
         with client(api, new_tenant()) as other:
             submit(other)
         assert owed(webhook["id"]) == []
@@ -188,9 +190,9 @@ class TestEvents:
             with transaction() as session:
                 assert session.query(Webhook).filter(Webhook.id == UUID(webhook["id"])).delete() == 1
                 submitted = pool.submit(submit, http)
-                with pytest.raises(TimeoutError):
-                    submitted.result(0.5)
-            job = submitted.result(10)
+                wait_until(lambda: session.scalar(text(WAITED_FOR)))
+                assert not submitted.done()
+            job = submitted.result(CEILING_SECONDS)
         assert http.get(f"/v1/jobs/{job}").json()["state"] == "queued"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from uuid import UUID, uuid4
 import httpx2 as httpx
 import pytest
 import torch
-from sqlalchemy import func
 
 from amaml.adaptation import adapt, loss_curve, predict
 from amaml.initialization import load, metadata_of, write
@@ -34,20 +31,21 @@ from amaml.spec import (
     SolverSpec,
     TrajectorySpec,
 )
-from service.store import adaptations, blobs, keys
+from service.store import adaptations, keys
 from service.store.adaptations import ENDED
 from service.store.database import transaction
-from service.store.states import become
-from service.store.tables import Adaptation, Attempt, Job
-from tests.service.conftest import serving
-from tests.worker.conftest import WorkerProcess, Workers, is_gone, submit, wait_until
+from service.store.tables import Adaptation
+from tests.support.api import serving
+from tests.support.jobs import claim, submit, succeed
+from tests.support.waiting import CEILING_SECONDS, wait_until
+from tests.support.workers import WorkerProcess, Workers, is_gone
 from worker.process import AdapterProcess, Gone
 from worker.protocol import Adapt, Adapted, NotAdapted, Ready
 
 PATIENT = {"Prefer": "wait=60"}
 HERE: dict[str, str] = {"AMAML_ADAPTERS": "1"}
-SLOW = {**HERE, "AMAML_FAILPOINT": "adapter.begins=sleep:3"}
-"""An adapter's first adaptation takes its time."""
+STUCK = "adapter.begins=stop"
+"""An adapter stops (SIGSTOP) amid its next adaptation."""
 
 
 def regression(path: Path, **changes: Any) -> Path:
@@ -98,7 +96,7 @@ def points(n: int, seed: int = 1) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def adapter() -> Iterator[AdapterProcess]:
     adapter = AdapterProcess(1 << 30)
-    assert isinstance(adapter.receive(90), Ready)
+    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
     yield adapter
     adapter.kill()
 
@@ -114,7 +112,7 @@ def told(
             threads=1,
         )
     )  # fmt: skip
-    said = adapter.receive(60)
+    said = adapter.receive(CEILING_SECONDS)
     assert isinstance(said, Adapted | NotAdapted | Gone)
     return said
 
@@ -235,7 +233,7 @@ def test_what_can_not_be_adapted_is_told_with_its_remedy(adapter: AdapterProcess
 def test_an_adapter_has_bounded_memory(tmp_path: Path) -> None:
     path = regression(tmp_path / "init", model=MLPSpec(hidden=[1024] * 8))
     adapter = AdapterProcess(64 << 20)
-    assert isinstance(adapter.receive(90), Ready)
+    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
     said = told(adapter, path, tmp_path / "out", {"support": points(1000), "query": points(5)})
     assert isinstance(said, Gone) or (isinstance(said, NotAdapted) and said.reason == "out_of_memory"), said
     adapter.kill()
@@ -261,45 +259,30 @@ def learned(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> tupl
     path = regression(tmp_path_factory.mktemp("learned") / "init", runtime=RuntimeSpec(dtype="float64"))
     spec = JobSpec.model_validate_json(load(path).spec.canonical())
     job_id = submit(spec, wake=False)
-    written = blobs.write([path.read_bytes()])
-    with transaction() as session:
-        job = session.get_one(Job, job_id)
-        job.attempt, job.lease_expires_at = 1, func.now() + func.make_interval(0, 0, 0, 1)
-        session.add(Attempt(job_id=job_id, number=1, worker_id=uuid4(), host="here"))
-        become(session, job, "running")
-        job.initialization_blob_id = written.blob_id
-        blobs.give(session, written.blob_id, job.workspace_id)
-        become(session, job, "succeeded")
+    claim(job_id)
+    succeed(job_id, path.read_bytes())
     return job_id, path
 
 
 @pytest.fixture
-def slow(workers: Workers) -> Iterator[WorkerProcess]:
-    """As `worker`, but for the first adaptation, which accidents happen to."""
-    worker = workers.start(**SLOW)
-    adapter_of(worker)
-    yield worker
-    if worker.is_alive:
-        worker.stop()
-
-
-@pytest.fixture
-def worker(workers: Workers) -> Iterator[WorkerProcess]:
-    """One worker with a warm adapter."""
-    worker = workers.start(**HERE)
-    adapter_of(worker)
-    yield worker
-    if worker.is_alive:
-        worker.stop()
+def worker(stubbed_workers: Workers) -> WorkerProcess:
+    """A worker with an adapter: one that lives, or a new one."""
+    return (stubbed_workers.living or [stubbed_workers.start(**HERE)])[0]
 
 
 def adapter_of(worker: WorkerProcess) -> int:
-    """The process id of its latest adapter, once that is ready."""
-    return int(wait_until(lambda: re.findall(r"adapter (\d+) is ready", worker.log.read_text()), 90)[-1])
+    """The process id of its adapter, once there is one."""
+    return wait_until(lambda: worker.child("worker.adapter") or 0)
 
 
-def begun(worker: WorkerProcess, adaptation_id: str) -> bool:
-    return f"adaptation {adaptation_id}: attempt" in worker.log.read_text()
+def begun(http: httpx.Client, document: dict[str, Any]) -> bool:
+    """Whether an adapter has it."""
+    return bool(http.get(document["links"]["self"]).json()["state"] == "running")
+
+
+def attempt_of(document: dict[str, Any]) -> int:
+    with transaction() as session:
+        return session.get_one(Adaptation, UUID(document["id"])).attempt
 
 
 def ask(
@@ -313,12 +296,12 @@ def ask(
     return document
 
 
-def ended(http: httpx.Client, document: dict[str, Any], seconds: float = 60) -> dict[str, Any]:
+def ended(http: httpx.Client, document: dict[str, Any]) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         found: dict[str, Any] = http.get(document["links"]["self"]).json()
         return found if found["state"] in ENDED else None
 
-    return wait_until(look, seconds)
+    return wait_until(look)  # type: ignore[return-value]
 
 
 def expected(learned: tuple[UUID, Path], **how: Any) -> torch.Tensor:
@@ -332,6 +315,7 @@ def check(document: dict[str, Any], wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.processes
 def test_an_adaptation_over_http(
     http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, tmp_path: Path
 ) -> None:
@@ -345,34 +329,29 @@ def test_an_adaptation_over_http(
     assert predict(load(path), points(10, seed=2)["x"]).tolist() == document["result"]["predictions"]
     check(ask(http, learned, by="finetune", epochs=30), expected(learned, by="finetune", epochs=30))
     check(ask(http, learned, length=0.5), expected(learned, length=0.5))
-    seconds = []
-    for _ in range(20):
-        began = time.perf_counter()
-        ask(http, learned, {})
-        seconds.append(time.perf_counter() - began)
-    assert sorted(seconds)[10] < 1.0, seconds
-    print(f"warm: median {sorted(seconds)[10] * 1e3:.0f} ms, slowest {max(seconds) * 1e3:.0f} ms")
 
 
+@pytest.mark.processes
 def test_an_adapter_that_is_killed_is_replaced_and_the_adaptation_done(
-    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
+    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess
 ) -> None:
-    first = adapter_of(slow)
+    worker.arm(STUCK)
     document = ask(http, learned, {"Prefer": "wait=0"})
-    assert document["state"] == "queued"
-    wait_until(lambda: begun(slow, document["id"]))
-    os.kill(first, signal.SIGKILL)
+    assert document["state"] in ("queued", "running")
+    wait_until(lambda: begun(http, document))
+    killed = adapter_of(worker)
+    os.kill(killed, signal.SIGKILL)
     check(ended(http, document), expected(learned))
-    assert adapter_of(slow) != first
-    with transaction() as session:
-        assert session.get_one(Adaptation, UUID(document["id"])).attempt == 2
+    assert is_gone(killed)
+    assert attempt_of(document) == 2
 
 
+@pytest.mark.processes
 def test_one_whose_files_can_not_be_kept_is_tried_again_and_ends_no_worker(
-    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, workers: Workers
+    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, stubbed_workers: Workers
 ) -> None:
-    (folder,) = (workers.home / "attempts").iterdir()
-    away = folder.rename(workers.home / "away")
+    (folder,) = (stubbed_workers.home / "attempts").iterdir()
+    away = folder.rename(stubbed_workers.home / "away")
     first, second = (ask(http, learned, {"Prefer": "wait=0"}) for _ in range(2))
     failed = ended(http, first)
     assert (failed["state"], failed["status_reason"]) == ("failed", "crashed")
@@ -383,63 +362,76 @@ def test_one_whose_files_can_not_be_kept_is_tried_again_and_ends_no_worker(
     assert worker.is_alive
 
 
+@pytest.mark.processes
 def test_a_short_wait_answers_202_and_a_deleted_one_is_dropped(
-    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
+    http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess
 ) -> None:
+    worker.arm(STUCK)
     document = ask(http, learned, {"Prefer": "wait=1"})
-    wait_until(lambda: begun(slow, document["id"]))
-    assert http.get(document["links"]["self"]).json()["state"] == "running"
+    wait_until(lambda: begun(http, document))
     assert http.delete(document["links"]["self"]).status_code == 204
+    os.kill(adapter_of(worker), signal.SIGCONT)
     check(ask(http, learned), expected(learned))
     assert http.get(document["links"]["self"]).status_code == 404
 
 
-def test_a_worker_that_is_killed_loses_its_adaptation_to_another(
-    http: httpx.Client, learned: tuple[UUID, Path], workers: Workers, slow: WorkerProcess
-) -> None:
-    document = ask(http, learned, {"Prefer": "wait=0"})
-    wait_until(lambda: begun(slow, document["id"]))
-    adapter = adapter_of(slow)
-    slow.signal(signal.SIGKILL)
-    slow.wait()
-    wait_until(lambda: is_gone(adapter))
-    second = workers.start(**SLOW)
-    check(ended(http, document, 90), expected(learned))
-    second.stop()
-
-
+@pytest.mark.processes
 def test_two_workers_share_them(
-    http: httpx.Client, learned: tuple[UUID, Path], workers: Workers, slow: WorkerProcess
+    http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
 ) -> None:
-    other = workers.start(**SLOW)
-    adapter_of(other)
-    asked = [ask(http, learned, {"Prefer": "wait=0"}) for _ in range(8)]
+    """What waits is done by the other while one of them is at its first."""
+    worker.arm(STUCK)
+    first = ask(http, learned, {"Prefer": "wait=0"})
+    wait_until(lambda: begun(http, first))
+    stubbed_workers.start(**HERE)
+    asked = [ask(http, learned, {"Prefer": "wait=0"}) for _ in range(4)]
     wanted = expected(learned)
     for document in asked:
         check(ended(http, document), wanted)
-    ids = [document["id"] for document in asked]
-    did = [sum(begun(one, adaptation_id) for adaptation_id in ids) for one in (slow, other)]
-    assert min(did) > 0
-    assert sum(did) == len(ids), "each once"
-    other.stop()
+    assert begun(http, first)
+    os.kill(adapter_of(worker), signal.SIGCONT)
+    check(ended(http, first), wanted)
+    assert [attempt_of(document) for document in (first, *asked)] == [1] * 5, "each once"
 
 
-def test_one_that_takes_too_long_is_ended(http: httpx.Client, learned: tuple[UUID, Path], workers: Workers) -> None:
-    worker = workers.start(**SLOW, AMAML_ADAPTATION_SECONDS="0.3")
-    adapter_of(worker)
-    document = ask(http, learned)
+@pytest.mark.processes
+def test_a_worker_that_is_killed_loses_its_adaptation_to_another(
+    http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
+) -> None:
+    worker.arm(STUCK)
+    with stubbed_workers.only(worker):
+        document = ask(http, learned, {"Prefer": "wait=0"})
+        wait_until(lambda: begun(http, document))
+        adapter = adapter_of(worker)
+        worker.kill()
+        wait_until(lambda: is_gone(adapter))
+    if not stubbed_workers.living:
+        stubbed_workers.start(**HERE)
+    check(ended(http, document), expected(learned))
+
+
+@pytest.mark.processes
+def test_a_worker_that_ends_in_good_order_gives_back_what_it_has(
+    http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
+) -> None:
+    worker.arm(STUCK)
+    with stubbed_workers.only(worker):
+        document = ask(http, learned, {"Prefer": "wait=0"})
+        wait_until(lambda: begun(http, document))
+        assert worker.stop() == 0
+        with transaction() as session:
+            left = session.get_one(Adaptation, UUID(document["id"]))
+            assert (left.state, left.attempt) == ("queued", 0)
+            assert adaptations.remove(session, left.workspace_id, left.id)
+
+
+@pytest.mark.processes
+def test_one_that_takes_too_long_is_ended(
+    http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers
+) -> None:
+    hasty = stubbed_workers.start(**HERE, AMAML_ADAPTATION_SECONDS="0.3")
+    hasty.arm(STUCK)
+    with stubbed_workers.only(hasty):
+        document = ended(http, ask(http, learned, {"Prefer": "wait=0"}))
     assert (document["state"], document["status_reason"]) == ("failed", "timed_out")
     assert "0.3 s" in document["status_detail"]
-    worker.stop()
-
-
-def test_a_worker_that_ends_in_good_order_gives_back_what_it_has(
-    http: httpx.Client, learned: tuple[UUID, Path], slow: WorkerProcess
-) -> None:
-    document = ask(http, learned, {"Prefer": "wait=0"})
-    wait_until(lambda: begun(slow, document["id"]))
-    slow.stop()
-    with transaction() as session:
-        left = session.get_one(Adaptation, UUID(document["id"]))
-        assert (left.state, left.attempt) == ("queued", 0)
-        assert adaptations.remove(session, left.workspace_id, left.id)

@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store.claims import lapsed
 from service.store.database import (
-    IDLE_SECONDS,
     TRUSTED_SECONDS,
     engine,
     is_away,
@@ -20,8 +19,8 @@ from service.store.database import (
     tell_after_commit,
     transaction,
 )
-from tests.worker.conftest import spec, submit
-from tests.worker.test_claims import lapse, taken
+from tests.support.jobs import lapse, spec, submit, taken
+from tests.support.waiting import CEILING_SECONDS, wait_until
 
 
 @pytest.mark.usefixtures("store")
@@ -31,14 +30,12 @@ def test_locks_of_a_stopped_process_are_let_go_of() -> None:
     lapse(job_id)
     stopped = engine().connect()
     stopped.execute(text("SELECT id FROM jobs FOR UPDATE"))
-    began = time.monotonic()
-    while True:
+
+    def is_free() -> bool:
         with transaction() as session:
-            if lapsed(session) is not None:
-                break
-        assert time.monotonic() - began < IDLE_SECONDS + 3
-        time.sleep(0.1)
-    assert time.monotonic() - began > IDLE_SECONDS - 1
+            return lapsed(session) is not None
+
+    wait_until(is_free)
     with pytest.raises(DBAPIError) as cut:
         stopped.execute(text("SELECT 1"))
     assert is_away(cut.value)
@@ -98,7 +95,7 @@ def test_notices_come_after_a_commit_and_only_then(store: str) -> None:
             tell_after_commit(session, "heard", "once")
             tell_after_commit(session, "heard", "once")
             assert not list(listener.notifies(timeout=0.2))
-        assert [notice.payload for notice in listener.notifies(timeout=0.5)] == ["once"]
+        assert [notice.payload for notice in listener.notifies(timeout=CEILING_SECONDS, stop_after=1)] == ["once"]
         with pytest.raises(ZeroDivisionError):
             tell_and_fail()
         assert not list(listener.notifies(timeout=0.3))
@@ -114,4 +111,5 @@ def test_of_many_commits_at_once_every_notice_is_heard(store: str) -> None:
         listener.execute("LISTEN heard")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(commit, sent))
-        assert sorted(notice.payload for notice in listener.notifies(timeout=0.5)) == sorted(sent)
+        heard = listener.notifies(timeout=CEILING_SECONDS, stop_after=len(sent))
+        assert sorted(notice.payload for notice in heard) == sorted(sent)

@@ -14,8 +14,7 @@ from sqlalchemy import func, select, update
 from service.store import leadership, workers
 from service.store.database import transaction
 from service.store.tables import Blob, IdempotencyKey, Job, OutboxMessage, Worker, Workspace
-from tests.worker.conftest import job_of, spec, submit
-from tests.worker.test_claims import lapse, taken
+from tests.support.jobs import job_of, lapse, spec, submit, taken
 from worker import crashes
 from worker.folder import WorkerFolder
 from worker.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
@@ -146,9 +145,11 @@ def test_a_worker_sweeps_the_folders_of_dead_ones_and_leaves_living_ones_alone(t
 
 def test_a_spare_that_dies_is_replaced_and_closing_ends_them_all() -> None:
     spares = Spares(1)
-    spares.start()
+    told: list[str] = []
+    spares.start(lambda: told.append("ready"))
     first = spares.take()
     assert first is not None
+    assert told == ["ready"]
     spares.give_back(first)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

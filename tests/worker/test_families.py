@@ -14,18 +14,17 @@ from amaml.dataset_format import HEAD_BYTES, detect
 from amaml.spec import JobSpec
 from service.store import blobs, datasets, jobs
 from service.store.database import transaction
-from service.store.tables import Workspace
-from tests.worker.conftest import Workers, metrics_of, result_of, wait_for
+from tests.support.jobs import metrics_of, result_of, wait_for
+from tests.support.jobs import workspace as default_workspace
+from tests.support.workers import Workers
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
 def workspace(workers: Workers) -> UUID:
     workers.start().wait_until_ready()
-    with transaction() as session:
-        found = Workspace(name="default")
-        session.add(found)
-        session.flush()
-        return found.id
+    return default_workspace()
 
 
 def table() -> bytes:

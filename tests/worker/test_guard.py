@@ -15,7 +15,7 @@ from service.store.blobs import write
 from service.store.database import transaction
 from service.store.tables import Event, Job
 from service.store.transitions import FINAL, LEASED, STATES, TRANSITIONS, State
-from tests.worker.conftest import job_of, spec, submit
+from tests.support.jobs import job_of, spec, submit
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -7,31 +7,36 @@ import re
 import signal
 import time
 from pathlib import Path
+from statistics import median
 from uuid import UUID
 
 import pytest
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
+from service.store import jobs, studies
 from service.store import workers as living
 from service.store.database import transaction
-from service.store.tables import Checkpoint, Job
-from tests.worker.conftest import (
-    WorkerProcess,
-    Workers,
+from service.store.tables import Checkpoint, Evaluation, Job
+from tests.support.jobs import (
     ask,
     attempts_of,
+    bits_of,
     events_of,
-    is_gone,
     job_of,
     metrics_of,
     result_of,
     spec,
     submit,
+    undisturbed,
     wait_for,
     wait_for_iteration,
-    wait_until,
 )
+from tests.support.studies import jobs_of, submit_study, wait_for_end
+from tests.support.waiting import wait_until
+from tests.support.workers import WorkerProcess, Workers, is_gone, trainer_of
+
+pytestmark = pytest.mark.processes
 
 LONG = 400
 """Iterations: some seconds."""
@@ -45,18 +50,16 @@ def worker(workers: Workers) -> WorkerProcess:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(worker: WorkerProcess) -> str:
+def expected(worker: WorkerProcess) -> str:
     """The hash of what a job of LONG iterations learns when nothing happens to it."""
-    job_id = submit(spec(LONG))
-    wait_for(job_id, "succeeded")
-    return result_of(job_id)["tensors_sha256"]
+    return bits_of(undisturbed(spec(LONG)))
 
 
 def test_a_worker_that_can_not_start_ends(workers: Workers, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.write_text("no folder")
     worker = workers.start(AMAML_HOME=str(home))
-    assert worker.wait(30) == 1
+    assert worker.wait() == 1
     assert "this worker can't start" in worker.log.read_text()
 
 
@@ -66,13 +69,13 @@ def test_a_job_whose_files_can_not_be_kept_is_tried_again_and_costs_no_trainer(
     (folder,) = (workers.home / "attempts").iterdir()
     folder.rmdir()
     job_id = submit(spec(30))
-    wait_until(lambda: any(one.reason for one in attempts_of(job_id)), 30)
+    wait_until(lambda: any(one.reason for one in attempts_of(job_id)))
     folder.mkdir(mode=0o700)
     wait_for(job_id, "succeeded")
     first, *_ = ended = attempts_of(job_id)
     assert first.reason == "lost_worker"
     assert "can't keep the job's files" in (first.detail or "")
-    assert worker.trainer_of(job_id, 1) == worker.trainer_of(job_id, len(ended))
+    assert ended[0].trainer_pid == ended[-1].trainer_pid
 
 
 def test_a_job_succeeds_with_initialization_metrics_and_events(worker: WorkerProcess) -> None:
@@ -102,12 +105,12 @@ def test_queued_jobs_survive_a_broker_that_forgets_everything(worker: WorkerProc
     with redis.Redis.from_url(workers.environment["AMAML_BROKER_URL"]) as broker:
         waiting = True
         while waiting:
-            broker.flushall()
+            broker.flushdb()
             with transaction() as session:
                 queued = session.scalars(select(func.count()).where(Job.id.in_(ids), Job.state == "queued")).one()
             waiting = queued > 5
             time.sleep(0.02)
-        broker.flushall()
+        broker.flushdb()
     for job_id in ids:
         wait_for(job_id, "succeeded")
     assert [job_of(job_id).attempt for job_id in ids] == [1] * 10
@@ -115,16 +118,16 @@ def test_queued_jobs_survive_a_broker_that_forgets_everything(worker: WorkerProc
 
 def test_a_job_whose_wake_up_was_lost_is_found(worker: WorkerProcess) -> None:
     job_id = submit(spec(2), wake=False)
-    wait_for(job_id, "succeeded", seconds=20)
+    wait_for(job_id, "succeeded")
 
 
-def test_a_job_whose_trainer_is_killed_goes_on_to_the_same_bits(worker: WorkerProcess, undisturbed: str) -> None:
+def test_a_job_whose_trainer_is_killed_goes_on_to_the_same_bits(worker: WorkerProcess, expected: str) -> None:
     job_id = submit(spec(LONG))
     wait_for_iteration(job_id, 25)
-    _kill_trainer(worker, job_id, signal.SIGKILL)
+    _kill_trainer(job_id, signal.SIGKILL)
     wait_until(lambda: job_of(job_id).attempt == 2)
     job = wait_for(job_id, "succeeded")
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     assert [one.reason for one in attempts_of(job_id)] == ["killed", "succeeded"]
     assert job.status_reason is None
     queued_again = [event.data for event in events_of(job_id) if event.data.get("state") == "queued"][-1]
@@ -133,8 +136,8 @@ def test_a_job_whose_trainer_is_killed_goes_on_to_the_same_bits(worker: WorkerPr
     assert list(metrics_of(job_id)["meta_loss"]) == list(range(1, LONG + 1))
 
 
-def _kill_trainer(worker: WorkerProcess, job_id: UUID, number: signal.Signals) -> None:
-    trainer = worker.trainer_of(job_id)
+def _kill_trainer(job_id: UUID, number: signal.Signals) -> None:
+    trainer = trainer_of(job_id)
     assert trainer is not None
     os.kill(trainer, number)
 
@@ -142,36 +145,34 @@ def _kill_trainer(worker: WorkerProcess, job_id: UUID, number: signal.Signals) -
 def test_a_native_crash_is_called_so_and_ends_after_the_attempts_allowed(worker: WorkerProcess) -> None:
     job_id = submit(spec(100_000, max_attempts=1, checkpoint_every=1_000_000))
     wait_for_iteration(job_id, 1)
-    _kill_trainer(worker, job_id, signal.SIGSEGV)
+    _kill_trainer(job_id, signal.SIGSEGV)
     job = wait_for(job_id, "failed")
     assert job.status_reason == "native_crash"
     assert "SIGSEGV" in (job.status_detail or "")
 
 
-def test_a_cancelled_job_loses_its_trainer_within_two_seconds(worker: WorkerProcess) -> None:
+def test_a_cancelled_job_loses_its_trainer(worker: WorkerProcess) -> None:
     job_id = submit(spec(100_000))
     wait_for_iteration(job_id, 1)
-    trainer = worker.trainer_of(job_id)
+    trainer = trainer_of(job_id)
     assert trainer is not None
-    began = time.monotonic()
-    ask(job_id, "cancelling")
-    wait_until(lambda: is_gone(trainer), 5)
-    assert time.monotonic() - began < 2
+    ask(job_id, "cancel")
+    wait_until(lambda: is_gone(trainer))
     wait_for(job_id, "cancelled")
     assert attempts_of(job_id)[0].reason == "cancelled"
 
 
-def test_a_paused_job_resumes_to_the_same_bits(worker: WorkerProcess, undisturbed: str) -> None:
+def test_a_paused_job_resumes_to_the_same_bits(worker: WorkerProcess, expected: str) -> None:
     job_id = submit(spec(LONG))
     wait_for_iteration(job_id, 12)
-    ask(job_id, "pausing")
+    ask(job_id, "pause")
     paused = wait_for(job_id, "paused")
     with transaction() as session:
         newest = session.scalars(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id)).one()
     assert paused.iteration == newest
-    ask(job_id, "queued")
+    ask(job_id, "resume")
     wait_for(job_id, "succeeded")
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     assert [one.reason for one in attempts_of(job_id)] == ["paused", "succeeded"]
 
 
@@ -182,10 +183,13 @@ def test_a_job_starts_from_a_checkpoint_of_another(worker: WorkerProcess) -> Non
     wait_for(fork, "succeeded")
     last, first = metrics_of(source)["meta_loss"], metrics_of(fork)["meta_loss"]
     assert first[1] != last[1]
-    orphan = submit(spec(5, meta={"init_from": {"job": str(source), "step": 7}}))
-    job = wait_for(orphan, "failed")
+    orphan = spec(5, meta={"init_from": {"job": str(source), "step": 10}})
+    with transaction() as session:  # the checkpoint is deleted after the job was let in, and before a worker claims it
+        orphan_id = jobs.submit(session, job_of(source).workspace_id, orphan).id
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == source))
+    job = wait_for(orphan_id, "failed")
     assert job.status_reason == "bad_data"
-    assert "checkpoint at iteration 7" in (job.status_detail or "")
+    assert "checkpoint at iteration 10" in (job.status_detail or "")
 
 
 def test_a_diverging_job_fails_at_once_with_the_remedy(worker: WorkerProcess) -> None:
@@ -196,14 +200,53 @@ def test_a_diverging_job_fails_at_once_with_the_remedy(worker: WorkerProcess) ->
     assert job.attempt == 1
 
 
+def test_what_a_job_leaves_for_the_report(worker: WorkerProcess) -> None:
+    study_id = submit_study(1, 30, evaluation={"every": 10, "tasks": 2, "epochs": 20})
+    wait_for_end(study_id)
+    (job,) = jobs_of(study_id)
+    with transaction() as session:
+        found = list(session.scalars(select(Evaluation).where(Evaluation.job_id == job.id).order_by(Evaluation.step)))
+        (result,) = studies.results(session, study_id)
+    assert [(one.step, one.metric, one.higher_is_better) for one in found] == [
+        (step, "nrmse", False) for step in (10, 20, 30)
+    ]
+    metrics = metrics_of(job.id)
+    for one in found:
+        assert {name: len(scores) for name, scores in one.scores.items()}.items() >= {
+            "flow": 2,
+            "tuned": 2,
+            "random": 2,
+        }.items()
+        for name in ("flow", "tuned", "random"):
+            assert sum(one.scores[name]) / 2 == pytest.approx(metrics[f"nrmse_{name}"][one.step])
+        assert one.curve["epochs"] == [0, 10, 20]
+        assert one.curve["mean"][-1] == pytest.approx(metrics["nrmse_tuned"][one.step])
+        assert one.curve["error"][-1] == pytest.approx(metrics["nrmse_tuned_error"][one.step])
+    assert [one.along_flow is None for one in found] == [True, True, False]
+    assert (found[-1].along_flow or {})["times"][-1] == 1.0
+    memory = list(metrics["memory_bytes"].values())
+    assert 0 <= memory[0] <= memory[-1] < 200e6  # of the run alone: the process itself is larger
+    assert memory == sorted(memory)
+    assert result.evaluation is not None
+    assert result.evaluation.step == 30
+    assert result.seconds == pytest.approx(median(metrics["seconds"].values()))
+    assert job.metrics["memory_bytes"] == memory[-1]
+
+
+def test_a_failed_job_does_not_stop_the_others(worker: WorkerProcess) -> None:
+    study_id = submit_study(4, 50, meta={"optimizer": {"kind": "sgd", "lr": 100.0}})
+    wait_for_end(study_id)
+    assert {(job.state, job.status_reason) for job in jobs_of(study_id)} == {("failed", "solver_failed")}
+
+
 def test_a_job_for_a_device_that_no_worker_has_says_so_and_waits(worker: WorkerProcess) -> None:
     with transaction() as session:
         if living.any_with(session, "cuda"):
             pytest.skip("this machine has a CUDA device")
     job_id = submit(spec(2, device="cuda"))
-    wait_until(lambda: job_of(job_id).status_reason == "no_cuda_worker", 15)
+    wait_until(lambda: job_of(job_id).status_reason == "no_cuda_worker")
     assert job_of(job_id).state == "queued"
-    ask(job_id, "cancelled")
+    ask(job_id, "cancel")
 
 
 def test_the_celery_process_has_no_torch(worker: WorkerProcess) -> None:
@@ -211,4 +254,4 @@ def test_the_celery_process_has_no_torch(worker: WorkerProcess) -> None:
 
 
 def test_no_file_is_left_by_ended_attempts(worker: WorkerProcess, workers: Workers) -> None:
-    wait_until(lambda: not list((workers.home / "attempts").glob("*/*")), 5)
+    wait_until(lambda: not list((workers.home / "attempts").glob("*/*")))

@@ -14,7 +14,7 @@ def hold(size):
     return len(bytearray(size).replace(b"\\0", b"x"))
 
 earlier = [bytes(1000) for _ in range(100_000)]
-kept = bytearray(b"x" * 30_000_000)
+kept = bytearray(b"x" * 300_000_000)
 del earlier
 memory = PeakMemory("cpu")
 start = memory.read()
@@ -29,6 +29,8 @@ print(start, peak, memory.read())
 def test_what_was_held_before_and_what_was_freed_do_not_count() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     start, peak, after = map(int, done.stdout.split())
-    assert start < 1e6
-    assert 90e6 < peak < 115e6
-    assert after < 5e6
+    # Two times 50 MB are held at the peak; 300 MB are kept from before, and 100 MB were freed. What an allocator may add of its
+    # own is less than the gap between them.
+    assert start < 30e6
+    assert 95e6 < peak < 200e6
+    assert after < 50e6

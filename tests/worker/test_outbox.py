@@ -16,10 +16,10 @@ from launcher.ports import free_port
 from service.store import outbox
 from service.store.database import transaction
 from service.store.tables import OutboxMessage
-from tests.worker.conftest import wait_until
+from tests.support.waiting import CEILING_SECONDS, wait_until
 from worker.outbox import PLENTY, OutboxPublisher, publish
 
-pytestmark = pytest.mark.usefixtures("store")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("store")]
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def test_the_publisher_hears_of_messages_and_waits_for_the_broker(app: Celery, b
     publisher.start()
     for count in (1, 2, 3):
         put(1)
-        wait_until(lambda want=count: in_queue(broker_url) == want, 10)
+        wait_until(lambda want=count: in_queue(broker_url) == want)
     stopping.set()
     put(1)  # wakes it, so that it sees that it is to stop
-    publisher.join(10)
+    publisher.join(CEILING_SECONDS)
     assert not publisher.is_alive()
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from service.webhooks.settings import Settings
-from tests.receiver import Receiver, Reply, certificate, receiving
+from tests.support.receiver import Receiver, Reply, certificate, receiving
+from tests.support.waiting import CEILING_SECONDS
 from worker import post as posting
 from worker.post import MAX_ANSWER, Answer, post
 
-HERE = Settings(allow_http=True, networks=["127.0.0.0/30"], seconds=2, connect_seconds=1)  # type: ignore[arg-type]
+HERE = Settings(allow_http=True, networks=["127.0.0.0/30"], seconds=120, connect_seconds=60)  # type: ignore[arg-type]
+IMPATIENT = HERE.model_copy(update={"seconds": 2.0})
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_a_name_is_resolved_once_and_its_checked_address_connected_to(receiver: 
 
 
 def test_a_name_that_became_private_since_it_was_checked_is_not_reached(receiver: Receiver) -> None:
-    public = Settings(allow_http=True, seconds=2)
+    public = Settings(allow_http=True)
     answer = send(f"http://rebind.example:{receiver.port}/", public, lambda *_: ["127.0.0.1"])
     assert answer.status is None
     assert "no public address" in (answer.error or "")
@@ -66,13 +68,13 @@ def test_a_name_that_became_private_since_it_was_checked_is_not_reached(receiver
      "0.0.0.0", "127.0.0.1.", "user@127.0.0.1", "169.254.169.254", "[fe80::1%25lo]", "①②⑦.⓪.⓪.①"],
 )  # fmt: skip
 def test_nothing_is_sent_to_this_machine_however_it_is_spelt(receiver: Receiver, host: str) -> None:
-    answer = send(f"http://{host}:{receiver.port}/", Settings(allow_http=True, seconds=2))
+    answer = send(f"http://{host}:{receiver.port}/", Settings(allow_http=True))
     assert answer.status is None
     assert receiver.got == []
 
 
 def test_http_is_refused_unless_the_operator_allows_it(receiver: Receiver) -> None:
-    answer = send(receiver.url, Settings(networks=["127.0.0.0/8"], seconds=2))  # type: ignore[arg-type]
+    answer = send(receiver.url, Settings(networks=["127.0.0.0/8"]))  # type: ignore[arg-type]
     assert "http:// is not allowed" in (answer.error or "")
     assert receiver.got == []
 
@@ -140,23 +142,23 @@ class TestTrouble:
         assert answer.status == 204
 
     def test_a_silent_receiver_is_given_up(self, receiver: Receiver) -> None:
-        receiver.answer = lambda _: time.sleep(4) or Reply()
-        answer = send(receiver.url)
+        go_on = threading.Event()
+        receiver.answer = lambda _: (go_on.wait(CEILING_SECONDS) and Reply()) or Reply()
+        answer = send(receiver.url, IMPATIENT)
+        go_on.set()
         assert answer.error == "No answer within 2 s."
-        assert 1.9 < answer.seconds < 3
+        assert answer.seconds >= 2
 
     def test_a_receiver_that_drips_its_head_is_given_up(self) -> None:
         with dripping(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000) as port:
-            answer = send(f"http://127.0.0.1:{port}/")
+            answer = send(f"http://127.0.0.1:{port}/", IMPATIENT)
         assert answer.error == "No answer within 2 s."
-        assert answer.seconds < 3
 
     def test_a_body_that_drips_counts_as_answered(self) -> None:
         with dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x" * 9999) as port:
-            answer = send(f"http://127.0.0.1:{port}/")
+            answer = send(f"http://127.0.0.1:{port}/", IMPATIENT)
         assert answer.is_good
-        assert answer.body.startswith(b"x")
-        assert answer.seconds < 3
+        assert 0 < len(answer.body) < 9999, "the rest of it wasn't waited for"
 
     def test_no_more_than_64_kib_are_read(self, receiver: Receiver) -> None:
         receiver.answer = lambda _: Reply(200, body=b"x" * 10_000_000)
@@ -175,8 +177,8 @@ class TestTrouble:
         assert send(receiver.url).retry_after == seconds
 
     def test_retry_after_as_a_date(self, receiver: Receiver) -> None:
-        receiver.answer = lambda _: Reply(429, {"Retry-After": formatdate(time.time() + 60, usegmt=True)})
-        assert 55 < (send(receiver.url).retry_after or 0) <= 60
+        receiver.answer = lambda _: Reply(429, {"Retry-After": formatdate(time.time() + 600, usegmt=True)})
+        assert 0 < (send(receiver.url).retry_after or 0) <= 600
 
 
 class dripping:  # noqa: N801 - used as a function

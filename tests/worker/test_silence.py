@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from launcher.ports import free_port
-from tests.worker.conftest import Workers, attempts_of, spec, submit, wait_for, wait_for_iteration
+from tests.support.jobs import attempts_of, spec, submit, wait_for, wait_for_iteration
+from tests.support.workers import STUB, Workers
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_lone_worker_without_a_broker_runs_jobs_and_ends_in_good_order(shared_store: str, tmp_path: Path) -> None:
-    workers = Workers(shared_store, f"redis://127.0.0.1:{free_port()}/0", tmp_path)
+    workers = Workers(shared_store, f"redis://127.0.0.1:{free_port()}/0", tmp_path, STUB)
     worker = workers.start()
     worker.wait_until_ready()
     ids = [submit(spec(5, seed=seed)) for seed in range(3)]
@@ -18,7 +23,6 @@ def test_a_lone_worker_without_a_broker_runs_jobs_and_ends_in_good_order(shared_
         assert len(attempts_of(job_id)) == 1
     unended = submit(spec(100_000))
     wait_for_iteration(unended, 1)
-    worker.stop()
-    assert worker.wait() == 0
+    assert worker.stop() == 0
     assert attempts_of(unended)[0].reason == "worker_shutdown"
     assert not list((tmp_path / "attempts").iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 from uuid import UUID
 
@@ -12,24 +11,14 @@ from sqlalchemy import func, select
 
 from service.store.database import transaction
 from service.store.tables import Leadership, Worker
-from tests.worker.conftest import (
-    LEASE_SECONDS,
-    WorkerProcess,
-    Workers,
-    attempts_of,
-    is_gone,
-    job_of,
-    result_of,
-    spec,
-    submit,
-    wait_for,
-    wait_for_iteration,
-    wait_until,
-)
+from tests.support.audit import violations
+from tests.support.jobs import attempts_of, bits_of, job_of, spec, submit, undisturbed, wait_for, wait_for_iteration
+from tests.support.waiting import wait_until
+from tests.support.workers import WorkerProcess, Workers, is_gone, trainer_of
 
-SLACK = 8.0
-"""Seconds that a loaded machine may add to what takes a lease."""
-LONG = 500
+pytestmark = pytest.mark.processes
+
+LONG = 1_200
 """Iterations: longer than a lease."""
 
 
@@ -37,29 +26,29 @@ class Pair:
     """Two living workers."""
 
     def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+        self.workers = workers
         self.members: list[WorkerProcess] = []
         self.mend()
 
     @property
     def folder(self) -> Path:
         """Where attempts keep their files."""
-        return self._workers.home / "attempts"
+        return self.workers.home / "attempts"
 
     def holder(self, job_id: UUID) -> WorkerProcess:
-        return next(member for member in self.members if member.trainer_of(job_id) is not None)
+        return self.workers.holder(job_id)
 
     def mend(self) -> None:
         """Starts others in the place of those that ended."""
         alive = [member for member in self.members if member.is_alive]
-        self.members = [*alive, *(self._workers.start() for _ in range(2 - len(alive)))]
+        self.members = [*alive, *(self.workers.start() for _ in range(2 - len(alive)))]
         for member in self.members:
             member.wait_until_ready()
 
 
 @pytest.fixture(scope="module")
-def one_pair(workers: Workers) -> Pair:
-    return Pair(workers)
+def one_pair(stubbed_workers: Workers) -> Pair:
+    return Pair(stubbed_workers)
 
 
 @pytest.fixture
@@ -69,10 +58,8 @@ def pair(one_pair: Pair) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(one_pair: Pair) -> str:
-    job_id = submit(spec(LONG))
-    wait_for(job_id, "succeeded")
-    return result_of(job_id)["tensors_sha256"]
+def expected(one_pair: Pair) -> str:
+    return bits_of(undisturbed(spec(LONG)))
 
 
 def test_two_workers_share_the_queue_and_never_a_job(pair: Pair) -> None:
@@ -84,43 +71,43 @@ def test_two_workers_share_the_queue_and_never_a_job(pair: Pair) -> None:
     assert len({own[0].worker_id for own in attempts}) == 2
 
 
-def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair, undisturbed: str) -> None:
+def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair, expected: str) -> None:
     job_id = submit(spec(LONG))
     wait_for_iteration(job_id, 12)
     holder = pair.holder(job_id)
-    trainer = holder.trainer_of(job_id)
+    trainer = trainer_of(job_id)
     assert trainer is not None
-    holder.signal(signal.SIGKILL)
-    killed = time.monotonic()
-    holder.wait()
-    wait_until(lambda: is_gone(trainer), 2)
-    wait_until(lambda: job_of(job_id).attempt == 2, 30)
-    assert time.monotonic() - killed < LEASE_SECONDS + SLACK
+    holder.kill()
+    wait_until(lambda: is_gone(trainer))
     wait_for(job_id, "succeeded")
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     assert [one.reason for one in attempts_of(job_id)] == ["lost_worker", "succeeded"]
 
 
-def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pair: Pair, undisturbed: str) -> None:
+def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pair: Pair, expected: str) -> None:
     job_id = submit(spec(LONG))
     wait_for_iteration(job_id, 12)
     holder = pair.holder(job_id)
-    trainer = holder.trainer_of(job_id)
+    trainer = trainer_of(job_id)
     assert trainer is not None
     holder.signal(signal.SIGSTOP)
-    stopped = time.monotonic()
-    wait_until(lambda: is_gone(trainer), LEASE_SECONDS + 1 - (time.monotonic() - stopped))
-    wait_until(lambda: job_of(job_id).attempt == 2, 30)
+    wait_until(lambda: job_of(job_id).attempt == 2)
+    assert is_gone(trainer), "its lease was another's while it went on"
     holder.signal(signal.SIGCONT)
     wait_for(job_id, "succeeded")
-    assert result_of(job_id)["tensors_sha256"] == undisturbed
+    assert bits_of(job_id) == expected
     assert [one.reason for one in attempts_of(job_id)] == ["lost_worker", "succeeded"]
-    wait_until(lambda: f"attempt 1 of job {job_id} is over" in holder.log.read_text(), 10)
+    files = pair.folder / str(attempts_of(job_id)[0].worker_id) / f"{job_id}-1"
+    wait_until(lambda: not files.exists())
+    with pair.workers.only(holder):
+        wait_for(submit(spec(10)), "succeeded")
+    assert [one.reason for one in attempts_of(job_id)] == ["lost_worker", "succeeded"]
+    with transaction() as session:
+        assert violations(session) == []
 
 
-def test_a_worker_told_to_end_checkpoints_and_requeues_at_once(pair: Pair, undisturbed: str) -> None:
-    # Without checkpoints its iterations take a fraction of the time.
-    job_id = submit(spec(4 * LONG, checkpoint_every=1_000_000))
+def test_a_worker_told_to_end_checkpoints_and_requeues_at_once(pair: Pair, expected: str) -> None:
+    job_id = submit(spec(LONG, checkpoint_every=1_000_000))
     wait_for_iteration(job_id, 12)
     holder = pair.holder(job_id)
     holder.signal(signal.SIGTERM)
@@ -131,7 +118,7 @@ def test_a_worker_told_to_end_checkpoints_and_requeues_at_once(pair: Pair, undis
     first, second = attempts_of(job_id)
     assert (first.reason, second.reason) == ("worker_shutdown", "succeeded")
     assert first.ended_at is not None
-    assert (second.started_at - first.ended_at).total_seconds() < SLACK
+    assert first.ended_at <= second.started_at
     assert not (pair.folder / str(first.worker_id)).exists()
 
 
@@ -144,6 +131,5 @@ def test_the_lead_passes_on_when_its_holder_ends(pair: Pair) -> None:
     with transaction() as session:
         pid = session.scalars(select(Worker.pid).where(Worker.id == first)).one()
     lost = next(member for member in pair.members if member.pid == pid)
-    lost.signal(signal.SIGKILL)
-    lost.wait()
-    wait_until(lambda: leader() not in (first, None), 15)
+    lost.kill()
+    wait_until(lambda: leader() not in (first, None))

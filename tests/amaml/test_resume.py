@@ -1,0 +1,92 @@
+"""A run that is stopped and resumed from its checkpoint ends in the bits of an undisturbed one.
+
+For every method, family and architecture that a job can name, within one process; what processes and their ends do to it is
+tested in tests/faults/test_bits.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from amaml.spec import JobSpec
+from amaml.training import Report, Training
+from tests.amaml.jobs import bits, sha256, small
+from tests.support.cases import Case, cases, job
+
+DATASET = "0198b2a0-0000-7000-8000-000000000003"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def check(spec: JobSpec, stop: int, folder: Path, datasets: dict[str, Path] | None = None) -> None:
+    """Runs it as a whole, and again in two parts that meet after `stop` iterations; compares results and metrics."""
+    files = datasets or {}
+    whole = Training(spec, files)
+    undisturbed = list(whole)
+    whole.save_initialization(folder / "whole", {"job_id": "a"})
+
+    first = Training(spec, files)
+    before: list[Report] = []
+    for report in first:
+        before.append(report)
+        if report.iteration == stop:
+            break
+    first.save_checkpoint(folder / "checkpoint")
+    torch.manual_seed(torch.seed())
+    second = Training(spec, files, checkpoint=folder / "checkpoint")
+    assert second.iteration == stop
+    after = list(second)
+    second.save_initialization(folder / "resumed", {"job_id": "a"})
+
+    assert sha256(folder / "whole") == sha256(folder / "resumed")
+    assert bits(before) + bits(after) == bits(undisturbed)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_every_kind_of_run_resumes_to_the_same_bits(case: Case, tmp_path: Path) -> None:
+    files: dict[str, Path] = {}
+
+    def write(content: bytes) -> str:
+        files[DATASET] = tmp_path / "data set"
+        files[DATASET].write_bytes(content)
+        return DATASET
+
+    spec = job(case, 8, 4, write)
+    check(spec, 4, tmp_path, files)  # an evaluation is due, but not done
+    check(spec, 5, tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        small(),
+        small(evaluation={"select": "validation", "every": 4}, solver={"kind": "dopri5", "step": None}),
+        small(runtime={"dtype": "float64"}, meta={"optimizer": {"kind": "sgd", "schedule": "cosine"}}),
+    ],
+    ids=["adam", "selected on validation", "sgd"],
+)
+@pytest.mark.parametrize("stop", [7, 10])
+def test_so_do_optimizers_schedules_and_selections(tmp_path: Path, spec: JobSpec, stop: int) -> None:
+    check(spec, stop, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "maml"},
+        {"kind": "maml", "steps": 3},
+        {"kind": "maml1"},
+        {"kind": "fomaml"},
+        {"kind": "reptile"},
+        {"kind": "imaml", "proximal": 2.0, "cg_steps": 3},
+    ],
+    ids=lambda method: "-".join(str(value) for value in method.values()),
+)
+def test_so_do_methods_by_fixed_steps(tmp_path: Path, method: dict[str, object]) -> None:
+    check(small(method=method, meta={"iterations": 6}, evaluation={"every": 3, "epochs": 2}), 4, tmp_path)

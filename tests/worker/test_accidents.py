@@ -1,0 +1,265 @@
+"""Accidents of a machine amid jobs and adaptations: tried again and told as what they are, never as the work's own failure."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from amaml.adaptation_request import AdaptationRequest
+from amaml.initialization import load
+from amaml.spec import JobSpec, TableSpec
+from service.store import adaptations
+from service.store.database import transaction
+from service.store.tables import Adaptation
+from tests.support.jobs import attempts_of, bits_of, claim, spec, submit, succeed, undisturbed, wait_for, workspace
+from tests.support.waiting import CEILING_SECONDS, wait_until
+from tests.support.workers import WorkerProcess, Workers, is_gone
+from tests.worker.test_adaptations import points, regression
+from worker.process import AdapterProcess, Gone, TrainerProcess
+from worker.protocol import (
+    Accident,
+    Adapt,
+    Adapted,
+    Failed,
+    FromAdapter,
+    FromTrainer,
+    NotAdapted,
+    Progress,
+    Ready,
+    Run,
+    Succeeded,
+    accident,
+    causes,
+)
+
+pytestmark = pytest.mark.processes
+
+TABLE = uuid4()
+
+
+def without_room(pid: int) -> None:
+    """From now on no file that the process writes may hold anything: writing one fails, as on a full disk."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+def with_room(pid: int) -> None:
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+# The trainer by itself
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[TrainerProcess]:
+    trainer = TrainerProcess()
+    assert trainer.wait_until_ready(CEILING_SECONDS) is not None
+    yield trainer
+    trainer.kill()
+
+
+def told(trainer: TrainerProcess, job: JobSpec, folder: Path, table: Path | None = None) -> FromTrainer | Gone:
+    """What it says of the job's end; of checkpoints, none is made by a job this short."""
+    trainer.send(
+        Run(
+            job_id="00000000-0000-7000-8000-000000000000",
+            attempt=1,
+            spec=job.model_dump(mode="json"),
+            datasets={str(TABLE): str(table)} if table is not None else {},
+            folder=str(folder),
+            device="cpu",
+            threads=1,
+            deadline=time.monotonic() + CEILING_SECONDS,
+        )
+    )
+    said = trainer.receive(CEILING_SECONDS)
+    while isinstance(said, Progress):
+        said = trainer.receive(CEILING_SECONDS)
+    assert said is not None
+    return said
+
+
+def of_a_table() -> JobSpec:
+    like = spec(2).model_dump(mode="json")
+    family = TableSpec(dataset=TABLE, task="task", inputs=["x"], targets=["y"], shots=2, queries=2)
+    return JobSpec.model_validate_json(json.dumps({**like, "family": family.model_dump(mode="json")}))
+
+
+def test_a_trainer_without_room_for_its_files_tells_of_an_accident(trainer: TrainerProcess, tmp_path: Path) -> None:
+    without_room(trainer.pid)
+    said = told(trainer, spec(2), tmp_path)
+    with_room(trainer.pid)
+    assert isinstance(said, Accident), said
+    assert said.detail.startswith("The machine of the trainer couldn't read or write its files (File too large")
+    assert isinstance(told(trainer, spec(2), tmp_path), Succeeded)
+
+
+def test_a_trainer_whose_folder_or_data_are_gone_tells_of_an_accident(trainer: TrainerProcess, tmp_path: Path) -> None:
+    for said in (
+        told(trainer, spec(2), tmp_path / "gone"),
+        told(trainer, of_a_table(), tmp_path, table=tmp_path / "gone.parquet"),
+    ):
+        assert isinstance(said, Accident), said
+        assert "No such file or directory" in said.detail
+
+
+def test_a_damaged_file_is_the_jobs_own_failure(trainer: TrainerProcess, tmp_path: Path) -> None:
+    """Though pyarrow raises an OSError for some damage."""
+    out = io.BytesIO()
+    pq.write_table(pa.table({name: np.zeros(1_000) for name in ("task", "x", "y")}), out)
+    whole, path = out.getvalue(), tmp_path / "damaged.parquet"
+    path.write_bytes(whole[:-200] + b"\xff" * 192 + whole[-8:])
+    said = told(trainer, of_a_table(), tmp_path, table=path)
+    assert isinstance(said, Failed), said
+    assert said.reason == "bad_data"
+
+
+def test_the_machines_error_is_found_below_the_one_that_it_was_told_as() -> None:
+    def raised(cause: Exception) -> Exception:
+        error = ValueError("the data set can't be read")
+        error.__cause__ = cause
+        return error
+
+    found = accident(raised(OSError(24, "Too many open files")), "trainer")
+    assert found is not None
+    assert "Too many open files" in found.detail
+    assert accident(raised(OSError("Couldn't deserialize thrift")), "trainer") is None
+    assert accident(raised(ValueError("line 3")), "trainer") is None
+    assert [type(one) for one in causes(raised(pa.ArrowMemoryError("malloc")))] == [ValueError, pa.ArrowMemoryError]
+
+
+# The adapter by itself
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[AdapterProcess]:
+    adapter = AdapterProcess(1 << 30)
+    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
+    yield adapter
+    adapter.kill()
+
+
+def rows(**changes: Any) -> dict[str, Any]:
+    return {"support": points(5), "query": {"x": points(5, seed=2)["x"]}, **changes}
+
+
+def answered(adapter: AdapterProcess, initialization: Path, folder: Path) -> FromAdapter | Gone:
+    (folder / "request").write_text(json.dumps(rows()))
+    adapter.send(
+        Adapt(
+            adaptation_id="1", request=str(folder / "request"), initialization=str(initialization), folder=str(folder),
+            threads=1,
+        )
+    )  # fmt: skip
+    said = adapter.receive(CEILING_SECONDS)
+    assert said is not None
+    return said
+
+
+def test_an_adapter_tells_accidents_and_bad_files_apart(adapter: AdapterProcess, tmp_path: Path) -> None:
+    path = regression(tmp_path / "init")
+    without_room(adapter.pid)
+    full = answered(adapter, path, tmp_path)
+    with_room(adapter.pid)
+    assert isinstance(full, Accident), full
+    assert "File too large" in full.detail
+    gone = answered(adapter, tmp_path / "gone", tmp_path)
+    assert isinstance(gone, Accident), gone
+    (tmp_path / "damaged").write_bytes(b"\xff" * 100)
+    damaged = answered(adapter, tmp_path / "damaged", tmp_path)
+    assert isinstance(damaged, NotAdapted), damaged
+    assert damaged.reason == "bad_initialization"
+    assert isinstance(answered(adapter, path, tmp_path), Adapted)
+
+
+# Through a worker
+
+
+@pytest.fixture(scope="module")
+def worker(workers: Workers) -> WorkerProcess:
+    worker = workers.start(AMAML_ADAPTERS="1")
+    worker.wait_until_ready()
+    return worker
+
+
+def child(worker: WorkerProcess, module: str) -> int:
+    """The process id of the trainer or the adapter that waits for work."""
+    return wait_until(lambda: worker.child(module))  # type: ignore[return-value]
+
+
+def test_a_job_whose_trainer_has_no_room_is_tried_again_in_another(worker: WorkerProcess) -> None:
+    expected = bits_of(undisturbed(spec(30)))
+    first = child(worker, "worker.trainer")
+    without_room(first)
+    job_id = submit(spec(30))
+    assert wait_for(job_id, "succeeded").attempt > 1
+    assert bits_of(job_id) == expected
+    attempt, *later = attempts_of(job_id)
+    assert (attempt.reason, attempt.trainer_pid) == ("lost_worker", first)
+    assert "couldn't read or write its files (File too large" in (attempt.detail or "")
+    assert first not in [one.trainer_pid for one in later]
+    wait_until(lambda: is_gone(first))
+
+
+def test_a_trainer_that_dies_after_its_last_word_has_ended_its_job(worker: WorkerProcess) -> None:
+    worker.arm("trainer.told_the_end=kill")
+    job_id = submit(spec(5))
+    wait_until(lambda: worker.accident_happened)
+    assert wait_for(job_id, "succeeded").attempt == 1
+    assert [one.reason for one in attempts_of(job_id)] == ["succeeded"]
+
+
+@pytest.fixture(scope="module")
+def learned(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> UUID:
+    """A job that has succeeded with an initialization for y = f(x)."""
+    path = regression(tmp_path_factory.mktemp("learned") / "init")
+    job_id = submit(JobSpec.model_validate_json(load(path).spec.canonical()), wake=False)
+    claim(job_id)
+    succeed(job_id, path.read_bytes())
+    return job_id
+
+
+def adapted(job_id: UUID) -> Adaptation:
+    """An adaptation of it, once it has ended."""
+    asked = AdaptationRequest.model_validate(rows()).model_dump(mode="json", by_alias=True)
+    workspace_id = workspace()
+    with transaction() as session:
+        submitted = adaptations.submit(session, workspace_id, job_id, asked)
+        assert submitted is not None
+        adaptation_id = submitted.id
+
+    def ended() -> bool:
+        with transaction() as session:
+            return adaptations.has_ended(session, adaptation_id)
+
+    wait_until(ended)
+    with transaction() as session:
+        return session.get_one(Adaptation, adaptation_id)
+
+
+def test_an_adaptation_whose_adapter_has_no_room_is_done_by_another(worker: WorkerProcess, learned: UUID) -> None:
+    assert adapted(learned).state == "succeeded"
+    first = child(worker, "worker.adapter")
+    without_room(first)
+    adaptation = adapted(learned)
+    assert (adaptation.state, adaptation.attempt) == ("succeeded", 2)
+    assert is_gone(first)
+    assert "couldn't read or write its files (File too large" in worker.log.read_text()
+
+
+def test_an_adapter_that_dies_after_its_last_word_has_done_its_adaptation(worker: WorkerProcess, learned: UUID) -> None:
+    worker.arm("adapter.told_the_end=kill")
+    adaptation = adapted(learned)
+    wait_until(lambda: worker.accident_happened)
+    assert (adaptation.state, adaptation.attempt) == ("succeeded", 1)
+    assert adapted(learned).state == "succeeded"

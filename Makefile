@@ -2,6 +2,8 @@
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STAMP := .venv/.installed
+# Tests wait as often as they compute: three processes keep two cores busy.
+TEST_PROCESSES ?= 3
 BENCH := benchmarks/.venv
 
 .PHONY: help setup demo test nightly up check bench bench-api bench-latency
@@ -16,10 +18,10 @@ demo: $(STAMP) ## a whole meta-training job on real data: stores, API, worker, s
 	@exec .venv/bin/python examples/demo.py
 
 test: $(STAMP) ## the suite that every change passes, on a real PostgreSQL and a real Valkey that it starts and stops
-	@exec .venv/bin/python -m pytest -n auto --maxprocesses 4
+	@exec .venv/bin/python -m pytest -n $(TEST_PROCESSES)
 
 nightly: $(STAMP) ## what takes longer: every process test with real trainers, kills for every method, the long soak, fuzzing, sanitizers
-	@AMAML_TEST_REAL_TRAINERS=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 -m 'nightly or processes'
+	@AMAML_TEST_REAL_TRAINERS=1 exec .venv/bin/python -m pytest -n $(TEST_PROCESSES) -m 'nightly or processes'
 
 up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
 	@exec .venv/bin/python -m launcher up

@@ -29,9 +29,9 @@ from tests.support.workers import WorkerProcess, Workers, is_gone, trainer_of
 
 pytestmark = pytest.mark.processes
 
-ITERATIONS = 48
+ITERATIONS = 40
 CHECKPOINT_EVERY = 2
-PACE_SECONDS = 0.04
+PACE_SECONDS = 0.03
 """An iteration takes at least that: time for a checkpoint, a random wait and a kill, over and over, in a job of seconds."""
 FOR_EVERY_CHANGE = ("maml", "ratings", "conv4")
 """A method, a family that reads a data set, an architecture."""

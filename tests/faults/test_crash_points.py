@@ -31,6 +31,7 @@ pytestmark = pytest.mark.processes
 
 ITERATIONS = 400
 """Enough for a job that is paused, or loses its trainer, to hear of it before it ends."""
+CHECKPOINT_EVERY = 40
 ELSEWHERE = ("study.", "webhook.", "adapter.", "trainer.")
 """test_studies.py, test_deliveries.py, test_adaptations.py and test_accidents.py of tests/worker kill at these places, and
 test_trainer_crash_points.py beside this file."""
@@ -84,7 +85,7 @@ def stub_crew(stubbed_workers: Workers) -> Crew:
 def expected(stub_crew: Crew) -> str:
     """The hash of what an undisturbed job learns."""
     stub_crew.wait_until_ready()
-    return bits_of(undisturbed(spec(ITERATIONS)))
+    return bits_of(undisturbed(spec(ITERATIONS, checkpoint_every=CHECKPOINT_EVERY)))
 
 
 @pytest.mark.parametrize("place", IN_A_WORKER)
@@ -94,9 +95,8 @@ def test_a_job_survives_a_kill_of_its_worker_at(place: str, stub_crew: Crew, exp
     stub_crew.freeze_the_other()
     try:
         victim.arm(f"{place}=kill")
-        job_id = submit(
-            spec(100_000 if place.startswith("cancel.") else ITERATIONS), wake=not place.startswith("lapse.")
-        )
+        iterations = 100_000 if place.startswith("cancel.") else ITERATIONS
+        job_id = submit(spec(iterations, checkpoint_every=CHECKPOINT_EVERY), wake=not place.startswith("lapse."))
         provoke(place, job_id)
         assert victim.wait() == -signal.SIGKILL
     finally:

@@ -56,7 +56,7 @@ def worker(crew: Workers) -> WorkerProcess:
 
 @pytest.fixture(scope="module")
 def expected(worker: WorkerProcess) -> str:
-    return bits_of(undisturbed(spec(ITERATIONS)))
+    return bits_of(undisturbed(spec(ITERATIONS, checkpoint_every=40)))
 
 
 def check_rows() -> None:
@@ -140,7 +140,7 @@ def test_a_worker_told_to_end_amid_a_commit_ends_after_it(
     other.wait_until_ready()
     other.arm(f"{place}=sleep:1")
     with crew.only(other):
-        job_id = submit(spec(ITERATIONS))
+        job_id = submit(spec(ITERATIONS, checkpoint_every=40))
         wait_until(lambda: other.accident_happened)
         assert other.stop() == 0
     wait_for(job_id, "succeeded")

@@ -59,7 +59,7 @@ def pair(one_pair: Pair) -> Pair:
 
 @pytest.fixture(scope="module")
 def expected(one_pair: Pair) -> str:
-    return bits_of(undisturbed(spec(LONG)))
+    return bits_of(undisturbed(spec(LONG, checkpoint_every=100)))
 
 
 def test_two_workers_share_the_queue_and_never_a_job(pair: Pair) -> None:
@@ -72,7 +72,7 @@ def test_two_workers_share_the_queue_and_never_a_job(pair: Pair) -> None:
 
 
 def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair, expected: str) -> None:
-    job_id = submit(spec(LONG))
+    job_id = submit(spec(LONG, checkpoint_every=100))
     wait_for_iteration(job_id, 12)
     holder = pair.holder(job_id)
     trainer = trainer_of(job_id)
@@ -85,7 +85,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair,
 
 
 def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pair: Pair, expected: str) -> None:
-    job_id = submit(spec(LONG))
+    job_id = submit(spec(LONG, checkpoint_every=100))
     wait_for_iteration(job_id, 12)
     holder = pair.holder(job_id)
     trainer = trainer_of(job_id)

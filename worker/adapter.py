@@ -14,15 +14,14 @@ import resource
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from amaml.adaptation_request import AdaptationCurve, AdaptationRequest, AdaptationResult
-from worker.child import Wire, die_with_the_worker, is_out_of_memory, sentence, versions
+from worker.child import Wire, die_with_the_worker, is_out_of_memory, last_word, sentence, versions
 from worker.failpoint import failpoint
-from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, accident, causes, to_adapter
+from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, to_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +46,7 @@ def main() -> None:
         try:
             last: Adapted | NotAdapted | Accident = _adapt(order)
         except Exception as error:  # noqa: BLE001 - whatever it was becomes the adaptation's reason
-            last = _ending(error)
+            last = last_word(error, "adapter", _failure)
         wire.send(last)
         failpoint("adapter.told_the_end")
 
@@ -148,16 +147,6 @@ def _save(adapted: nn.Module, path: Path, told: dict[str, Any]) -> None:
     write(path, tensors, {**metadata, "adapted": json.dumps(told, sort_keys=True)})
 
 
-def _ending(error: Exception) -> NotAdapted | Accident:
-    """What is told of an exception that ended the adaptation."""
-    happened = accident(error, "adapter")
-    if happened is None:
-        return _failure(error)
-    with suppress(OSError):  # the log may lie on the very disk that is full
-        traceback.print_exception(error)
-    return happened
-
-
 def _failure(error: Exception) -> NotAdapted:
     """Why it can't be done, with the sentence that is shown."""
     from amaml.flow.result import SolveError  # noqa: PLC0415
@@ -169,7 +158,7 @@ def _failure(error: Exception) -> NotAdapted:
         )
     if isinstance(error, Diverged):
         return NotAdapted(reason="diverged", detail=sentence(str(error)))
-    if any(is_out_of_memory(one) for one in causes(error)):
+    if is_out_of_memory(error):
         traceback.print_exception(error)
         detail = "It needed more memory than an adaptation may have: send fewer rows, or raise AMAML_ADAPTATION_MEMORY_BYTES."
         return NotAdapted(reason="out_of_memory", detail=detail)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
-from worker.protocol import Message, encode
+from worker.protocol import Accident, Message, encode
+
+FailureT = TypeVar("FailureT", bound=Message)
 
 
 class Wire:
@@ -41,12 +49,48 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+def last_word(error: Exception, what: str, failure: Callable[[Exception], FailureT]) -> FailureT | Accident:
+    """What is told of an exception that ended the work: an accident of the machine, or else what `failure` makes of it."""
+    happened = None if is_out_of_memory(error) else accident(error, what)
+    if happened is None:
+        return failure(error)
+    with suppress(OSError):  # the log may lie on the very disk that is full
+        traceback.print_exception(error)
+    return happened
+
+
+def causes(error: Exception) -> Iterator[Exception]:
+    """The exception, and those that it was raised from."""
+    found: BaseException | None = error
+    while isinstance(found, Exception):
+        yield found
+        found = found.__cause__
+
+
+def accident(error: Exception, what: str) -> Accident | None:
+    """The message of an exception that the machine is to blame for; None where the work itself is. `what`: trainer or adapter.
+
+    An OSError is the machine's: what users send is read by code of ours that raises other exceptions for their faults. As the
+    cause of such a one it is the machine's if it has an errno; pyarrow's for a damaged file has none.
+    """
+    for one in causes(error):
+        if isinstance(one, OSError) and (one is error or one.errno is not None):
+            why = one.strerror or str(one)
+            where = f", {Path(one.filename).name}" if isinstance(one.filename, str) else ""
+            return Accident(detail=f"The machine of the {what} couldn't read or write its files ({why}{where})")
+    return None
+
+
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether the exception, or one that it was raised from, says that memory was refused."""
     import torch  # noqa: PLC0415 - whoever asks has imported it
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+    return any(
+        isinstance(one, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
         # torch has no exception of its own for an allocation that the host refused.
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        or (isinstance(one, RuntimeError) and "DefaultCPUAllocator" in str(one))
+        for one in causes(error)
     )
 
 

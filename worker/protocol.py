@@ -7,8 +7,6 @@ checkpoints, initializations) go by files in the run's folder, named here, never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -206,28 +204,6 @@ FromAdapter = Ready | Adapted | NotAdapted | Accident
 _to_trainer: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="kind")])
 _from_trainer: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="kind")])
 _from_adapter: TypeAdapter[FromAdapter] = TypeAdapter(Annotated[FromAdapter, Field(discriminator="kind")])
-
-
-def causes(error: Exception) -> Iterator[Exception]:
-    """The exception, and those that it was raised from."""
-    found: BaseException | None = error
-    while isinstance(found, Exception):
-        yield found
-        found = found.__cause__
-
-
-def accident(error: Exception, what: str) -> Accident | None:
-    """The message of an exception that the machine is to blame for; None where the work itself is. `what`: trainer or adapter.
-
-    An OSError is the machine's: what users send is read by code of ours that raises other exceptions for their faults. As the
-    cause of such a one it is the machine's if it has an errno; pyarrow's for a damaged file has none.
-    """
-    for one in causes(error):
-        if isinstance(one, OSError) and (one is error or one.errno is not None):
-            why = one.strerror or str(one)
-            where = f", {Path(one.filename).name}" if isinstance(one.filename, str) else ""
-            return Accident(detail=f"The machine of the {what} couldn't read or write its files ({why}{where})")
-    return None
 
 
 def encode(message: Message) -> bytes:

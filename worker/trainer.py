@@ -16,13 +16,12 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
-from worker.child import Wire, die_with_the_worker, is_out_of_memory, sentence, versions
+from worker.child import Wire, die_with_the_worker, is_out_of_memory, last_word, sentence, versions
 from worker.evaluated import evaluated
 from worker.failpoint import failpoint
 from worker.memory import PeakMemory
@@ -42,8 +41,6 @@ from worker.protocol import (
     Stopped,
     Succeeded,
     ToTrainer,
-    accident,
-    causes,
     to_trainer,
 )
 
@@ -175,7 +172,10 @@ def main() -> None:
         try:
             last = _train(run, orders, wire)
         except Exception as error:  # noqa: BLE001 - whatever it was becomes the job's reason
-            last = _ending(error)
+            if is_out_of_memory(error):
+                traceback.print_exc()
+                _exit(EXIT_OUT_OF_MEMORY)
+            last = last_word(error, "trainer", _failure)
         orders.done()
         wire.send(last)
         failpoint("trainer.told_the_end")
@@ -239,19 +239,6 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     training.save_initialization(path, {"job_id": run.job_id})
     failpoint("trainer.initialization_written")
     return Succeeded(path=str(path), parameters=training.parameters)
-
-
-def _ending(error: Exception) -> Failed | Accident:
-    """What is told of an exception that ended the run. Ends the process for want of memory."""
-    if any(is_out_of_memory(one) for one in causes(error)):
-        traceback.print_exception(error)
-        _exit(EXIT_OUT_OF_MEMORY)
-    happened = accident(error, "trainer")
-    if happened is None:
-        return _failure(error)
-    with suppress(OSError):  # the log may lie on the very disk that is full
-        traceback.print_exception(error)
-    return happened
 
 
 def _failure(error: Exception) -> Failed:

@@ -26,6 +26,7 @@ from tests.support.jobs import attempts_of, bits_of, claim, spec, submit, succee
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
 from tests.worker.test_adaptations import points, regression
+from worker.child import accident, causes
 from worker.process import AdapterProcess, Gone, TrainerProcess
 from worker.protocol import (
     Accident,
@@ -39,8 +40,6 @@ from worker.protocol import (
     Ready,
     Run,
     Succeeded,
-    accident,
-    causes,
 )
 
 pytestmark = pytest.mark.processes

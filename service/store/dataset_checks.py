@@ -5,8 +5,7 @@ what nobody has, or what was taken by a worker whose lease has lapsed.
 
 A verdict about the file is a report, and is kept for ever. A check that came to no report (its process crashed, its worker was
 lost, it took too long or too much memory) is tried again a few times or ends as `invalid` without a report; the same bytes,
-uploaded again, then begin a new round of attempts. The number of an attempt, which is the fence, holds the round and, within
-it, the count of attempts; so no attempt of a round has the number of one of an earlier round.
+uploaded again, then are checked anew, with as many tries. The attempt, which is the fence, goes on being counted.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ from amaml.dataset_report import DatasetReport
 from service.store import events, outbox
 from service.store.tables import Dataset, Job
 
-MAX_ATTEMPTS: Final = 5
-"""Of a round. A check whose worker was lost so often isn't tried again: the file may be what brings workers down."""
+MAX_TRIES: Final = 5
+"""Tries. A check whose worker was lost so often isn't tried again: the file may be what brings workers down."""
 MAX_BREAKDOWNS: Final = 3
-"""Of a round. A check whose process broke down at this attempt or a later one isn't tried again."""
-_NUMBERS_A_ROUND: Final = 1000
-"""A round's attempts are numbered from the next multiple of this: 1, 2, …; 1001, 1002, …"""
+"""Tries. A check whose process broke down at this one or a later one isn't tried again."""
 PENDING: Final = "dataset_pending"
 """Reason of a queued job that waits for the check of its data set."""
 
@@ -40,15 +37,12 @@ class Check:
     dataset_id: UUID
     attempt: int
     """The fence."""
+    tries: int
+    """How often the file was tried since it was uploaded last, this time included."""
     format: str
     families: tuple[str, ...]
     blob_id: UUID
     bytes: int
-
-    @property
-    def tries(self) -> int:
-        """How many attempts the round has had, this one included."""
-        return self.attempt % _NUMBERS_A_ROUND
 
 
 def take_next(session: Session, lease: timedelta) -> Check | None:
@@ -58,16 +52,19 @@ def take_next(session: Session, lease: timedelta) -> Check | None:
     dataset = session.scalars(waiting.limit(1).with_for_update(skip_locked=True)).first()
     if dataset is None:
         return None
-    if dataset.attempt % _NUMBERS_A_ROUND >= MAX_ATTEMPTS:
+    if dataset.tries >= MAX_TRIES:
         _end(
             session, dataset, None,
-            f"Its check was cut off {MAX_ATTEMPTS} times, the last time with its worker: look into the workers' logs and "
+            f"Its check was cut off {MAX_TRIES} times, the last time with its worker: look into the workers' logs and "
             "memory, then upload the same file again, and it is checked anew.",
         )  # fmt: skip
         return take_next(session, lease)
     dataset.attempt += 1
+    dataset.tries += 1
     dataset.lease_expires_at = func.now() + lease
-    return Check(dataset.id, dataset.attempt, dataset.format, tuple(dataset.families), dataset.blob_id, dataset.bytes)
+    return Check(
+        dataset.id, dataset.attempt, dataset.tries, dataset.format, tuple(dataset.families), dataset.blob_id, dataset.bytes
+    )  # fmt: skip
 
 
 def renew(session: Session, check: Check, lease: timedelta) -> bool:
@@ -77,8 +74,8 @@ def renew(session: Session, check: Check, lease: timedelta) -> bool:
 
 
 def give_back(session: Session, check: Check, *, counted: bool = False) -> None:
-    """Leaves the check to whichever worker comes first; `counted`: as one of its attempts."""
-    left = {"lease_expires_at": None, "attempt": Dataset.attempt - (0 if counted else 1)}
+    """Leaves the check to whichever worker comes first; `counted`: as one of its tries."""
+    left = {"lease_expires_at": None, "tries": Dataset.tries - (0 if counted else 1)}
     session.execute(update(Dataset).where(_held(check)).values(left))
     outbox.tell(session, "data sets")
 
@@ -105,9 +102,9 @@ def finish(session: Session, check: Check, report: DatasetReport | None, detail:
 
 
 def begin_anew(session: Session, dataset: Dataset) -> None:
-    """A new round for one that is invalid without a report. The caller holds its row's lock."""
-    dataset.state = "pending"
-    dataset.attempt = (dataset.attempt // _NUMBERS_A_ROUND + 1) * _NUMBERS_A_ROUND
+    """Has one that is invalid without a report checked again. The caller holds its row's lock."""
+    dataset.state, dataset.tries = "pending", 0
+    dataset.attempt += 1  # whoever had the last attempt, and was lost with it, holds nothing now
     dataset.lease_expires_at = dataset.status_detail = dataset.checked_at = None
     outbox.tell(session, "data sets")
 

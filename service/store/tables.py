@@ -151,7 +151,9 @@ class Dataset(Base):
     report: Mapped[dict[str, Any] | None]
     """amaml.dataset_report.DatasetReport; null until it is checked, and where the check came to no report."""
     attempt: Mapped[int] = mapped_column(server_default="0")
-    """Of the check: its fence; how it is counted stands in store.dataset_checks."""
+    """Of the check: its fence, which only grows."""
+    tries: Mapped[int] = mapped_column(server_default="0")
+    """How often the check was tried since the file was uploaded last."""
     lease_expires_at: Mapped[datetime | None]
     """Of the check: another worker takes it up after that."""
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))

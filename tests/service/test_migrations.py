@@ -196,6 +196,7 @@ FILLS = {
         "SELECT sum(seconds) = 60 FROM compute_use WHERE workspace_id = :other",
     ],
     "0012": ["SELECT trainer_pid IS NULL FROM attempts"],
+    "0013": ["SELECT tries = attempt FROM datasets"],
 }
 """Revision → what its upgrade makes of the rows that were there, as queries whose every row must be true."""
 

@@ -79,12 +79,8 @@ class WorkerProcess:
         return trainer is not None and parent_of(trainer) == self.pid
 
     def child(self, module: str) -> int | None:
-        """The process id of a living child that runs this module (Linux)."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            pid = int(folder.name)
-            if parent_of(pid) == self.pid and module.encode() in command_of(pid).split(b"\0"):
-                return pid
-        return None
+        """The process id of a child that runs this module."""
+        return child_of(self.pid, module)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -158,6 +154,15 @@ def trainer_of(job_id: UUID, attempt: int | None = None) -> int | None:
         query = query.where(Attempt.number == attempt)
     with transaction() as session:
         return session.scalar(query)
+
+
+def child_of(parent: int, module: str) -> int | None:
+    """The process id of a living child of that process that runs this module (Linux)."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        if parent_of(pid) == parent and module.encode() in command_of(pid).split(b"\0"):
+            return pid
+    return None
 
 
 def is_gone(pid: int) -> bool:

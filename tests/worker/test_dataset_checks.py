@@ -19,12 +19,12 @@ from amaml.dataset_format import Detected
 from amaml.dataset_report import DatasetReport
 from service.store import blobs, dataset_checks, datasets
 from service.store.database import transaction
-from service.store.dataset_checks import MAX_ATTEMPTS, MAX_BREAKDOWNS, Check
+from service.store.dataset_checks import MAX_BREAKDOWNS, MAX_TRIES, Check
 from service.store.tables import Dataset
 from tests.support.api import client, new_tenant, serving
 from tests.support.jobs import workspace
 from tests.support.waiting import wait_until
-from tests.support.workers import command_of, parent_of
+from tests.support.workers import child_of
 from worker.dataset_checks import VALIDATOR, DatasetChecks
 from worker.duty import Duty
 from worker.protocol import EXIT_OUT_OF_MEMORY
@@ -103,7 +103,7 @@ def take(lease: timedelta = LEASE) -> Check:
 
 
 def is_ready(dataset: Dataset, tries: int) -> bool:
-    return (dataset.state, dataset.status_detail, dataset.rows, dataset.attempt % 1000) == ("ready", None, 3, tries)
+    return (dataset.state, dataset.status_detail, dataset.rows, dataset.tries) == ("ready", None, 3, tries)
 
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
@@ -127,19 +127,10 @@ def test_a_validator_that_is_killed_amid_its_work_is_started_again(tmp_path: Pat
     dataset_id = upload(b"user,item,rating\n" + b"".join(b"%d,1,2\n" % user for user in range(400_000)))
     worker = Thread(target=checks(tmp_path).step)
     worker.start()
-    os.kill(wait_until(lambda: _validator_of(dataset_id)), signal.SIGKILL)
+    os.kill(wait_until(lambda: child_of(os.getpid(), "worker.validator") or 0), signal.SIGKILL)
     worker.join()
     dataset = dataset_of(dataset_id)
-    assert (dataset.state, dataset.rows, dataset.attempt) == ("ready", 400_000, 2)
-
-
-def _validator_of(dataset_id: UUID) -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
-        command = command_of(pid)
-        if parent_of(pid) == os.getpid() and b"worker.validator" in command and str(dataset_id).encode() in command:
-            return pid
-    return 0
+    assert (dataset.state, dataset.rows, dataset.tries) == ("ready", 400_000, 2)
 
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
@@ -178,15 +169,20 @@ def test_one_that_always_breaks_down_ends_and_equal_bytes_are_checked_anew(
     assert is_ready(dataset_of(dataset_id), tries=1)
 
 
+def check_ended_and_forgotten(dataset_id: UUID, detail: str, folder: Path) -> None:
+    """The check was tried once, and ended the data set for that reason; the same bytes are then checked anew."""
+    dataset = dataset_of(dataset_id)
+    assert (dataset.state, dataset.report, dataset.tries) == ("invalid", None, 1)
+    assert detail in (dataset.status_detail or "")
+    assert upload() == dataset_id
+    checks(folder).step()
+    assert is_ready(dataset_of(dataset_id), tries=1)
+
+
 def test_a_check_that_took_too_long_is_not_repeated_and_not_remembered(tmp_path: Path) -> None:
     dataset_id = upload()
     checks(tmp_path, dataset_check_seconds=0.01).step()
-    dataset = dataset_of(dataset_id)
-    assert (dataset.state, dataset.report, dataset.attempt) == ("invalid", None, 1)
-    assert "took longer than 0.01 s" in (dataset.status_detail or "")
-    assert upload() == dataset_id
-    checks(tmp_path).step()
-    assert is_ready(dataset_of(dataset_id), tries=1)
+    check_ended_and_forgotten(dataset_id, "took longer than 0.01 s", tmp_path)
 
 
 def test_a_check_that_ran_out_of_memory_is_not_repeated_and_not_remembered(
@@ -194,12 +190,7 @@ def test_a_check_that_ran_out_of_memory_is_not_repeated_and_not_remembered(
 ) -> None:
     dataset_id = upload()
     checks(tmp_path, stand_in(f"import os\nos._exit({EXIT_OUT_OF_MEMORY})")).step()
-    dataset = dataset_of(dataset_id)
-    assert (dataset.state, dataset.report, dataset.attempt) == ("invalid", None, 1)
-    assert "of memory" in (dataset.status_detail or "")
-    assert upload() == dataset_id
-    checks(tmp_path).step()
-    assert is_ready(dataset_of(dataset_id), tries=1)
+    check_ended_and_forgotten(dataset_id, "of memory", tmp_path)
 
 
 def test_a_worker_that_can_not_keep_the_file_goes_on(tmp_path: Path) -> None:
@@ -259,12 +250,12 @@ def test_a_check_of_an_earlier_round_finishes_nothing() -> None:
 
 def test_a_check_that_is_lost_with_its_workers_ends_and_is_not_remembered(tmp_path: Path) -> None:
     dataset_id = upload()
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_TRIES):
         take(timedelta(0))
     checks(tmp_path).step()
     dataset = dataset_of(dataset_id)
     assert (dataset.state, dataset.report) == ("invalid", None)
-    assert f"cut off {MAX_ATTEMPTS} times" in (dataset.status_detail or "")
+    assert f"cut off {MAX_TRIES} times" in (dataset.status_detail or "")
     upload()
     checks(tmp_path).step()
     assert is_ready(dataset_of(dataset_id), tries=1)

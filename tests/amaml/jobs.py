@@ -10,6 +10,21 @@ from typing import Any
 from amaml.spec import JobSpec
 from amaml.training import Report
 
+METHODS: list[dict[str, Any]] = [
+    {"kind": "maml"},
+    {"kind": "maml", "steps": 3},
+    {"kind": "maml1"},
+    {"kind": "fomaml"},
+    {"kind": "reptile"},
+    {"kind": "imaml", "proximal": 2.0, "cg_steps": 3},
+]
+"""A method each by fixed steps, beside amaml itself."""
+
+
+def name_of(method: dict[str, Any]) -> str:
+    """Of a test's case."""
+    return "-".join(str(value) for value in method.values())
+
 
 def small(**changes: dict[str, Any]) -> JobSpec:
     """A sinusoid job that takes a second; `changes` go into the parts they name."""

@@ -13,7 +13,7 @@ import torch
 
 from amaml.spec import JobSpec
 from amaml.training import Report, Training
-from tests.amaml.jobs import bits, sha256, small
+from tests.amaml.jobs import METHODS, bits, name_of, sha256, small
 from tests.support.cases import Case, cases, job
 
 DATASET = "0198b2a0-0000-7000-8000-000000000003"
@@ -76,17 +76,6 @@ def test_so_do_optimizers_schedules_and_selections(tmp_path: Path, spec: JobSpec
     check(spec, stop, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"kind": "maml"},
-        {"kind": "maml", "steps": 3},
-        {"kind": "maml1"},
-        {"kind": "fomaml"},
-        {"kind": "reptile"},
-        {"kind": "imaml", "proximal": 2.0, "cg_steps": 3},
-    ],
-    ids=lambda method: "-".join(str(value) for value in method.values()),
-)
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
 def test_so_do_methods_by_fixed_steps(tmp_path: Path, method: dict[str, object]) -> None:
     check(small(method=method, meta={"iterations": 6}, evaluation={"every": 3, "epochs": 2}), 4, tmp_path)

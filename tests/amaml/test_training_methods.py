@@ -17,20 +17,10 @@ from amaml.methods.imaml import imaml
 from amaml.methods.reptile import reptile
 from amaml.registry import build_family, build_model
 from amaml.training import Training, train
-from tests.amaml.jobs import small
-
-METHODS = [
-    {"kind": "maml"},
-    {"kind": "maml", "steps": 3},
-    {"kind": "maml1"},
-    {"kind": "fomaml"},
-    {"kind": "reptile"},
-    {"kind": "imaml", "proximal": 2.0, "cg_steps": 3},
-]
-ids = {"ids": lambda method: "-".join(str(value) for value in method.values())}
+from tests.amaml.jobs import METHODS, name_of, small
 
 
-@pytest.mark.parametrize("method", METHODS, **ids)
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
 def test_it_learns(method: dict[str, Any]) -> None:
     run = train(
         small(

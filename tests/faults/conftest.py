@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.worker.conftest import database, store, stubbed_workers, workers
+from tests.worker.conftest import database, store, stubbed_workers, worker, workers
 
-__all__ = ["database", "store", "stubbed_workers", "workers"]
+__all__ = ["database", "store", "stubbed_workers", "worker", "workers"]

@@ -9,18 +9,11 @@ from tests.faults.places import places
 from tests.support.audit import violations
 from tests.support.jobs import bits_of, job_of, spec, submit, undisturbed, wait_for
 from tests.support.waiting import wait_until
-from tests.support.workers import WorkerProcess, Workers
+from tests.support.workers import WorkerProcess
 
 pytestmark = [pytest.mark.nightly, pytest.mark.processes]
 
 SPEC = spec(100)
-
-
-@pytest.fixture(scope="module")
-def worker(workers: Workers) -> WorkerProcess:
-    worker = workers.start()
-    worker.wait_until_ready()
-    return worker
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from service.store.database import engine
 from service.store.tables import Base
 from tests.support.databases import new_database
-from tests.support.workers import STUB, Workers
+from tests.support.workers import STUB, WorkerProcess, Workers
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,14 @@ def workers(shared_store: str, valkey_url: str, tmp_path_factory: pytest.TempPat
     workers = Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home"))
     yield workers
     workers.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(workers: Workers) -> WorkerProcess:
+    """One of them, which is ready."""
+    worker = workers.start()
+    worker.wait_until_ready()
+    return worker
 
 
 @pytest.fixture(scope="module")

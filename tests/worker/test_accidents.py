@@ -22,18 +22,16 @@ from amaml.spec import JobSpec, TableSpec
 from service.store import adaptations
 from service.store.database import transaction
 from service.store.tables import Adaptation
+from tests.support.adaptations import answer, points, regression
 from tests.support.jobs import attempts_of, bits_of, claim, spec, submit, succeed, undisturbed, wait_for, workspace
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
-from tests.worker.test_adaptations import points, regression
 from worker.child import accident, causes
 from worker.process import AdapterProcess, Gone, TrainerProcess
 from worker.protocol import (
     Accident,
-    Adapt,
     Adapted,
     Failed,
-    FromAdapter,
     FromTrainer,
     NotAdapted,
     Progress,
@@ -152,33 +150,20 @@ def rows(**changes: Any) -> dict[str, Any]:
     return {"support": points(5), "query": {"x": points(5, seed=2)["x"]}, **changes}
 
 
-def answered(adapter: AdapterProcess, initialization: Path, folder: Path) -> FromAdapter | Gone:
-    (folder / "request").write_text(json.dumps(rows()))
-    adapter.send(
-        Adapt(
-            adaptation_id="1", request=str(folder / "request"), initialization=str(initialization), folder=str(folder),
-            threads=1,
-        )
-    )  # fmt: skip
-    said = adapter.receive(CEILING_SECONDS)
-    assert said is not None
-    return said
-
-
 def test_an_adapter_tells_accidents_and_bad_files_apart(adapter: AdapterProcess, tmp_path: Path) -> None:
     path = regression(tmp_path / "init")
     without_room(adapter.pid)
-    full = answered(adapter, path, tmp_path)
+    full = answer(adapter, path, tmp_path, rows())
     with_room(adapter.pid)
     assert isinstance(full, Accident), full
     assert "File too large" in full.detail
-    gone = answered(adapter, tmp_path / "gone", tmp_path)
+    gone = answer(adapter, tmp_path / "gone", tmp_path, rows())
     assert isinstance(gone, Accident), gone
     (tmp_path / "damaged").write_bytes(b"\xff" * 100)
-    damaged = answered(adapter, tmp_path / "damaged", tmp_path)
+    damaged = answer(adapter, tmp_path / "damaged", tmp_path, rows())
     assert isinstance(damaged, NotAdapted), damaged
     assert damaged.reason == "bad_initialization"
-    assert isinstance(answered(adapter, path, tmp_path), Adapted)
+    assert isinstance(answer(adapter, path, tmp_path, rows()), Adapted)
 
 
 # Through a worker

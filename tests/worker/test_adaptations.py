@@ -35,12 +35,13 @@ from service.store import adaptations, keys
 from service.store.adaptations import ENDED
 from service.store.database import transaction
 from service.store.tables import Adaptation
+from tests.support.adaptations import answer, points, regression, written
 from tests.support.api import serving
 from tests.support.jobs import claim, submit, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
 from worker.process import AdapterProcess, Gone
-from worker.protocol import Adapt, Adapted, NotAdapted, Ready
+from worker.protocol import Adapted, NotAdapted, Ready
 
 PATIENT = {"Prefer": "wait=60"}
 HERE: dict[str, str] = {"AMAML_ADAPTERS": "1"}
@@ -48,22 +49,16 @@ STUCK = "adapter.begins=stop"
 """An adapter stops (SIGSTOP) amid its next adaptation."""
 
 
-def regression(path: Path, **changes: Any) -> Path:
-    """An initialization for y = f(x), x a number."""
-    spec = JobSpec(**{"family": SinusoidSpec(test_tasks=1), "model": MLPSpec(hidden=[16]), **changes})
-    return _written(path, spec, {})
-
-
 def classifier(path: Path) -> Path:
     spec = JobSpec(family=SinusoidSpec(test_tasks=1), model=MLPSpec(hidden=[8]))
     told = {"objective": "classification", "out_features": "3", "outputs": '["cat", "dog", "cow"]'}
-    return _written(path, spec, {**told, "scaling": _scaling(1, 3)})
+    return written(path, spec, {**told, "scaling": _scaling(1, 3)})
 
 
 def ratings(path: Path) -> Path:
     spec = JobSpec(family=RatingsSpec(dataset=uuid4(), items=3), model=MLPSpec(hidden=[8]))
     told = {"in_features": "3", "inputs": '["50", "7", "181"]', "outputs": '["rating"]', "scaling": _scaling(3, 1)}
-    return _written(path, spec, told)
+    return written(path, spec, told)
 
 
 def _scaling(inputs: int, outputs: int) -> str:
@@ -71,23 +66,6 @@ def _scaling(inputs: int, outputs: int) -> str:
     return json.dumps(
         {f"{end}_{what}": [value] * ends[end] for end in ends for what, value in (("mean", 0), ("std", 1))}
     )
-
-
-def _written(path: Path, spec: JobSpec, told: dict[str, str]) -> Path:
-    dtype = getattr(torch, spec.runtime.dtype)
-    like = SinusoidSpec(test_tasks=1)
-    family = build_family(like, seed=0, dtype=dtype, device=torch.device("cpu"), datasets={})
-    metadata = {**metadata_of(spec, family, 3), **told}
-    sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
-    model = build_model(spec.model, seed=0, **sizes).to(dtype)
-    write(path, dict(model.named_parameters()), metadata)
-    return path
-
-
-def points(n: int, seed: int = 1) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 4 - 2
-    return {"x": x.tolist(), "y": x.sin().tolist()}
 
 
 # The adapter by itself
@@ -104,15 +82,7 @@ def adapter() -> Iterator[AdapterProcess]:
 def told(
     adapter: AdapterProcess, initialization: Path, folder: Path, request: dict[str, Any]
 ) -> Adapted | NotAdapted | Gone:
-    folder.mkdir(exist_ok=True)
-    (folder / "request").write_text(json.dumps(request))
-    adapter.send(
-        Adapt(
-            adaptation_id="1", request=str(folder / "request"), initialization=str(initialization), folder=str(folder),
-            threads=1,
-        )
-    )  # fmt: skip
-    said = adapter.receive(CEILING_SECONDS)
+    said = answer(adapter, initialization, folder, request)
     assert isinstance(said, Adapted | NotAdapted | Gone)
     return said
 
@@ -296,6 +266,14 @@ def ask(
     return document
 
 
+def stuck(http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess, seconds: int = 0) -> dict[str, Any]:
+    """An adaptation that the worker's adapter has begun and stopped amid; its answer was waited for so long."""
+    worker.arm(STUCK)
+    document = ask(http, learned, {"Prefer": f"wait={seconds}"})
+    wait_until(lambda: begun(http, document))
+    return document
+
+
 def ended(http: httpx.Client, document: dict[str, Any]) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         found: dict[str, Any] = http.get(document["links"]["self"]).json()
@@ -335,10 +313,7 @@ def test_an_adaptation_over_http(
 def test_an_adapter_that_is_killed_is_replaced_and_the_adaptation_done(
     http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess
 ) -> None:
-    worker.arm(STUCK)
-    document = ask(http, learned, {"Prefer": "wait=0"})
-    assert document["state"] in ("queued", "running")
-    wait_until(lambda: begun(http, document))
+    document = stuck(http, learned, worker)
     killed = adapter_of(worker)
     os.kill(killed, signal.SIGKILL)
     check(ended(http, document), expected(learned))
@@ -366,9 +341,7 @@ def test_one_whose_files_can_not_be_kept_is_tried_again_and_ends_no_worker(
 def test_a_short_wait_answers_202_and_a_deleted_one_is_dropped(
     http: httpx.Client, learned: tuple[UUID, Path], worker: WorkerProcess
 ) -> None:
-    worker.arm(STUCK)
-    document = ask(http, learned, {"Prefer": "wait=1"})
-    wait_until(lambda: begun(http, document))
+    document = stuck(http, learned, worker, seconds=1)
     assert http.delete(document["links"]["self"]).status_code == 204
     os.kill(adapter_of(worker), signal.SIGCONT)
     check(ask(http, learned), expected(learned))
@@ -380,9 +353,7 @@ def test_two_workers_share_them(
     http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
 ) -> None:
     """What waits is done by the other while one of them is at its first."""
-    worker.arm(STUCK)
-    first = ask(http, learned, {"Prefer": "wait=0"})
-    wait_until(lambda: begun(http, first))
+    first = stuck(http, learned, worker)
     stubbed_workers.start(**HERE)
     asked = [ask(http, learned, {"Prefer": "wait=0"}) for _ in range(4)]
     wanted = expected(learned)
@@ -398,10 +369,8 @@ def test_two_workers_share_them(
 def test_a_worker_that_is_killed_loses_its_adaptation_to_another(
     http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
 ) -> None:
-    worker.arm(STUCK)
     with stubbed_workers.only(worker):
-        document = ask(http, learned, {"Prefer": "wait=0"})
-        wait_until(lambda: begun(http, document))
+        document = stuck(http, learned, worker)
         adapter = adapter_of(worker)
         worker.kill()
         wait_until(lambda: is_gone(adapter))
@@ -414,10 +383,8 @@ def test_a_worker_that_is_killed_loses_its_adaptation_to_another(
 def test_a_worker_that_ends_in_good_order_gives_back_what_it_has(
     http: httpx.Client, learned: tuple[UUID, Path], stubbed_workers: Workers, worker: WorkerProcess
 ) -> None:
-    worker.arm(STUCK)
     with stubbed_workers.only(worker):
-        document = ask(http, learned, {"Prefer": "wait=0"})
-        wait_until(lambda: begun(http, document))
+        document = stuck(http, learned, worker)
         assert worker.stop() == 0
         with transaction() as session:
             left = session.get_one(Adaptation, UUID(document["id"]))

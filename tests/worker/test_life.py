@@ -43,13 +43,6 @@ LONG = 400
 
 
 @pytest.fixture(scope="module")
-def worker(workers: Workers) -> WorkerProcess:
-    worker = workers.start()
-    worker.wait_until_ready()
-    return worker
-
-
-@pytest.fixture(scope="module")
 def expected(worker: WorkerProcess) -> str:
     """The hash of what a job of LONG iterations learns when nothing happens to it."""
     return bits_of(undisturbed(spec(LONG)))

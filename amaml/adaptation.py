@@ -19,6 +19,7 @@ from amaml.families.scaling import Scaling
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import FixedStep
 from amaml.learned import LearnedFlow
+from amaml.modes import plain_modes
 from amaml.objectives import CLASSIFICATION, REGRESSION, Objective
 from amaml.registry import build_solver
 from amaml.spec import EvaluationSpec, JobSpec, SolverSpec, TrajectorySpec
@@ -44,6 +45,7 @@ class LossCurve:
     """None where no query set was given."""
 
 
+@plain_modes()
 def adapt(
     model: nn.Module,
     x: Rows,
@@ -65,25 +67,25 @@ def adapt(
     by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
     learned ones where it learned them.
     by="finetune": `epochs` of full-batch Adam at rate `lr` (the run's evaluation's unless given), weight decay 1e-6.
-    A model that `amaml.load` didn't make has no run: then the defaults of a job spec hold.
+    A model that `amaml.load` didn't make has no run: then the defaults of a job spec hold. Parameters with requires_grad=False
+    stay as they are.
 
     Raises ValueError for rows that don't fit or aren't finite and for options that don't, SolveError where the flow
     can't be solved.
     """
+    adapted = _own_copy(model)
     theta, tasks = _theta(model), _task(model, x, y, units)
     found: Mapping[str, Tensor]
     if by == "flow":
         found = adapted_by_flow(model, theta, tasks, _flow(model, length, epochs, lr), _objective(model))
     else:
         _, found = deque(_epochs(model, theta, tasks, by, length, epochs, lr), maxlen=1).pop()
-    adapted = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            parameter.copy_(found[name][0])
+    for name, parameter in adapted.named_parameters():
+        parameter.copy_(found[name][0])
     return adapted
 
 
-@torch.no_grad()
+@plain_modes()
 def loss_curve(
     model: nn.Module,
     x: Rows,
@@ -104,7 +106,7 @@ def loss_curve(
     theta, tasks = _theta(model), _task(model, x, y, units, query)
     start = {name: tensor[None] for name, tensor in theta.items()}
     states: list[tuple[float, Mapping[str, Tensor]]]
-    support_loss, query_loss = _objective(model).losses(model)
+    support_loss, query_loss = _objective(model).losses(_own_copy(model))
     task = {name: tensor[0] for name, tensor in tasks.items()}
 
     def losses(params: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -126,7 +128,7 @@ def loss_curve(
     return LossCurve("t" if by == "flow" else "epochs", at, support, None if query is None else asked)
 
 
-@torch.no_grad()
+@plain_modes()
 def predict(model: nn.Module, x: Rows) -> Tensor:
     """The targets [n, o] that a loaded (or then adapted) model predicts at `x` [n, d], both in raw units; the probability of
     each class where it classifies.
@@ -143,7 +145,18 @@ def predict(model: nn.Module, x: Rows) -> Tensor:
 
 
 def _theta(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """The parameters themselves, so that those with requires_grad=False are known for constants."""
+    return dict(model.named_parameters())
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the model can't be copied ({error}), and the adapted one is a copy: take what came out of a computation, locks and "
+            "open files off it, or make them anew in forward"
+        ) from error
 
 
 def _epochs(

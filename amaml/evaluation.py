@@ -24,6 +24,8 @@ from amaml.flow.solve import solve
 from amaml.flow.solvers import Solver, TorchDiffEq
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
+from amaml.models.private import copied
+from amaml.modes import plain_modes
 from amaml.objectives import REGRESSION, Metric, Objective
 
 WEIGHT_DECAY = 1e-6
@@ -186,14 +188,14 @@ def adapted_by_flow(
     return states_by_flow(net, params, tasks, flow, [flow.length], objective)[0]
 
 
-@torch.no_grad()
+@plain_modes()
 def states_by_flow(
     net: nn.Module, params: Params, tasks: Tasks, flow: Flow, times: list[float], objective: Objective
 ) -> list[dict[str, Tensor]]:
     """u at each of the times (increasing), for every task: as `adapted_by_flow`."""
     layout, derivatives = _derivatives(net, params, tasks, objective)
     batch = len(tasks["support_x"])
-    theta = layout.flatten(params)
+    theta = layout.theta
     evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
     rates = None if flow.rates is None else layout.flatten(flow.rates, "rates")
     own = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
@@ -201,10 +203,10 @@ def states_by_flow(
         ends = GraphSolve(own, batch, times, flow.solver, graph=False).ends
     else:  # no backward solve follows, so no state on the way is kept but the first
         ends = solve(own, batch, times, flow.solver, Snapshots(limit=1)).ends
+    derivatives.confirm()
     return [layout.unflatten(end) for end in ends]
 
 
-@torch.no_grad()
 def fine_tuned(
     net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float, objective: Objective = REGRESSION
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -213,21 +215,25 @@ def fine_tuned(
     Adam is elementwise, so one optimizer over [B, P] is an optimizer a task. The tensors given are overwritten by the
     next epoch.
     """
-    layout, derivatives = _derivatives(net, params, tasks, objective)
-    u = layout.flatten(params).repeat(len(tasks["support_x"]), 1)
+    with plain_modes():
+        layout, derivatives = _derivatives(net, params, tasks, objective)
+        u = layout.theta.repeat(len(tasks["support_x"]), 1)
     adam = torch.optim.Adam([u], lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     yield 0, layout.unflatten(u)
     for epoch in range(1, epochs + 1):
-        u.grad = derivatives.gradient(u)
-        adam.step()
+        with plain_modes():
+            u.grad = derivatives.gradient(u)
+            adam.step()
         if epoch % RECORD_EVERY == 0 or epoch == epochs:
             yield epoch, layout.unflatten(u)
 
 
-@torch.no_grad()
+@plain_modes()
 def predictions(net: nn.Module, adapted: Params, x: Tensor) -> Tensor:
     """Each task's own network on its own rows: parameters with a first axis B, x [B, m, d] → [B, m, o]."""
-    predicted: Tensor = vmap(lambda own, rows: functional_call(net, own, (rows,)))(dict(adapted), x)
+    private = copied(net)
+    called = net if private is None else private
+    predicted: Tensor = vmap(lambda own, rows: functional_call(called, own, (rows,)))(dict(adapted), x)
     return predicted
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from amaml.families.base import Split, Tasks
 from amaml.families.scaling import Array, Scaling
 from amaml.families.synthetic import judged_points
 from amaml.flow.derivatives import Loss
-from amaml.models.losses import RegressionLoss, Rows
+from amaml.models.losses import NetworkLoss, RegressionLoss, Rows
 from amaml.objectives import NRMSE, Objective
 from amaml.spec import PoissonSpec
 
@@ -90,19 +90,17 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class ResidualLoss:
+class ResidualLoss(NetworkLoss):
     """½ · mean of (−Δu − f)² over the rows within the domain + weight · ½ · mean of (u − g)² over those on its boundary.
 
     Residuals are in standard deviations of f: `forcing` is that of f in the units of standardised targets.
     """
 
-    net: nn.Module
-    rows: Rows
     forcing: float
     weight: float
 
-    def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Tensor:
-        """As RegressionLoss; `{rows}_x` [n, d] standardised, so that the domain is (−1, 1)^d."""
+    def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> Tensor:
+        """As NetworkLoss; `{rows}_x` [n, d] standardised, so that the domain is (−1, 1)^d."""
         x, y = task[f"{self.rows}_x"], task[f"{self.rows}_y"]
         inside = (x.abs() < ON_BOUNDARY).all(dim=-1, keepdim=True).to(x.dtype)
         u, laplacian = _value_and_laplacian(self.net, params, x)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.utils._pytree import tree_map
+
+from amaml.modes import attention_by_products
 
 Loss = Callable[[Any, Any], Tensor]
 """(params, task) → scalar."""
@@ -29,6 +32,48 @@ class Derivatives(Protocol):
     def take(self, rows: Tensor) -> Self:
         """The same for some of the tasks."""
 
+    def confirm(self) -> None:
+        """Raises ValueError where the losses aren't what they were before the solve."""
+
+
+class Witness:
+    """What the derivatives are at u [B, P]: two equal evaluations give the same numbers, or they aren't of a function.
+
+    The adjoint runs along the forward solve again; of losses that changed meanwhile its gradient would be wrong without a word.
+    """
+
+    ROUNDING = 50.0
+    """Of the dtype's epsilon, relative to a task's largest number: what sums in another order may differ by."""
+
+    def __init__(self, derivatives: Derivatives, u: Tensor) -> None:
+        self._u, self.slope = u, derivatives.gradient(u)
+        self.query_loss, self.query_slope = derivatives.query(u)
+
+    def confirm(self, derivatives: Derivatives) -> None:
+        """Evaluates again. Raises ValueError where that gives other numbers."""
+        again = Witness(derivatives, self._u)
+        self._refuse_change("support", self.slope, again.slope)
+        self._refuse_change("query", self.query_loss[:, None], again.query_loss[:, None])
+        self._refuse_change("query", self.query_slope, again.query_slope)
+
+    def _refuse_change(self, name: str, before: Tensor, after: Tensor) -> None:
+        if same(before, after):
+            return
+        apart = (after - before).abs().amax(dim=1)
+        scale = before.abs().amax(dim=1)
+        if bool((apart <= self.ROUNDING * torch.finfo(before.dtype).eps * scale).all()):
+            return
+        raise ValueError(
+            f"the {name} loss isn't a pure function: two evaluations at the same params and tasks differ by a share of "
+            f"{float((apart / scale).max()):.2g}. Losses may not draw random numbers (call net.eval() for dropout, draw noise "
+            "before and pass it as part of tasks), count their calls, read a clock or change what they read"
+        )
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether they are equal, NaN where the other is."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
 
 class TracedDerivatives:
     """Derivatives of any differentiable losses, by torch.func over all tasks at once.
@@ -37,8 +82,11 @@ class TracedDerivatives:
     or a JVP of the gradient: reverse over reverse on the CPU, where it was measured faster, forward over reverse on CUDA.
     """
 
-    def __init__(self, support: Loss, query: Loss, tasks: Any, unflatten: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self, support: Loss, query: Loss, tasks: Any, unflatten: Callable[[Tensor], Any], witness: Witness | None = None
+    ) -> None:
         self._support, self._query, self._tasks, self._unflatten = support, query, tasks, unflatten
+        self._witness = witness
 
     def _support_at(self, u: Tensor, task: Any) -> Tensor:
         return self._support(self._unflatten(u), task)
@@ -47,11 +95,13 @@ class TracedDerivatives:
         return self._query(self._unflatten(u), task)
 
     def gradient(self, u: Tensor) -> Tensor:
-        gradient: Tensor = vmap(grad(self._support_at))(u, self._tasks)
+        with attention_by_products():
+            gradient: Tensor = vmap(grad(self._support_at))(u, self._tasks)
         return gradient.contiguous()  # one that is the same everywhere comes as a view, which can't be written to
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        product: Tensor = vmap(self._hvp_forward if u.is_cuda else self._hvp_reverse)(u, v, self._tasks)
+        with attention_by_products():
+            product: Tensor = vmap(self._hvp_forward if u.is_cuda else self._hvp_reverse)(u, v, self._tasks)
         return product.contiguous()
 
     def _hvp_reverse(self, u: Tensor, v: Tensor, task: Any) -> Tensor:
@@ -64,9 +114,85 @@ class TracedDerivatives:
         return product
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, loss = vmap(grad_and_value(self._query_at))(u, self._tasks)
-        return loss, gradient.contiguous()
+        with attention_by_products():
+            gradient, loss = vmap(grad_and_value(self._query_at))(u, self._tasks)
+        return loss.contiguous(), gradient.contiguous()
 
     def take(self, rows: Tensor) -> TracedDerivatives:
         tasks = tree_map(lambda leaf: leaf[rows] if isinstance(leaf, torch.Tensor) else leaf, self._tasks)
         return TracedDerivatives(self._support, self._query, tasks, self._unflatten)
+
+    def confirm(self) -> None:
+        if self._witness is not None:
+            self._witness.confirm(self)
+
+
+class LoopedDerivatives:
+    """The same by autograd, one task after another: for losses that vmap can't trace, such as those that branch on their
+    values, call `.item()` or an operation without a batching rule. Slower by about the number of tasks.
+
+    `tasks` is a list with each task's own tensors.
+    """
+
+    def __init__(
+        self,
+        support: Loss,
+        query: Loss,
+        tasks: list[Any],
+        unflatten: Callable[[Tensor], Any],
+        witness: Witness | None = None,
+    ) -> None:
+        self._support, self._query, self._tasks, self._unflatten = support, query, tasks, unflatten
+        self._witness = witness
+
+    def gradient(self, u: Tensor) -> Tensor:
+        return torch.stack([self._support_slope(*own) for own in zip(u, self._tasks, strict=True)])
+
+    def hvp(self, u: Tensor, v: Tensor) -> Tensor:
+        return torch.stack([self._support_slope(*own) for own in zip(u, self._tasks, v, strict=True)])
+
+    def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        losses, slopes = [], []
+        for row, task in zip(u, self._tasks, strict=True):
+            with explained("query"), torch.enable_grad(), attention_by_products():
+                at = row.detach().requires_grad_()
+                losses.append(self._query(self._unflatten(at), task))
+                slopes.append(_pulled(losses[-1], at))
+        return torch.stack(losses).detach(), torch.stack(slopes)
+
+    def take(self, rows: Tensor) -> LoopedDerivatives:
+        tasks = [self._tasks[row] for row in rows.tolist()]
+        return LoopedDerivatives(self._support, self._query, tasks, self._unflatten)
+
+    def confirm(self) -> None:
+        if self._witness is not None:
+            self._witness.confirm(self)
+
+    def _support_slope(self, row: Tensor, task: Any, v: Tensor | None = None) -> Tensor:
+        """∇L_sup [P] of one task, or with v [P] ∇²L_sup v."""
+        with explained("support"), torch.enable_grad(), attention_by_products():
+            at = row.detach().requires_grad_()
+            slope = _pulled(self._support(self._unflatten(at), task), at, graph=v is not None)
+            return slope if v is None else _pulled(slope, at, v)
+
+def _pulled(value: Tensor, at: Tensor, cotangent: Tensor | None = None, *, graph: bool = False) -> Tensor:
+    """The vector–Jacobian product of `value` by `at` [P], zero where nothing depends on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(at)
+    (product,) = torch.autograd.grad(value, at, cotangent, create_graph=graph, allow_unused=True)
+    return torch.zeros_like(at) if product is None else product
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turns what PyTorch can't compute of a loss into a ValueError that says whose loss it was."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"the {name} loss can't be evaluated or differentiated ({type(error).__name__}: {error}): the inner flow needs its "
+            "gradient and its second derivatives; check shapes and dtypes, and replace in-place operations and those without "
+            "a second derivative"
+        ) from error

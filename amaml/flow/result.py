@@ -65,13 +65,22 @@ class Failure:
 
 
 class SolveError(Exception):
-    """At least one task of the batch couldn't be solved; `failures` has them all, `code` is the first one's."""
+    """At least one task of the batch couldn't be solved; `failures` has them all, `code` is the first one's.
+
+    The sentence is that of the task which asks most of the remedy, among those that failed as the first one did: what
+    helps it helps them all.
+    """
 
     def __init__(self, failures: list[Failure]) -> None:
+        alike = [failure for failure in failures if failure.code is failures[0].code]
+        hardest = min(alike, key=lambda failure: math.inf if math.isnan(failure.bound) else failure.bound)
         others = f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""
-        super().__init__(f"{failures[0]}{others}")
+        super().__init__(f"{hardest}{others}")
         self.failures = failures
         self.code = failures[0].code
+
+    def __reduce__(self) -> tuple[type[SolveError], tuple[list[Failure]]]:
+        return type(self), (self.failures,)  # not the sentence, from which pickle and copy would make another error
 
 
 def raise_where(mask: Tensor, code: Result, time: Tensor | float, value: Tensor | float = float("nan"),

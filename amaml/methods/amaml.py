@@ -27,6 +27,7 @@ from amaml.methods.parameters import Layout, Params
 from amaml.methods.problem import Adjoint, Problem, pose
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import losses_in_float64
+from amaml.modes import plain_modes
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +46,38 @@ class Answer:
     sensitivity: Sensitivity
 
 
+class Again:
+    """Solves once more, for derivatives that weren't asked for at first. Losses can seldom be pickled, so what comes out of a
+    pickle says what to do instead."""
+
+    def __init__(self, problem: Problem, wrt: AbstractSet[Wanted]) -> None:
+        self._problem, self._wrt = problem, wrt
+
+    @plain_modes()
+    def __call__(self, wanted: AbstractSet[Wanted]) -> Answer:
+        return answer_to(self._problem, self._wrt | wanted)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Again:
+        return self
+
+    def __reduce__(self) -> tuple[type[NotAgain], tuple[()]]:
+        return NotAgain, ()
+
+
+class NotAgain:
+    """In the place of `Again` in a meta-gradient that was pickled."""
+
+    def __call__(self, wanted: AbstractSet[Wanted]) -> Answer:
+        raise ValueError(
+            f"the derivative by {', '.join(sorted(wanted))} wasn't computed before this meta-gradient was pickled: call "
+            f"meta_gradient with wrt={sorted(wanted)}"
+        )
+
+
 @dataclass
 class MetaGradient(Estimate):
     """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are computed when they are asked
-    for, by solving again if `wrt` didn't name them."""
+    for, by solving again if `wrt` didn't name them. Pickled, it keeps those that are there."""
 
     certificate: Certificate | None
     """The gradient's own measure of its error, where it was asked for."""
@@ -71,7 +100,7 @@ class MetaGradient(Estimate):
         if self._answer.sensitivity.rates is None:
             self._answer = self._again({"rates"})
         assert self._answer.sensitivity.rates is not None
-        return self._layout.unflatten(self._answer.sensitivity.rates.mean(dim=0))
+        return self._layout.unflatten_gradient(self._answer.sensitivity.rates.mean(dim=0))
 
     @property
     def proximal(self) -> Tensor:
@@ -82,7 +111,7 @@ class MetaGradient(Estimate):
         return self._answer.sensitivity.proximal.mean()
 
 
-@torch.no_grad()
+@plain_modes()
 def meta_gradient(
     params: Params,
     support_loss: Loss,
@@ -101,14 +130,18 @@ def meta_gradient(
 ) -> MetaGradient:
     """The gradient of J(θ) = mean over tasks of L_qry(u(T)) with du/dt = −α∘(∇L_sup(u) + ρ(u−θ)), u(0) = θ.
 
-    `params`: θ, a dict of named tensors or one flat tensor [P], float32 or float64; it decides dtype and device.
-    `support_loss`, `query_loss`: (params, task) → scalar, any differentiable functions that torch.func can vmap.
+    `params`: θ, a dict of named tensors or one flat tensor [P], float32 or float64; it decides dtype and device. Module
+    parameters with requires_grad=False, and tensors without it beside others that have it, are constants (see `Layout`):
+    they don't flow, and their gradient is zero.
+    `support_loss`, `query_loss`: (params, task) → scalar, any pure and twice differentiable functions. Those that vmap can't
+    trace are solved one task at a time.
     `tasks`: pytree of tensors whose first axis is the task [B, …].
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
     `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
-    `rates`: α > 0, like params. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
+    `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
     others are computed when they are first read. `certify` measures the error too, at the price of a finer solve.
 
+    Autocast and inference mode around the call are switched off within it. Nothing of the caller's is changed.
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
     """
     unknown = sorted(set(wrt) - set(get_args(Wanted)))
@@ -119,21 +152,17 @@ def meta_gradient(
         proximal=proximal, proximal_in_query=proximal_in_query, rates=rates,
     )  # fmt: skip
     answer = answer_to(problem, set(wrt))
-
-    def again(wanted: AbstractSet[Wanted]) -> Answer:
-        with torch.no_grad():
-            return answer_to(problem, wanted | set(wrt))
-
+    problem.derivatives.confirm()
     return MetaGradient(
-        grad=layout.unflatten(answer.gradients.mean(dim=0)),
-        per_task=layout.unflatten(answer.gradients),
+        grad=layout.unflatten_gradient(answer.gradients.mean(dim=0)),
+        per_task=layout.unflatten_gradient(answer.gradients),
         loss=answer.losses @ answer.losses.new_tensor(problem.weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
         certificate=_certify(problem, support_loss, query_loss, tasks, layout, answer) if certify else None,
         _layout=layout,
         _answer=answer,
-        _again=again,
+        _again=Again(problem, frozenset(wrt)),
     )
 
 

@@ -75,9 +75,10 @@ def estimate_without_adjoint(
     losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(ends)), strict=True)
     estimates = direction(flow, ends, list(jumps)) + sum(direct)
     raise_where(~estimates.isfinite().all(dim=1), Result.NON_FINITE, problem.horizons[-1])
+    problem.derivatives.confirm()
     return Estimate(
-        grad=layout.unflatten(estimates.mean(dim=0)),
-        per_task=layout.unflatten(estimates),
+        grad=layout.unflatten_gradient(estimates.mean(dim=0)),
+        per_task=layout.unflatten_gradient(estimates),
         loss=torch.stack(losses, dim=1) @ problem.theta.new_tensor(problem.weights),
         adapted=layout.unflatten(ends[-1]),
         stats=Stats(

@@ -7,24 +7,38 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = Mapping[str, Tensor] | Tensor
 
 
 class Layout:
-    """How a dict of named tensors (or one flat tensor [P]) lies in a vector [P].
+    """How a dict of named tensors (or one flat tensor [P]) lies in a vector [P], and which of them are constants.
 
-    Raises ValueError for no parameters, mixed dtypes or devices, or a dtype other than float32 and float64.
+    Constants are in no vector: they neither flow nor have a gradient, and the losses get them as they are. A parameter of
+    a module (`nn.Parameter`) with `requires_grad=False` is one. So is any other tensor without `requires_grad` beside
+    one that has it; where none has it, as in a dict of detached tensors, all are trained.
+
+    Raises TypeError for params that are no tensors, ValueError for none to train, mixed dtypes or devices, or a dtype other
+    than float32 and float64.
     """
 
     def __init__(self, params: Params) -> None:
         if not isinstance(params, Tensor | Mapping):
             raise TypeError(f"params must be a dict of tensors or one flat tensor, got {type(params).__name__}")
         named = {"": params} if isinstance(params, Tensor) else dict(params)
+        for name, tensor in named.items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"params[{name!r}] is a {type(tensor).__name__}: give tensors alone")
         if not named or sum(tensor.numel() for tensor in named.values()) == 0:
             raise ValueError("params is empty: give at least one parameter")
-        kinds = {(tensor.dtype, tensor.device) for tensor in named.values()}
+        trained = {name: tensor for name, tensor in named.items() if name not in _frozen(named)}
+        if not trained:
+            raise ValueError(
+                "every parameter has requires_grad=False, so that none would be trained: call requires_grad_(True) on those that "
+                "shall flow, or pass detached tensors to train all"
+            )
+        kinds = {(tensor.dtype, tensor.device) for tensor in trained.values()}
         if len(kinds) > 1:
             raise ValueError(
                 f"params mix dtypes or devices ({', '.join(sorted(map(str, kinds)))}): convert them to one"
@@ -38,16 +52,23 @@ class Layout:
             )
         self.flat = isinstance(params, Tensor)
         self.shapes = {name: tensor.shape for name, tensor in named.items()}
-        self.sizes = [tensor.numel() for tensor in named.values()]
+        """Of all tensors, constants too, in the order of `params`."""
+        self.constants = {name: named[name].detach().clone() for name in named if name not in trained}
+        self.sizes = [tensor.numel() for tensor in trained.values()]
+        self.theta = self.flatten(params)
+        """Where the flow starts [P], a copy."""
 
     def in_float64(self) -> Layout:
-        """The same names and shapes in float64."""
+        """The same names, shapes and values in float64."""
         layout = copy(self)
-        layout.dtype = torch.float64
+        layout.dtype, layout.theta = torch.float64, self.theta.double()
+        layout.constants = {
+            name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.constants.items()
+        }
         return layout
 
     def flatten(self, params: Params, what: str = "params") -> Tensor:
-        """[P], a copy. Raises ValueError where names or shapes differ from the layout's."""
+        """What isn't constant as one vector [P], a copy. Raises ValueError where names or shapes differ from the layout's."""
         if not isinstance(params, Tensor | Mapping):
             raise TypeError(
                 f"{what} must be like params, a dict of tensors or one flat tensor, got {type(params).__name__}"
@@ -56,14 +77,34 @@ class Layout:
         shapes = {name: tensor.shape for name, tensor in named.items()}
         if shapes != self.shapes:
             raise ValueError(f"{what} has names and shapes {shapes}, but params has {self.shapes}: make them alike")
-        return torch.cat([named[name].detach().to(self.dtype).reshape(-1) for name in self.shapes]).to(self.device)
+        parts = [named[name].detach() for name in self.shapes if name not in self.constants]
+        return torch.cat([part.to(self.dtype).reshape(-1) for part in parts]).to(self.device)
 
     def unflatten(self, vector: Tensor) -> Any:
-        """[…, P] as what `params` was, every tensor with the leading axes of `vector`; views, no copies."""
+        """[…, P] as what `params` was, constants included, every tensor with the leading axes of `vector`; views, no copies."""
+        return self._like_params(vector, self.constants)
+
+    def unflatten_gradient(self, vector: Tensor) -> Any:
+        """A gradient [P], or several [B, P], as what `params` was: zeros for the constants."""
+        zeros = {name: vector.new_zeros(tensor.shape) for name, tensor in self.constants.items()}
+        return self._like_params(vector, zeros)
+
+    def _like_params(self, vector: Tensor, constants: Mapping[str, Tensor]) -> Any:
         if self.flat:
             return vector
         lead = vector.shape[:-1]
-        parts = torch.split(vector, self.sizes, dim=-1)
+        parts = iter(torch.split(vector, self.sizes, dim=-1))
         return {
-            name: part.reshape((*lead, *shape)) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+            name: constants[name].expand(*lead, *shape) if name in constants else next(parts).reshape((*lead, *shape))
+            for name, shape in self.shapes.items()
         }
+
+
+def _frozen(named: Mapping[str, Tensor]) -> set[str]:
+    """The names of the constants; see Layout."""
+    some_learn = any(tensor.requires_grad for tensor in named.values())
+    return {
+        name
+        for name, tensor in named.items()
+        if not tensor.requires_grad and (some_learn or isinstance(tensor, nn.Parameter))
+    }

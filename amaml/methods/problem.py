@@ -95,12 +95,13 @@ def pose(
     if not (math.isfinite(proximal) and proximal >= 0):
         raise ValueError(f"proximal must be a finite number of at least 0, got {proximal}")
     alpha = None if rates is None else layout.flatten(rates, "rates")
-    if alpha is not None and not bool((alpha > 0).all()):
+    if alpha is not None and not bool((alpha.isfinite() & (alpha >= 0)).all()):
         raise ValueError(
-            f"rates must be positive, the smallest is {float(alpha.min()):g}: learn their logarithm instead"
+            f"rates must be finite numbers of at least 0, got {float(alpha.min()):g} to {float(alpha.max()):g}: give 0 for "
+            "parameters that shall not flow, and learn the logarithm of the others"
         )
     problem = Problem(
-        derivatives_of(support_loss, query_loss, tasks, layout), layout.flatten(params), batch, times, weights,
+        derivatives_of(support_loss, query_loss, tasks, layout), layout.theta, batch, times, weights,
         solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
     )  # fmt: skip
     return problem, layout
@@ -108,6 +109,8 @@ def pose(
 
 def _batch_size(tasks: Any, layout: Layout) -> int:
     leaves = tree_leaves(tasks)
+    if not leaves:
+        raise ValueError("tasks hold no tensor: give at least one, whose first axis is the task")
     foreign = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)})
     if foreign:
         raise ValueError(f"tasks hold {', '.join(foreign)}: give tensors alone, whose first axis is the task")

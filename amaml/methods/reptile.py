@@ -14,9 +14,10 @@ from amaml.methods.estimate import Estimate
 from amaml.methods.forward import estimate_without_adjoint
 from amaml.methods.parameters import Params
 from amaml.methods.problem import pose
+from amaml.modes import plain_modes
 
 
-@torch.no_grad()
+@plain_modes()
 def reptile(
     params: Params,
     support_loss: Loss,

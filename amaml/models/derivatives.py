@@ -1,42 +1,47 @@
-"""Which derivatives a pair of losses gets: written out for the built-in networks, traced for everything else."""
+"""Which derivatives a pair of losses gets: written out for fully connected networks, traced for everything else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
 
-from amaml.flow.derivatives import Derivatives, Loss, TracedDerivatives
+from amaml.flow.derivatives import Derivatives, Loss, explained
+from amaml.flow.trial import differentiated
 from amaml.methods.parameters import Layout
-from amaml.models.losses import ClassificationLoss, RegressionLoss
-from amaml.models.mlp import MLP
+from amaml.models.losses import NetworkLoss, RegressionLoss
 from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.private import InTurn, copied
+from amaml.models.structure import dense
 
 _KEYS = ("support_x", "support_y", "query_x", "query_y")
+_MASKS = ("support_mask", "query_mask")
 
 
 def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives:
-    """The fastest derivatives that fit; all give the same values to rounding. Raises ValueError where a network's loss is asked
-    of parameters or rows that aren't the network's."""
+    """The fastest derivatives that fit; all give the same values to rounding.
+
+    Raises ValueError for losses that can't be differentiated or are no pure functions, and where a network's loss is asked of
+    parameters or rows that aren't the network's.
+    """
     for loss in (support, query):
-        if isinstance(loss, RegressionLoss | ClassificationLoss):
+        if isinstance(loss, NetworkLoss):
             _check(loss, tasks, layout)
-    if (
-        isinstance(support, RegressionLoss)
-        and isinstance(query, RegressionLoss)
-        and (support.rows, query.rows) == ("support", "query")
-        and support.net is query.net
-        and type(support.net) is MLP
-        and _fits(support.net, tasks, layout)
-    ):
-        x, y, query_x, query_y = (tasks[key] for key in _KEYS)
-        return MLPDerivatives(support.net.widths, support.net.activation, (x, y), (query_x, query_y))
-    return TracedDerivatives(support, query, tasks, layout.unflatten)
+    private = _private_losses(support, query)
+    return _written_out(*private, tasks, layout) or differentiated(
+        *(_faithful(*pair, tasks, layout) for pair in zip(private, (support, query), strict=True)),
+        tasks,
+        layout.unflatten,
+        layout.theta,
+    )
 
 
-def _check(loss: RegressionLoss | ClassificationLoss, tasks: Any, layout: Layout) -> None:
+def _check(loss: NetworkLoss, tasks: Any, layout: Layout) -> None:
     # A tied weight goes by any of its names.
     own = dict(loss.net.named_parameters(remove_duplicate=False)) | dict(loss.net.named_buffers(remove_duplicate=False))
     if layout.flat:
@@ -52,20 +57,119 @@ def _check(loss: RegressionLoss | ClassificationLoss, tasks: Any, layout: Layout
         for leaf in tree_leaves(tasks[key]):
             if leaf.is_floating_point() and leaf.dtype != layout.dtype:
                 raise ValueError(f"tasks[{key!r}] is {leaf.dtype} but params are {layout.dtype}: convert one of them")
+    if f"{loss.rows}_mask" in tasks:
+        _check_mask(f"{loss.rows}_mask", tasks[f"{loss.rows}_mask"], tasks[f"{loss.rows}_y"])
 
 
-def _fits(net: MLP, tasks: Any, layout: Layout) -> bool:
-    """Parameters in the module's own order, tasks as batched rows of the same dtype."""
+def _check_mask(key: str, mask: Any, y: Any) -> None:
+    if not isinstance(mask, Tensor) or mask.shape != y.shape[:2]:
+        raise ValueError(
+            f"tasks[{key!r}] must be one tensor [tasks, points] of shape {list(y.shape[:2])}, "
+            f"got {list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__}"
+        )
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(f"tasks[{key!r}] holds other values than 0 and 1: give 1 for points that count, 0 for padding")
+    empty = torch.nonzero(~mask.bool().any(dim=1)).flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"tasks[{key!r}] leaves no point of task {', '.join(map(str, empty))}: a set needs at least one, so drop the task"
+        )
+
+
+def _private_losses(support: Loss, query: Loss) -> tuple[Loss, Loss]:
+    """The losses with a network of our own; one network stays one. As they are where there is none or it can't be copied."""
+    networks = {id(loss.net): loss.net for loss in (support, query) if isinstance(loss, NetworkLoss)}
+    copies = {number: copied(net) for number, net in networks.items()}
+
+    def private(loss: Loss) -> Loss:
+        if not isinstance(loss, NetworkLoss):
+            return loss
+        own = copies[id(loss.net)]
+        return InTurn(loss) if own is None else replace(loss, net=own)
+
+    return private(support), private(query)
+
+
+def _faithful(private: Loss, loss: Loss, tasks: Any, layout: Layout) -> Loss:
+    """The private loss if its network reads no parameter of the caller's instead of its own, as hooks may that name the network
+    they belong to; else the caller's network, by one thread at a time. Raises ValueError where that doesn't help either."""
+    if not isinstance(loss, NetworkLoss):
+        return loss
+    for candidate in (private, InTurn(loss)):
+        strays = _strays(candidate, loss, tasks, layout)
+        if not strays:
+            return candidate
+    raise ValueError(
+        f"the network computes with {', '.join(strays)} by another way than the module's attribute, where params can't take "
+        "their place: let it read its parameters from its modules in forward"
+    )
+
+
+def _strays(candidate: Loss, loss: NetworkLoss, tasks: Any, layout: Layout) -> list[str]:
+    """Names of the parameters in params whose own tensors in the caller's network the candidate depends on."""
+    own = {
+        name: parameter
+        for name, parameter in loss.net.named_parameters(remove_duplicate=False)
+        if name in layout.shapes and name not in layout.constants and parameter.requires_grad
+    }
+    task = tree_map(lambda leaf: leaf[0].clone(), tasks)
+    with explained(loss.rows), torch.enable_grad():
+        value = candidate(layout.unflatten(layout.theta), task)
+        if not (own and isinstance(value, Tensor) and value.requires_grad):
+            return []
+        reached = torch.autograd.grad(value.sum(), list(own.values()), allow_unused=True)
+    return [name for name, slope in zip(own, reached, strict=True) if slope is not None]
+
+
+def _written_out(support: Loss, query: Loss, tasks: Any, layout: Layout) -> MLPDerivatives | None:
+    """The fast path, where the network is fully connected by its structure and gives what the formulas give for it."""
+    if not (
+        type(support) is RegressionLoss
+        and type(query) is RegressionLoss
+        and (support.rows, query.rows) == ("support", "query")
+        and support.net is query.net
+    ):
+        return None
+    net, structure = support.net, dense(support.net)
+    if structure is None or not _fits(net, structure.widths, tasks, layout):
+        return None
+    x, y, query_x, query_y = (tasks[key] for key in _KEYS)
+    derivatives = MLPDerivatives(structure.widths, structure.activation, (x, y), (query_x, query_y))
+    return derivatives if _agrees(derivatives.take(torch.tensor([0], device=x.device)), net, layout) else None
+
+
+def _fits(net: nn.Module, widths: tuple[int, ...], tasks: Any, layout: Layout) -> bool:
+    """All parameters, in the module's own order, and tasks as batched rows of the same dtype."""
     return (
         not layout.flat
+        and not layout.constants
         and list(layout.shapes.items()) == [(name, parameter.shape) for name, parameter in net.named_parameters()]
         and isinstance(tasks, Mapping)
+        and not any(key in tasks for key in _MASKS)
         and all(
-            isinstance(tasks.get(key), Tensor) and tasks[key].ndim == 3 and tasks[key].dtype == layout.dtype
+            isinstance(tasks.get(key), Tensor)
+            and tasks[key].ndim == 3
+            and tasks[key].dtype == layout.dtype
+            and tasks[key].layout == torch.strided
             for key in _KEYS
         )
-        and all(tasks[f"{rows}_x"].shape[2] == net.widths[0] for rows in ("support", "query"))
-        and all(tasks[f"{rows}_y"].shape[2] == net.widths[-1] for rows in ("support", "query"))
+        and all(tasks[f"{rows}_x"].shape[2] == widths[0] for rows in ("support", "query"))
+        and all(tasks[f"{rows}_y"].shape[2] == widths[-1] for rows in ("support", "query"))
         and all(tasks[key].numel() for key in _KEYS)
         and all(tasks[f"{rows}_x"].shape[:2] == tasks[f"{rows}_y"].shape[:2] for rows in ("support", "query"))
     )
+
+
+def _agrees(derivatives: MLPDerivatives, net: nn.Module, layout: Layout) -> bool:
+    """Whether network and formula give the same for the support rows of one task, at θ and at a point beside it."""
+    beside = torch.linspace(-0.5, 0.5, len(layout.theta), dtype=layout.dtype, device=layout.device).sin()
+    for u in (layout.theta, layout.theta + beside):
+        predicted = functional_call(net, layout.unflatten(u), (derivatives.support[0][0],))
+        expected = derivatives.outputs(u[None])[0]
+        if predicted.shape != expected.shape:
+            return False
+        tolerance = 1e3 * torch.finfo(layout.dtype).eps
+        scale = float(expected.abs().amax().nan_to_num(1.0)) + 1.0
+        if not torch.allclose(predicted, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            return False
+    return True

@@ -12,7 +12,7 @@ from amaml.spec import MLPSpec
 
 Activation = Literal["tanh", "sigmoid", "softplus", "relu"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
@@ -30,14 +30,14 @@ class MLP(nn.Sequential):
     def __init__(
         self, in_features: int, hidden: Sequence[int], out_features: int, activation: Activation = "tanh"
     ) -> None:
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation {activation!r} is unknown: choose one of {', '.join(_ACTIVATIONS)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} is unknown: choose one of {', '.join(ACTIVATIONS)}")
         widths = (in_features, *hidden, out_features)
         if not hidden or min(widths) < 1:
             raise ValueError(f"widths {widths} need at least one hidden layer and no width below 1")
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()]
+            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
         super().__init__(*layers[:-1])
         self.widths = widths
         self.activation: Activation = activation

@@ -130,6 +130,13 @@ class MLPDerivatives:
         loss = 0.5 * (activations[-1] - self.query_set[1]).square().mean(dim=(1, 2))
         return loss, self._backward(layers, activations, self.query_set[1])
 
+    def confirm(self) -> None:
+        """Nothing to do: what is written out is a pure function."""
+
+    def outputs(self, u: Tensor) -> Tensor:
+        """What the network gives for the support rows: [B, n, o]."""
+        return self._forward(self._layers(u), self.support[0])[-1].clone()
+
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
         parts, batch = u.split_with_sizes(self._sizes, dim=1), u.shape[0]

@@ -17,6 +17,7 @@ from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.field import GradientFlow
 from amaml.flow.guard import PowerIteration
 from amaml.flow.result import Failure, Result, SolveError, raise_where
+from amaml.flow.solve import largest_step
 from amaml.flow.solvers import TorchDiffEq
 
 LOOKS = 16
@@ -119,4 +120,5 @@ class GraphSolve:
     def _check_fixed_step(self, t: float) -> None:
         if self.solver.step is not None:
             limit, product = self.solver.stability, self.solver.step * self.lambda_max
-            raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, 0.9 * limit / self.lambda_max)
+            bound = largest_step(self.horizons, self.lambda_max, limit)
+            raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, bound)

@@ -107,7 +107,8 @@ class ResidualLoss(NetworkLoss):
         residual = (-laplacian / X_STD**2 - y) / self.forcing
         within = (inside * residual.square()).sum() / inside.sum().clamp(min=1)
         around = ((1 - inside) * (u - y).square()).sum() / (1 - inside).sum().clamp(min=1)
-        return 0.5 * (within + self.weight * around)
+        loss: Tensor = 0.5 * (within + self.weight * around)
+        return loss
 
 
 def _value_and_laplacian(net: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -175,6 +175,7 @@ class LoopedDerivatives:
             slope = _pulled(self._support(self._unflatten(at), task), at, graph=v is not None)
             return slope if v is None else _pulled(slope, at, v)
 
+
 def _pulled(value: Tensor, at: Tensor, cotangent: Tensor | None = None, *, graph: bool = False) -> Tensor:
     """The vector–Jacobian product of `value` by `at` [P], zero where nothing depends on it."""
     if not value.requires_grad:

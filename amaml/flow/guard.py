@@ -26,7 +26,7 @@ where many lie close below it; caps and limits have room for that."""
 def start_vector(like: Tensor) -> Tensor:
     """Where every power iteration starts: a fixed direction of length 1, as many numbers as `like` [P]."""
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(like), generator=generator, dtype=torch.float64)
+    start = torch.randn(len(like), generator=generator, dtype=torch.float64, device="cpu")
     start /= start.norm()
     return start.to(like)
 

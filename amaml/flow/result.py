@@ -83,19 +83,39 @@ class SolveError(Exception):
         return type(self), (self.failures,)  # not the sentence, from which pickle and copy would make another error
 
 
-def raise_where(mask: Tensor, code: Result, time: Tensor | float, value: Tensor | float = float("nan"),
-                bound: Tensor | float = float("nan"), unit: str = "steps", rows: Tensor | None = None) -> None:  # fmt: skip
+def raise_where(
+    mask: Tensor,
+    code: Result,
+    time: Tensor | float,
+    value: Tensor | float = float("nan"),
+    bound: Tensor | float = float("nan"),
+    unit: str = "steps",
+    rows: Tensor | None = None,
+) -> None:
     """Raises SolveError for the tasks where `mask` [A] holds; `rows` [A] are their places in the batch."""
+    failures = failures_where(mask, code, time, value, bound, unit, rows)
+    if failures:
+        raise SolveError(failures)
+
+
+def failures_where(
+    mask: Tensor,
+    code: Result,
+    time: Tensor | float,
+    value: Tensor | float = float("nan"),
+    bound: Tensor | float = float("nan"),
+    unit: str = "steps",
+    rows: Tensor | None = None,
+) -> list[Failure]:
+    """The same as a list, empty where `mask` holds nowhere."""
     if not bool(mask.any()):
-        return
+        return []
 
     def at(quantity: Tensor | float, index: int) -> float:
         return float(quantity[index]) if isinstance(quantity, Tensor) and quantity.ndim else float(quantity)
 
     indices = [int(index) for index in torch.nonzero(mask).flatten()]
-    raise SolveError(
-        [
-            Failure(code, int(rows[i]) if rows is not None else i, at(time, i), at(value, i), at(bound, i), unit)
-            for i in indices
-        ]
-    )
+    return [
+        Failure(code, int(rows[i]) if rows is not None else i, at(time, i), at(value, i), at(bound, i), unit)
+        for i in indices
+    ]

@@ -14,7 +14,7 @@ from amaml.flow.control import Attempt, integrate
 from amaml.flow.dense import DenseOutput
 from amaml.flow.field import GradientFlow
 from amaml.flow.guard import Lookout, PowerIteration
-from amaml.flow.result import Failure, Result, SolveError, raise_where
+from amaml.flow.result import Failure, Result, SolveError, failures_where, raise_where
 from amaml.flow.runge_kutta import StepSize, advance
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.solvers import Adaptive, FixedStep
@@ -35,7 +35,7 @@ class Round:
         if isinstance(self.h, float):
             return self.h
         rows = self.field.rows
-        place = torch.tensor([task]) if rows is None else torch.nonzero(rows == task).flatten()
+        place = torch.tensor([task], device="cpu") if rows is None else torch.nonzero(rows == task).flatten()
         return float(self.h[place].sum())  # 0 where the task had arrived
 
     def advance(self, tableau: Tableau, u: Tensor) -> Tensor:
@@ -98,9 +98,7 @@ class Trajectory:
             product, number = float(lookout.product[task]), int(lookout.number[task])
             h, bound = self.rounds[number].h, float("nan")
             if isinstance(h, float):
-                k = bisect_right(self.boundaries, number) - 1
-                stretch = self.horizons[k] - (self.horizons[k - 1] if k else 0.0)
-                bound = float(largest_step(stretch, torch.tensor(product / h), self.tableau.stability_limit))
+                bound = float(largest_step(self.horizons, lookout.product[task] / h, self.tableau.stability_limit))
             failures.append(Failure(Result.STABILITY_LIMIT, task, self._time(number, task), product, bound))
         if failures:
             raise SolveError(failures)
@@ -146,24 +144,26 @@ def fixed_steps(horizons: Sequence[float], step: float) -> list[tuple[int, float
     return [(n, (end - start) / n) for n, (start, end) in zip(counts, pairwise([0.0, *horizons]), strict=True)]
 
 
-def largest_step(stretch: float, lambda_max: Tensor, limit: float) -> Tensor:
+def largest_step(horizons: Sequence[float], lambda_max: Tensor, limit: float) -> Tensor:
     """The largest step option for which `fixed_steps` makes steps with h·λmax of at most nine tenths of the limit."""
-    return stretch / torch.ceil(stretch * lambda_max.double() / (0.9 * limit))
+    stretches = torch.tensor(horizons, dtype=torch.float64, device=lambda_max.device)
+    stretches = torch.diff(stretches, prepend=torch.zeros_like(stretches[:1]))
+    return (stretches / torch.ceil(stretches * lambda_max.double()[..., None] / (0.9 * limit))).amin(dim=-1)
 
 
 def _solve_fixed(field: GradientFlow, u: Tensor, trajectory: Trajectory, solver: FixedStep) -> None:
     power: PowerIteration | None = None
+    failures: dict[int, Failure] = {}
     number = 0
-    for (count, h), (start, end) in zip(
+    for (count, h), (start, _) in zip(
         fixed_steps(trajectory.horizons, solver.step), pairwise([0.0, *trajectory.horizons]), strict=True
     ):
-        stretch = end - start
         round_ = Round(field, h)
         trajectory.rounds.append(round_, count)
         for index in range(count):
             t = start + index * h
             if number % CHECK_EVERY == 0:
-                power = _check(field, u, trajectory, solver, power, h, t, stretch)
+                power = _check(field, u, trajectory, solver, power, h, t, failures)
             trajectory.snapshots.offer(number, u)
             if trajectory.dense is None:
                 u = round_.advance(solver.tableau, u)
@@ -173,7 +173,9 @@ def _solve_fixed(field: GradientFlow, u: Tensor, trajectory: Trajectory, solver:
         trajectory.ends.append(u)
         trajectory.boundaries.append(number)
     trajectory.steps += number
-    _check(field, u, trajectory, solver, power, h, trajectory.horizons[-1], stretch)
+    _check(field, u, trajectory, solver, power, h, trajectory.horizons[-1], failures)
+    if failures:
+        raise _all_of(failures)
 
 
 def _check(
@@ -184,23 +186,37 @@ def _check(
     power: PowerIteration | None,
     h: float,
     t: float,
-    stretch: float,
+    failures: dict[int, Failure],
 ) -> PowerIteration | None:
-    """Fails for tasks that have left the finite numbers or the stability region."""
-    raise_where(~u.isfinite().all(dim=1), Result.NON_FINITE, t)
-    if not solver.guard:
-        return None
+    """Notes the first failure of every task that has left the finite numbers or the stability region. The others are solved on,
+    since the remedy is to be theirs too if they fail later. Raises SolveError once all have failed."""
+    found = failures_where(~u.isfinite().all(dim=1), Result.NON_FINITE, t)
+    if solver.guard:
+        power = _look(field, u, trajectory, power)
+        found += failures_where(~power.lambda_max.isfinite(), Result.NON_FINITE, t)
+        limit = solver.tableau.stability_limit
+        product = h * power.lambda_max
+        bound = largest_step(trajectory.horizons, power.lambda_max, limit)
+        found += failures_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, bound)
+    for failure in found:
+        failures.setdefault(failure.task, failure)
+    if len(failures) == len(u):
+        raise _all_of(failures)
+    return power
+
+
+def _all_of(failures: dict[int, Failure]) -> SolveError:
+    return SolveError([failures[task] for task in sorted(failures)])
+
+
+def _look(field: GradientFlow, u: Tensor, trajectory: Trajectory, power: PowerIteration | None) -> PowerIteration:
+    """The power iteration, started or a step further, with what it found in the trajectory."""
     if power is None:
         power = PowerIteration(field, u)
         trajectory.lambda_max = power.lambda_max
     else:
         power.follow(*power.look(field, u), None)
         trajectory.lambda_max = torch.maximum(trajectory.lambda_max, power.lambda_max)
-    raise_where(~power.lambda_max.isfinite(), Result.NON_FINITE, t)
-    limit = solver.tableau.stability_limit
-    product = h * power.lambda_max
-    bound = largest_step(stretch, power.lambda_max, limit)
-    raise_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, bound)
     return power
 
 

@@ -47,7 +47,10 @@ def differentiated(
 
 def _try(make: _Make, losses: tuple[ScalarLoss, ScalarLoss], tasks: Any, u: Tensor) -> Witness:
     """The losses' derivatives at u [B, P], found to be a function's."""
-    own, at = tree_map(torch.clone, tasks), u.clone()  # a loss that writes into its arguments must not reach the caller's
+    own, at = (
+        tree_map(torch.clone, tasks),
+        u.clone(),
+    )  # a loss that writes into its arguments must not reach the caller's
     lent = [at, *tree_leaves(own)]
     versions = [tensor._version for tensor in lent]
     derivatives = make(*losses, own, None)

@@ -202,12 +202,16 @@ template <class T> class Task {
         if (!std::isfinite(lambda_now)) throw Failure{NON_FINITE, time};
         p.lambda_max[b] = std::max(p.lambda_max[b], lambda_now);
         if (!(h * lambda_now <= p.stability_limit))
-            throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(k, lambda_now)};
+            throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(lambda_now)};
     }
-    // The largest step that leaves nine tenths of the limit, as equal steps of the k-th stretch.
-    double largest_step(int64_t k, double lambda) const {
-        const double stretch = p.counts[k] * p.steps[k];
-        return stretch / std::ceil(stretch * lambda / (0.9 * p.stability_limit));
+    // The largest step option that leaves nine tenths of the limit, as equal steps of every stretch.
+    double largest_step(double lambda) const {
+        double largest = INFINITY;
+        for (int64_t k = 0; k < p.horizons; ++k) {
+            const double stretch = p.counts[k] * p.steps[k];
+            largest = std::min(largest, stretch / std::ceil(stretch * lambda / (0.9 * p.stability_limit)));
+        }
+        return largest;
     }
 
     void forward_adaptive() {
@@ -371,8 +375,7 @@ template <class T> class Task {
         if (growth <= std::log(p.adaptive ? GROWTH_OF_FLOW : GROWTH_OF_FIXED_STEPS)) return;
         double time = 0;
         for (int64_t n = 0; n < number; ++n) time += step_size(n);
-        const int64_t k = std::upper_bound(boundaries.begin(), boundaries.end() - 1, number) - boundaries.begin() - 1;
-        throw Failure{STABILITY_LIMIT, time, product, p.adaptive ? NAN : largest_step(k, product / h)};
+        throw Failure{STABILITY_LIMIT, time, product, p.adaptive ? NAN : largest_step(product / h)};
     }
     // What the field's own parameters see of a stage with weighted adjoint `seed`; whether that took the force.
     bool visit(const T* at, int64_t slot) {
@@ -405,8 +408,17 @@ template <class T> class Task {
     double by_proximal = 0, by_length = 0, growth = 0;
 };
 
-// Tasks are independent, so how many threads take them in which order changes nothing. Returns 1 where memory ran out.
+// Whether as many parameters were handed over as the widths say, and an activation that there is.
+template <class T> bool consistent(const Problem<T>& p) {
+    int64_t parameters = 0;
+    for (int64_t l = 0; l < p.layers; ++l) parameters += (p.widths[l] + 1) * p.widths[l + 1];
+    return p.layers > 0 && parameters == p.parameters && 0 <= p.activation && p.activation <= int64_t(Activation::relu);
+}
+
+// Tasks are independent, so how many threads take them in which order changes nothing. Returns 1 where memory ran out, 2 where
+// the sizes don't fit each other.
 template <class T> int64_t solve(const Problem<T>& problem) {
+    if (!consistent(problem)) return 2;
     std::atomic<int64_t> next{0}, exhausted{0};
     const auto work = [&] {
         try {

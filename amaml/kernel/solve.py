@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from amaml.models.mlp_derivatives import MLPDerivatives
 
 _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 """In the order of mlp_flow.cpp's enumeration."""
+_OUT_OF_MEMORY, _INCONSISTENT = 1, 2
+"""What the kernel returns where it solved nothing."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,23 @@ def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _S
     return _Solve(found, problem, derivatives, solver, problem.adjoint.checkpoints, wanted, backward=backward)
 
 
+def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
+    """Raises ValueError where an array isn't as long as the kernel would read: it takes all lengths from the widths."""
+    widths, batch = derivatives.widths, problem.batch
+    parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    rates = problem.theta if problem.rates is None else problem.rates
+    for name, tensor in (("theta", problem.theta), ("rates", rates)):
+        if tensor.shape != (parameters,):
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, but widths {list(widths)} need [{parameters}]")
+    for name, (x, y) in (("support", derivatives.support), ("query", derivatives.query_set)):
+        needed = (batch, x.shape[1], widths[0]), (batch, x.shape[1], widths[-1])
+        if (x.shape, y.shape) != needed:
+            raise ValueError(
+                f"{name}_x and {name}_y have shapes {list(x.shape)} and {list(y.shape)}, but {batch} tasks of a network of "
+                f"widths {list(widths)} need {list(needed[0])} and {list(needed[1])}"
+            )
+
+
 class _Solve:
     """One call of the kernel: keeps alive what the pointers point to."""
 
@@ -91,6 +111,7 @@ class _Solve:
         *,
         backward: bool,
     ) -> None:
+        _check_sizes(problem, derivatives)
         self.problem, self.wanted, self._found = problem, wanted, found
         self._alive: dict[str, Tensor] = {}
         tableau, theta = solver.tableau, problem.theta
@@ -123,9 +144,9 @@ class _Solve:
             self._numbers("error", tableau.error or ())
         else:
             counts, steps = zip(*fixed_steps(problem.horizons, solver.step), strict=True)
-            self._hold("counts", torch.tensor(counts, dtype=torch.int64))
+            self._hold("counts", torch.tensor(counts, dtype=torch.int64, device="cpu"))
             self._numbers("steps", steps)
-        self._hold("widths", torch.tensor(derivatives.widths, dtype=torch.int64))
+        self._hold("widths", torch.tensor(derivatives.widths, dtype=torch.int64, device="cpu"))
         self._numbers("times", problem.horizons)
         self._numbers("weights", problem.weights)
         self._numbers("a", [weight for row in tableau.a for weight in row])
@@ -150,7 +171,7 @@ class _Solve:
             self._results(name, np.dtype(np.float64), batch)
 
     def _numbers(self, name: str, values: Sequence[float]) -> None:
-        self._hold(name, torch.tensor(values, dtype=torch.float64))
+        self._hold(name, torch.tensor(values, dtype=torch.float64, device="cpu"))
 
     def _results(self, name: str, dtype: np.dtype[Any], *shape: int) -> None:
         # NumPy's zeros come from the system untouched; torch's would wake its own threads to write them.
@@ -170,10 +191,13 @@ class _Solve:
     def _run(self) -> None:
         double = self.problem.theta.dtype == torch.float64
         library = self._found.library
-        if (library.amaml_solve_float64 if double else library.amaml_solve_float32)(ctypes.byref(self.c)):
+        ended = (library.amaml_solve_float64 if double else library.amaml_solve_float32)(ctypes.byref(self.c))
+        if ended == _OUT_OF_MEMORY:
             raise MemoryError(
                 "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
             )
+        if ended == _INCONSISTENT:
+            raise ValueError("the kernel was handed sizes that aren't its network's: call it by amaml.meta_gradient")
         failed = torch.nonzero(self._alive["code"]).flatten().tolist()
         if failed:
             raise SolveError([self._failure(task) for task in failed])

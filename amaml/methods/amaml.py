@@ -138,8 +138,9 @@ def meta_gradient(
     `tasks`: pytree of tensors whose first axis is the task [B, …].
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
     `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
-    `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
-    others are computed when they are first read. `certify` measures the error too, at the price of a finer solve.
+    `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same.
+    `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the others are computed when they
+    are first read. `certify` measures the error too, at the price of a finer solve.
 
     Autocast and inference mode around the call are switched off within it. Nothing of the caller's is changed.
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
@@ -185,7 +186,7 @@ def _certify(
     except SolveError as error:
         _log.warning("certificate: the finer solve failed, so nothing is known of the gradient's error: %s", error)
         reference = None
-    except RuntimeError as error:
+    except ValueError as error:
         if problem.theta.dtype == torch.float64 or "dtype" not in str(error):
             raise
         raise ValueError(

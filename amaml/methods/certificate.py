@@ -66,7 +66,7 @@ def finer(problem: Problem, steps: Tensor) -> Problem:
 def _direction(theta: Tensor) -> Tensor:
     """A fixed v [P]: signs drawn once and for all, so that the certificate of a run is a function of the run."""
     generator = torch.Generator().manual_seed(1)
-    return (2.0 * torch.randint(2, theta.shape, generator=generator) - 1).to(theta)
+    return (2.0 * torch.randint(2, theta.shape, generator=generator, device="cpu") - 1).to(theta)
 
 
 def _directional_derivative(problem: Problem, direction: Tensor) -> Tensor:

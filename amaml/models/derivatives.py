@@ -32,13 +32,12 @@ def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> De
     for loss in (support, query):
         if isinstance(loss, NetworkLoss):
             _check(loss, tasks, layout)
-    private = _private_losses(support, query)
-    return _written_out(*private, tasks, layout) or differentiated(
-        *(_faithful(*pair, tasks, layout) for pair in zip(private, (support, query), strict=True)),
-        tasks,
-        layout.unflatten,
-        layout.theta,
-    )
+    own_support, own_query = _private_losses(support, query)
+    fast = _written_out(own_support, own_query, tasks, layout)
+    if fast is not None:
+        return fast
+    support, query = _faithful(own_support, support, tasks, layout), _faithful(own_query, query, tasks, layout)
+    return differentiated(support, query, tasks, layout.unflatten, layout.theta)
 
 
 def _check(loss: NetworkLoss, tasks: Any, layout: Layout) -> None:

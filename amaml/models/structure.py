@@ -26,11 +26,11 @@ def dense(net: nn.Module) -> Dense | None:
     """
     if type(net) not in (MLP, nn.Sequential) or not all(map(_plain, net.modules())):
         return None
-    layers = list(net.children())
-    linear, between = layers[::2], layers[1::2]
+    layers = list(net._modules.values())  # with those that stand in several places
+    linear, between = [layer for layer in layers[::2] if type(layer) is nn.Linear], layers[1::2]
     kinds = {type(layer) for layer in between}
     activation = next((name for name, kind in ACTIVATIONS.items() if kinds == {kind}), None)
-    if activation is None or len(linear) != len(between) + 1 or not all(type(layer) is nn.Linear for layer in linear):
+    if activation is None or len(linear) != len(between) + 1 or len(layers) != len(linear) + len(between):
         return None
     if any(layer.beta != 1 or layer.threshold != 20 for layer in between if type(layer) is nn.Softplus):
         return None

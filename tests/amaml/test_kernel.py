@@ -238,7 +238,7 @@ def test_tensors_in_any_state_are_safe() -> None:
         "query_y": tasks["query_y"].flip(0).flip(0),
     }
     params = {name: value.clone().requires_grad_() for name, value in problem["params"].items()}
-    params["0.weight"] = problem["params"]["0.weight"].mT.contiguous().mT
+    params["0.weight"] = problem["params"]["0.weight"].mT.contiguous().mT.requires_grad_()
     again = amaml.meta_gradient(**{**problem, "tasks": strange, "params": params}, length=1.0)
     assert torch.equal(flat(again.per_task, 1), flat(expected.per_task, 1))
     assert not again.loss.requires_grad

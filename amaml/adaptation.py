@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from amaml.families.scaling import Scaling
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import FixedStep
 from amaml.learned import LearnedFlow
+from amaml.models.private import copied
 from amaml.modes import plain_modes
 from amaml.objectives import CLASSIFICATION, REGRESSION, Objective
 from amaml.registry import build_solver
@@ -73,7 +73,7 @@ def adapt(
     Raises ValueError for rows that don't fit or aren't finite and for options that don't, SolveError where the flow
     can't be solved.
     """
-    adapted = _own_copy(model)
+    adapted = copied(model)
     theta, tasks = _theta(model), _task(model, x, y, units)
     found: Mapping[str, Tensor]
     if by == "flow":
@@ -106,7 +106,7 @@ def loss_curve(
     theta, tasks = _theta(model), _task(model, x, y, units, query)
     start = {name: tensor[None] for name, tensor in theta.items()}
     states: list[tuple[float, Mapping[str, Tensor]]]
-    support_loss, query_loss = _objective(model).losses(_own_copy(model))
+    support_loss, query_loss = _objective(model).losses(copied(model))
     task = {name: tensor[0] for name, tensor in tasks.items()}
 
     def losses(params: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -147,16 +147,6 @@ def predict(model: nn.Module, x: Rows) -> Tensor:
 def _theta(model: nn.Module) -> dict[str, Tensor]:
     """The parameters themselves, so that those with requires_grad=False are known for constants."""
     return dict(model.named_parameters())
-
-
-def _own_copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"the model can't be copied ({error}), and the adapted one is a copy: take what came out of a computation, locks and "
-            "open files off it, or make them anew in forward"
-        ) from error
 
 
 def _epochs(

@@ -24,7 +24,7 @@ from amaml.flow.solve import solve
 from amaml.flow.solvers import Solver, TorchDiffEq
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
-from amaml.models.private import copied
+from amaml.models.private import private
 from amaml.modes import plain_modes
 from amaml.objectives import REGRESSION, Metric, Objective
 
@@ -231,9 +231,8 @@ def fine_tuned(
 @plain_modes()
 def predictions(net: nn.Module, adapted: Params, x: Tensor) -> Tensor:
     """Each task's own network on its own rows: parameters with a first axis B, x [B, m, d] → [B, m, o]."""
-    private = copied(net)
-    called = net if private is None else private
-    predicted: Tensor = vmap(lambda own, rows: functional_call(called, own, (rows,)))(dict(adapted), x)
+    copy = private(net)
+    predicted: Tensor = vmap(lambda own, rows: functional_call(copy, own, (rows,)))(dict(adapted), x)
     return predicted
 
 

@@ -64,9 +64,9 @@ class Witness:
         if bool((apart <= self.ROUNDING * torch.finfo(before.dtype).eps * scale).all()):
             return
         raise ValueError(
-            f"the {name} loss isn't a pure function: two evaluations at the same params and tasks differ by a share of "
-            f"{float((apart / scale).max()):.2g}. Losses may not draw random numbers (call net.eval() for dropout, draw noise "
-            "before and pass it as part of tasks), count their calls, read a clock or change what they read"
+            f"the {name} loss isn't a pure function: two evaluations at the same params and tasks differ by "
+            f"{float((apart / scale).max()):.2g} times their size. Losses may not draw random numbers (call net.eval() for "
+            "dropout, draw noise before and pass it as part of tasks), count their calls, read a clock or change what they read"
         )
 
 

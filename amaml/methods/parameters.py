@@ -95,7 +95,7 @@ class Layout:
         lead = vector.shape[:-1]
         parts = iter(torch.split(vector, self.sizes, dim=-1))
         return {
-            name: constants[name].expand(*lead, *shape) if name in constants else next(parts).reshape((*lead, *shape))
+            name: constants[name].expand((*lead, *shape)) if name in constants else next(parts).reshape((*lead, *shape))
             for name, shape in self.shapes.items()
         }
 

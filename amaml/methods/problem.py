@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -109,6 +109,12 @@ def pose(
 
 def _batch_size(tasks: Any, layout: Layout) -> int:
     leaves = tree_leaves(tasks)
+    if _is_ragged(tasks) or any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in leaves):
+        raise ValueError(
+            "tasks hold tensors of unequal lengths, one for each task: pad them to one length, stack them to [B, n, …], and say "
+            "which points count by support_mask and query_mask [B, n], which the losses of amaml read (your own may read what "
+            "you name)"
+        )
     if not leaves:
         raise ValueError("tasks hold no tensor: give at least one, whose first axis is the task")
     foreign = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)})
@@ -126,6 +132,18 @@ def _batch_size(tasks: Any, layout: Layout) -> int:
             f"tasks lie on {', '.join(sorted(elsewhere))} but params on {layout.device}: move them together"
         )
     return int(leaves[0].shape[0])
+
+
+def _is_ragged(tasks: Any) -> bool:
+    """Whether there is a list of tensors that differ in their first axis alone, as the tasks' own rows do."""
+    parts = list(tasks.values()) if isinstance(tasks, Mapping) else [tasks]
+    lists = [part for part in parts if isinstance(part, list | tuple) and len(part) > 1]
+    return any(
+        all(isinstance(one, Tensor) and one.ndim and not one.is_nested for one in part)
+        and len({one.shape[1:] for one in part}) == 1
+        and len({one.shape[0] for one in part}) > 1
+        for part in lists
+    )
 
 
 def _horizons(length: float | None, horizons: Sequence[tuple[float, float]] | None) -> tuple[list[float], list[float]]:

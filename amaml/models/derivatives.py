@@ -16,7 +16,7 @@ from amaml.flow.trial import differentiated
 from amaml.methods.parameters import Layout
 from amaml.models.losses import NetworkLoss, RegressionLoss
 from amaml.models.mlp_derivatives import MLPDerivatives
-from amaml.models.private import InTurn, copied
+from amaml.models.private import Redirected, private
 from amaml.models.structure import dense
 
 _KEYS = ("support_x", "support_y", "query_x", "query_y")
@@ -76,31 +76,29 @@ def _check_mask(key: str, mask: Any, y: Any) -> None:
 
 
 def _private_losses(support: Loss, query: Loss) -> tuple[Loss, Loss]:
-    """The losses with a network of our own; one network stays one. As they are where there is none or it can't be copied."""
+    """The losses with a network of our own, where they have one; one network stays one."""
     networks = {id(loss.net): loss.net for loss in (support, query) if isinstance(loss, NetworkLoss)}
-    copies = {number: copied(net) for number, net in networks.items()}
+    copies = {number: private(net) for number, net in networks.items()}
 
-    def private(loss: Loss) -> Loss:
-        if not isinstance(loss, NetworkLoss):
-            return loss
-        own = copies[id(loss.net)]
-        return InTurn(loss) if own is None else replace(loss, net=own)
+    def own(loss: Loss) -> Loss:
+        return replace(loss, net=copies[id(loss.net)]) if isinstance(loss, NetworkLoss) else loss
 
-    return private(support), private(query)
+    return own(support), own(query)
 
 
-def _faithful(private: Loss, loss: Loss, tasks: Any, layout: Layout) -> Loss:
-    """The private loss if its network reads no parameter of the caller's instead of its own, as hooks may that name the network
-    they belong to; else the caller's network, by one thread at a time. Raises ValueError where that doesn't help either."""
+def _faithful(own: Loss, loss: Loss, tasks: Any, layout: Layout) -> Loss:
+    """The private loss if its network reads no parameter of the caller's instead of its own; else that with such reading
+    redirected. Raises ValueError where that doesn't help either."""
     if not isinstance(loss, NetworkLoss):
         return loss
-    for candidate in (private, InTurn(loss)):
+    strays: list[str] = []
+    for candidate in (own, Redirected(own, loss.net)):
         strays = _strays(candidate, loss, tasks, layout)
         if not strays:
             return candidate
     raise ValueError(
-        f"the network computes with {', '.join(strays)} by another way than the module's attribute, where params can't take "
-        "their place: let it read its parameters from its modules in forward"
+        f"the network computes with {', '.join(strays)} in a way in which params can't take their place: let it read its "
+        "parameters from its own modules in forward"
     )
 
 

@@ -101,9 +101,7 @@ def losses_in_float64(support: Loss, query: Loss) -> tuple[Loss, Loss]:
         if not isinstance(loss, NetworkLoss):
             return loss
         if id(loss.net) not in copies:
-            own = copied(loss.net, share_parameters=False)
-            # A network that can't be copied may do without, if all it uses is in params.
-            copies[id(loss.net)] = loss.net if own is None else own.double()
+            copies[id(loss.net)] = copied(loss.net).double()
         return replace(loss, net=copies[id(loss.net)])
 
     return doubled(support), doubled(query)

@@ -7,39 +7,55 @@ ruin it, and so does a thread that uses it meanwhile. A copy of the modules that
 from __future__ import annotations
 
 import copy
-import logging
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_leaves
-
-_log = logging.getLogger(__name__)
-_turn = threading.RLock()
-"""Whose turn it is to call a network that can't be copied."""
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 
-def copied(net: nn.Module, *, share_parameters: bool = True) -> nn.Module | None:
-    """A copy of the modules, hooks and buffers, with the same parameters unless these are to be copied too. None where the
-    network holds something that can't be copied.
+def copied(net: nn.Module, *, share_parameters: bool = False) -> nn.Module:
+    """A copy of modules, hooks, buffers and, unless they are shared, parameters.
 
-    Normalisation that would take the batch's own statistics does so without keeping track of them: which task's would it
-    be?
+    What can't be copied, a lock or an open file, is shared. Raises ValueError where that doesn't help.
     """
-    memo: dict[int, Any] = {}
-    if share_parameters:
-        memo = {id(parameter): parameter for parameter in net.parameters()}
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in net.parameters()} if share_parameters else {}
     for module in net.modules():
         for tensor in tree_leaves([*vars(module).values(), *module._buffers.values()]):
-            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # what came out of a computation can't be copied
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # deepcopy refuses what came out of a computation
                 memo[id(tensor)] = tensor.detach().clone()
     try:
-        own = copy.deepcopy(net, memo)
-    except Exception as error:  # noqa: BLE001 - modules may hold anything, and refuse a copy in any way
-        _log.info("%s can't be copied, so that threads take turns with it: %s", type(net).__name__, error)
-        return None
+        return copy.deepcopy(net, dict(memo))
+    except (TypeError, RuntimeError, copy.Error):
+        memo |= {
+            id(value): value for module in net.modules() for value in vars(module).values() if not _copyable(value)
+        }
+    try:
+        return copy.deepcopy(net, memo)
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise ValueError(
+            f"{type(net).__name__} can't be copied ({error}), and it is copied so that its own parameters stay as they are: make "
+            "what can't be copied in forward, or keep it outside of the network"
+        ) from error
+
+
+def _copyable(value: Any) -> bool:
+    """Whether an attribute that is no module can be copied."""
+    if any(isinstance(leaf, Tensor | nn.Module) for leaf in tree_leaves(value)):
+        return True
+    try:
+        copy.deepcopy(value)
+    except (TypeError, RuntimeError, copy.Error):
+        return False
+    return True
+
+
+def private(net: nn.Module) -> nn.Module:
+    """A copy that shares the parameters. Normalisation in training mode takes a batch's own statistics and keeps no track of
+    them: of which task would it be?"""
+    own = copied(net, share_parameters=True)
     for module in own.modules():
         if isinstance(module, _NormBase) and module.training and module.track_running_stats:
             module.running_mean = module.running_var = module.num_batches_tracked = None
@@ -47,15 +63,28 @@ def copied(net: nn.Module, *, share_parameters: bool = True) -> nn.Module | None
     return own
 
 
-class InTurn:
-    """A loss of a network that can't be copied: one thread at a time, the network's buffers replaced by copies."""
+class Redirected:
+    """A private loss whose network reads parameters of the caller's network instead of its own, as a hook may that names the
+    network it belongs to: whatever PyTorch is handed of those is replaced by what `params` has under their names.
 
-    def __init__(self, loss: Any) -> None:
+    Every operation costs a little more, so it is for such networks alone.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Tensor], net: nn.Module) -> None:
         self.loss = loss
-        self._buffers = {name: buffer.detach().clone() for name, buffer in loss.net.named_buffers()}
+        self._names = {id(parameter): name for name, parameter in net.named_parameters(remove_duplicate=False)}
 
     def __call__(self, params: Mapping[str, Tensor], task: Any) -> Tensor:
-        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        with _turn:
-            value: Tensor = self.loss({**buffers, **params}, task)
-        return value
+        given = {number: params[name] for number, name in self._names.items() if name in params}
+        with _Replacing(given):
+            return self.loss(params, task)
+
+
+class _Replacing(TorchFunctionMode):
+    def __init__(self, given: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._given = given
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(lambda one: self._given.get(id(one), one), (args, kwargs or {}))
+        return func(*args, **kwargs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 import amaml
 
@@ -61,6 +62,32 @@ def network(
 ) -> amaml.MLP:
     torch.manual_seed(seed)
     return amaml.MLP(1, hidden, 1, activation).to(dtype)
+
+
+def unrolled(
+    params: Tensors, support: Any, query: Any, tasks: Any, steps: int, step: float, rates: Any = None
+) -> Tensors:
+    """The meta-gradient of so many gradient descent steps by autograd through them, a task at a time: no code of the library.
+    Parameters without requires_grad, beside others that have it, stay as they are and have no gradient."""
+    named = dict(params)
+    trained = [name for name in named if named[name].requires_grad] or list(named)
+    total = {name: torch.zeros_like(value) for name, value in named.items()}
+    batch = len(tree_leaves(tasks)[0])
+    for index in range(batch):
+        task = tree_map(lambda leaf, index=index: leaf[index], tasks)
+        theta = {name: named[name].detach().clone().requires_grad_() for name in trained}
+        u = {**named, **theta}
+        for _ in range(steps):
+            slopes = torch.autograd.grad(
+                support(u, task), [u[name] for name in trained], create_graph=True, materialize_grads=True
+            )
+            scales = [step if rates is None else step * rates[name] for name in trained]
+            moved = zip(trained, scales, slopes, strict=True)
+            u = {**u, **{name: u[name] - scale * slope for name, scale, slope in moved}}
+        slopes = torch.autograd.grad(query(u, task), list(theta.values()), materialize_grads=True)
+        for name, slope in zip(trained, slopes, strict=True):
+            total[name] += slope.detach() / batch
+    return total
 
 
 def start(net: torch.nn.Module) -> Tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 import amaml
 from amaml.flow.result import Result, SolveError
-from amaml.kernel import backend, disabled
+from amaml.kernel import backend, disabled, library
+from amaml.kernel import solve as kernel_solve
 from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
+from amaml.methods.problem import Problem, pose
 from amaml.methods.reptile import reptile
+from amaml.models.mlp_derivatives import MLPDerivatives
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import cosines, flat, network, start
 
@@ -257,3 +261,50 @@ def test_what_it_does_not_know_takes_the_batched_path() -> None:
     wrapped = {**problem, "support_loss": lambda params, task: problem["support_loss"](params, task) * 1.0}
     a, b = both(**wrapped, length=0.3, solver=amaml.Euler(0.1))
     assert torch.equal(flat(a.per_task, 1), flat(b.per_task, 1))
+
+
+def posed(**changes: Any) -> Problem:
+    """A problem of an MLP 2-5-1 with three tasks, some of it replaced."""
+    given = regression([2, 5, 1])
+    problem, _ = pose(**given, length=0.5, solver=amaml.Euler(0.05))
+    return replace(problem, **changes)
+
+
+def with_rows(widths: tuple[int, ...] = (2, 5, 1), **changes: torch.Tensor) -> MLPDerivatives:
+    tasks = {**regression([2, 5, 1])["tasks"], **changes}
+    return MLPDerivatives(
+        widths, "tanh", (tasks["support_x"], tasks["support_y"]), (tasks["query_x"], tasks["query_y"])
+    )
+
+
+MISFITS: list[tuple[Problem, str]] = [
+    (posed(theta=torch.zeros(20, dtype=torch.float64)), r"theta has shape \[20\], but widths \[2, 5, 1\] need \[21\]"),
+    (posed(rates=torch.ones(3, dtype=torch.float64)), r"rates has shape \[3\]"),
+    (posed(batch=4), "4 tasks of a network"),
+    (posed(derivatives=with_rows((2, 6, 1))), r"theta has shape \[21\], but widths \[2, 6, 1\] need \[25\]"),
+    (
+        posed(derivatives=with_rows(support_y=torch.zeros(3, 9, 1, dtype=torch.float64))),
+        "support_x and support_y have shapes",
+    ),
+    (
+        posed(derivatives=with_rows(query_x=torch.zeros(3, 7, 3, dtype=torch.float64))),
+        "query_x and query_y have shapes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("problem", "sentence"), MISFITS, ids=[sentence for _, sentence in MISFITS])
+def test_arrays_of_other_sizes_than_the_network_are_refused(problem: Problem, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        kernel_solve.solve(problem, set())
+
+
+@pytest.mark.parametrize("field", ["parameters", "activation", "layers"])
+def test_the_kernel_itself_refuses_inconsistent_sizes(field: str, kernel: library.Kernel) -> None:
+    problem = posed()
+    assert isinstance(problem.derivatives, MLPDerivatives)
+    asked = kernel_solve._ask(problem, set(), backward=True)
+    assert asked is not None
+    setattr(asked.c, field, getattr(asked.c, field) + (10 if field == "activation" else -1))
+    with pytest.raises(ValueError, match="sizes that aren't its network's"):
+        asked.carried()

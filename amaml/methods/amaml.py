@@ -173,24 +173,24 @@ def _certify(
     def double(leaf: Any) -> Any:
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    in_float64 = replace(
-        problem,
-        derivatives=derivatives_of(
-            *losses_in_float64(support_loss, query_loss), tree_map(double, tasks), layout.in_float64()
-        ),
-        theta=problem.theta.double(),
-        rates=None if problem.rates is None else problem.rates.double(),
-    )
     try:
+        in_float64 = replace(
+            problem,
+            derivatives=derivatives_of(
+                *losses_in_float64(support_loss, query_loss), tree_map(double, tasks), layout.in_float64()
+            ),
+            theta=problem.theta.double(),
+            rates=None if problem.rates is None else problem.rates.double(),
+        )
         reference = answer_to(finer(in_float64, answer.stats.steps), set()).gradients
     except SolveError as error:
         _log.warning("certificate: the finer solve failed, so nothing is known of the gradient's error: %s", error)
         reference = None
     except ValueError as error:
-        if problem.theta.dtype == torch.float64 or "dtype" not in str(error):
+        if problem.theta.dtype == torch.float64 or "dtype" not in str(error.__cause__):
             raise
         raise ValueError(
-            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as part "
+            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error.__cause__}): pass them as part "
             "of tasks, or give params and losses in float64"
         ) from error
     return certify_answer(problem, answer.gradients, reference)

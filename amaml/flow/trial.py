@@ -40,6 +40,8 @@ def differentiated(
         witness = _try(traced, losses, tasks, u)
         traced(*losses, tasks, None).hvp(u, u)
         return traced(*losses, tasks, witness)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever vmap stumbles over, the loop tells whether it is the loss's own
         _log.info("tasks are solved one at a time, since vmap can't trace the losses: %s", error)
     return looped(*losses, tasks, _try(looped, losses, tasks, u))
@@ -47,10 +49,7 @@ def differentiated(
 
 def _try(make: _Make, losses: tuple[ScalarLoss, ScalarLoss], tasks: Any, u: Tensor) -> Witness:
     """The losses' derivatives at u [B, P], found to be a function's."""
-    own, at = (
-        tree_map(torch.clone, tasks),
-        u.clone(),
-    )  # a loss that writes into its arguments must not reach the caller's
+    own, at = tree_map(torch.clone, tasks), u.clone()  # so that writing into them doesn't reach the caller's
     lent = [at, *tree_leaves(own)]
     versions = [tensor._version for tensor in lent]
     derivatives = make(*losses, own, None)

@@ -190,8 +190,8 @@ def _certify(
         if problem.theta.dtype == torch.float64 or "dtype" not in str(error.__cause__):
             raise
         raise ValueError(
-            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error.__cause__}): pass them as "
-            "part of tasks, or give params and losses in float64"
+            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error.__cause__}): pass them "
+            "as part of tasks, or give params and losses in float64"
         ) from error
     return certify_answer(problem, answer.gradients, reference)
 

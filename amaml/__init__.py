@@ -18,7 +18,7 @@ _HOME = {
     "RK4": "amaml.flow.solvers",
     "Bosh3": "amaml.flow.solvers",
     "Dopri5": "amaml.flow.solvers",
-    "TorchDiffEq": "amaml.flow.solvers",
+    "TorchDiffEq": "amaml.flow.torchdiffeq_solver",
     "Discrete": "amaml.adjoint.discrete",
     "Interpolated": "amaml.adjoint.interpolated",
     "Backsolve": "amaml.adjoint.backsolve",
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from amaml.adjoint.discrete import Discrete
     from amaml.adjoint.interpolated import Interpolated
     from amaml.flow.result import SolveError
-    from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, TorchDiffEq
+    from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun
+    from amaml.flow.torchdiffeq_solver import TorchDiffEq
     from amaml.initialization import load
     from amaml.methods.amaml import MetaGradient, meta_gradient
     from amaml.models.losses import regression_losses

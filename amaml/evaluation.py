@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from amaml.adjoint.graph import GraphSolve
 from amaml.families.base import Tasks
 from amaml.flow.derivatives import Derivatives
 from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.result import SolveError
-from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import solve
-from amaml.flow.solvers import Solver, TorchDiffEq
+from amaml.flow.solvers import Solver
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
 from amaml.models.private import private
@@ -198,11 +195,8 @@ def states_by_flow(
     theta = layout.theta
     evaluations = Evaluations(*(torch.zeros(batch, dtype=torch.int64, device=theta.device) for _ in range(2)))
     rates = None if flow.rates is None else layout.flatten(flow.rates, "rates")
-    own = GradientFlow(derivatives, theta, evaluations, rates=rates, proximal=flow.proximal)
-    if isinstance(flow.solver, TorchDiffEq):
-        ends = GraphSolve(own, batch, times, flow.solver, graph=False).ends
-    else:  # no backward solve follows, so no state on the way is kept but the first
-        ends = solve(own, batch, times, flow.solver, Snapshots(limit=1)).ends
+    own = GradientFlow(derivatives, theta, evaluations, sizes=layout.sizes, rates=rates, proximal=flow.proximal)
+    ends = flow.solver.solve(own, batch, times).ends
     derivatives.confirm()
     return [layout.unflatten(end) for end in ends]
 

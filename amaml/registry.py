@@ -16,7 +16,8 @@ from amaml.adjoint.discrete import Discrete
 from amaml.adjoint.interpolated import Interpolated
 from amaml.draws import key
 from amaml.families.base import Family
-from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver, TorchDiffEq
+from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver
+from amaml.flow.torchdiffeq_solver import TorchDiffEq
 from amaml.methods.amaml import meta_gradient
 from amaml.methods.estimate import Estimate
 from amaml.methods.fomaml import fomaml

@@ -350,7 +350,7 @@ class Training:
     def _flow(self) -> Flow:
         """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen
         task that is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
-        return self._learned.flow(self.spec, self.iteration - 1, replace(self._solver, guard=False))
+        return self._learned.flow(self.spec, self.iteration - 1, self._solver.guarded(False))
 
     def _alive(self, work: Generator[None, None, Value]) -> Generator[Report, None, Value]:
         """The work, with a report wherever it yields."""

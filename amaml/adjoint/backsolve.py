@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from amaml.adjoint.interpolated import sizes
+from amaml.adjoint.equation import AdjointEquation
 from amaml.adjoint.sensitivity import Sensitivity
-from amaml.flow.control import Attempt, integrate
+from amaml.flow.control import Attempt, Integration
 from amaml.flow.field import GradientFlow
 from amaml.flow.result import Failure, Result, SolveError, raise_where
-from amaml.flow.runge_kutta import weights
-from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import Trajectory
-from amaml.flow.solvers import Adaptive
+from amaml.flow.snapshots import Snapshots, nothing_kept
+from amaml.flow.solve import state_over_tolerance
+from amaml.flow.tableau import DOPRI5
+from amaml.flow.trajectory import Trajectory
 
 DRIFT_LIMIT = 1000.0
 """How far u may miss the state it must come back to, in units of the tolerance (root mean square)."""
 LARGEST_DRIFT = 1e-3
-"""The same in units of 1 + |u|: loose tolerances allow no more, since λ is off by several times as much."""
+"""The same in units of the parameters' sizes: loose tolerances allow no more, since λ is off by several times as much."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +35,42 @@ class Backsolve:
     back takes more than `max_evaluations` gradients a task."""
 
     max_evaluations: int = 20_000
+    controlled: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, got {self.max_evaluations}")
 
-    def snapshots(self, rounds: int | None) -> Snapshots:
-        """None: constant memory."""
-        return Snapshots(limit=1)
+    def snapshots(self, rounds: list[int] | None) -> Snapshots:
+        return nothing_kept()
 
-    def solve(
-        self,
-        field: GradientFlow,
-        trajectory: Trajectory,
-        jumps: list[Tensor],
-        sensitivity: Sensitivity,
-        solver: Adaptive,
+    def vjp(
+        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
     ) -> Tensor:
-        """λ(0) [B, P]; λ jumps by `jumps[k]` at the k-th horizon, where u starts afresh from the stored u(T_k)."""
-        adjoint = torch.zeros_like(jumps[-1])
-        starts = [field.theta.expand_as(adjoint), *trajectory.ends[:-1]]
-        budget = replace(solver, max_steps=max(1, self.max_evaluations // (solver.tableau.stages)))
-        limit = min(DRIFT_LIMIT, LARGEST_DRIFT / max(solver.rtol, solver.atol))
-        for k, (start, end) in reversed(list(enumerate(pairwise([0.0, *trajectory.horizons])))):
-            unit = sizes(adjoint + jumps[k])
-            both = torch.cat([trajectory.ends[k], (adjoint + jumps[k]) / unit], dim=1)
-            try:
-                both, _ = integrate(ReversedFlow(field, solver, sensitivity, unit), both, 0.0, end - start, budget)
-            except SolveError as error:
-                raise SolveError([self._in_forward_time(failure, end) for failure in error.failures]) from error
-            u, adjoint = both.chunk(2, dim=1)
-            adjoint = adjoint * unit
-            scale = solver.atol + solver.rtol * starts[k].abs()
-            drift = ((u - starts[k]) / scale).square().mean(dim=1).sqrt()
+        """λ jumps at every horizon, where u starts afresh from the stored u(T_k)."""
+        equation = AdjointEquation(field, sensitivity, rtol, solution.lambda_max)
+        problem = ReversedFlow(field, equation)
+        adjoint = torch.zeros_like(cotangents[-1])
+        starts = [field.theta.expand_as(adjoint), *solution.ends[:-1]]
+        for k, (start, end) in reversed(list(enumerate(pairwise([0.0, *solution.horizons])))):
+            state = torch.cat([solution.ends[k], equation.state(adjoint + cotangents[k])], dim=1)
+            u, state = problem.split(self._back(problem, solution, state, end, start))
+            adjoint, sensitivity.total = equation.split(state)
+            limit = min(DRIFT_LIMIT, LARGEST_DRIFT / rtol)
+            drift = ((u - starts[k]) / (rtol * (starts[k].abs() + field.scales))).square().mean(dim=1).sqrt()
             raise_where(~(drift <= limit), Result.DRIFTED, start, value=drift, bound=limit)
         return adjoint
+
+    def _back(self, problem: ReversedFlow, solution: Trajectory, state: Tensor, end: float, start: float) -> Tensor:
+        tableau = solution.tableau if solution.tableau.error else DOPRI5
+        t = torch.zeros(len(state), dtype=torch.float64, device=state.device)
+        budget = max(1, self.max_evaluations // tableau.stages)
+        try:
+            integration = Integration(problem, tableau, t, state, max_steps=budget, way=end - start)
+            return integration.to(torch.full_like(t, end - start))
+        except SolveError as error:
+            raise SolveError([self._in_forward_time(failure, end) for failure in error.failures]) from error
 
     def _in_forward_time(self, failure: Failure, end: float) -> Failure:
         if failure.code is Result.BUDGET_SPENT:
@@ -77,17 +79,30 @@ class Backsolve:
 
 
 class ReversedFlow:
-    """In s = T − t: du/ds = −f(u), dλ/ds = (∂f/∂u)ᵀ λ, side by side as [A, 2P], λ in the given units [A, 1]."""
+    """In s = T − t: du/ds = −f(u), dλ/ds = (∂f/∂u)ᵀ λ, side by side as [A, P + P + Q]."""
 
-    def __init__(self, field: GradientFlow, solver: Adaptive, sensitivity: Sensitivity, unit: Tensor) -> None:
-        self.field, self.solver, self.sensitivity, self.unit = field, solver, sensitivity, unit
+    def __init__(self, field: GradientFlow, equation: AdjointEquation) -> None:
+        self.field, self.equation = field, equation
 
     def take(self, rows: Tensor) -> ReversedFlow:
-        return ReversedFlow(self.field.take(rows), self.solver, self.sensitivity, self.unit[rows])
+        return ReversedFlow(self.field.take(rows), self.equation)
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """u, and the adjoint equation's state."""
+        parameters = len(self.field.theta)
+        return y[:, :parameters], y[:, parameters:]
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
-        u, adjoint = y.chunk(2, dim=1)
-        return torch.cat([self.field(u).neg_(), self.field.jacobian_transposed(u, adjoint)], dim=1)
+        u, state = self.split(y)
+        return torch.cat([self.field(u).neg_(), self.equation.slope(self.field, u, state)], dim=1)
+
+    def over_tolerance(self, error: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        (of_u, of_state), (u, state), (end, end_state) = self.split(error), self.split(before), self.split(after)
+        rtol = self.equation.rtol
+        return torch.maximum(
+            state_over_tolerance(of_u, u, end, rtol, rtol * self.field.scales),
+            self.equation.over_tolerance(self.field, of_state, state, end_state),
+        )
 
     def longest_step(self, t: Tensor) -> Tensor | None:
         return None
@@ -96,10 +111,5 @@ class ReversedFlow:
         return good
 
     def observe(self, step: Attempt) -> None:
-        if self.sensitivity.idle(self.field.proximal):
-            return
-        tableau = self.solver.tableau
-        for weight, fraction, state in zip(weights(tableau, step.y).b, tableau.b, step.states, strict=True):
-            if fraction:
-                u, adjoint = state.chunk(2, dim=1)
-                self.sensitivity.visit(self.field, u, weight * step.column * self.unit * adjoint)
+        state, end, slope = (self.split(v)[1] for v in (step.states[0], step.y_new, step.slopes[0]))
+        self.equation.accept(self.field, state, end, slope, step.h > 0)

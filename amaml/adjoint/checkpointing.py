@@ -1,6 +1,6 @@
-"""In which order states are recomputed when only some of them are kept.
+"""In which order a trajectory's segments are recomputed when only some of their states are kept.
 
-Griewank & Walther 2000 (revolve): with s states kept, C(s+t, s) steps can be reversed when no step is recomputed more
+Griewank & Walther 2000 (revolve): with s states kept, C(s+t, s) segments can be reversed when none is recomputed more
 than t times.
 """
 
@@ -11,12 +11,51 @@ from math import comb, isqrt
 
 from torch import Tensor
 
+from amaml.flow.snapshots import Snapshots
+from amaml.flow.trajectory import Trajectory
+
 Advance = Callable[[int, Tensor], Tensor]
-"""(step number, state before it) → state after it."""
+"""(segment's number, state before it) → state after it."""
+
+
+def require_checkpoints(checkpoints: int | None) -> None:
+    """Raises ValueError for a number of states that can't be."""
+    if checkpoints is not None and checkpoints < 1:
+        raise ValueError(f"checkpoints must be None or at least 1, got {checkpoints}")
+
+
+def snapshots(checkpoints: int | None, rounds: list[int] | None, segment: int) -> Snapshots:
+    """What a forward solve keeps for a way back with so many `checkpoints` (None: of the order of √N), in segments of that many
+    rounds; `rounds` are the numbers of rounds to each horizon from the one before, where they are known."""
+    if checkpoints is not None:
+        return Snapshots(segment, limit=max(1, checkpoints - 1))
+    if rounds is None:
+        return Snapshots(segment)
+    return Snapshots(segment, due=ever_shorter_stretches(sum(-(-count // segment) for count in rounds)))
+
+
+def segments_backwards(
+    trajectory: Trajectory, segments: range, checkpoints: int | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yields (n, state before segment n [B, P]) from the last of the segments to the first. Uses up the trajectory's snapshots
+    among them."""
+    kept = trajectory.snapshots.states
+    start, end = segments.start, segments.stop
+    while end > start:
+        at = max(number for number in kept if number < end)
+        first = max(at, start)
+        state = _carry(at, first, kept[at], trajectory.advance)
+        if checkpoints is None:
+            yield from all_states_backwards(first, end, state, trajectory.advance)
+        else:
+            yield from states_backwards(first, end, state, max(0, checkpoints - 1 - len(kept)), trajectory.advance)
+        if at >= start and at > 0:
+            del kept[at]
+        end = first
 
 
 def states_backwards(start: int, end: int, state: Tensor, spare: int, advance: Advance) -> Iterator[tuple[int, Tensor]]:
-    """Yields (n, state before step n) for n = end−1 … start, from the state before step `start`, keeping at most `spare`
+    """Yields (n, state before segment n) for n = end−1 … start, from the state before segment `start`, keeping at most `spare`
     states beside that one and the one that is yielded."""
     if end - start == 1:
         yield start, state
@@ -31,7 +70,7 @@ def states_backwards(start: int, end: int, state: Tensor, spare: int, advance: A
 
 
 def ever_shorter_stretches(rounds: int) -> set[int]:
-    """Which steps' states to keep so that about √(2N) of them are alive at any time and every step is recomputed once.
+    """Which segments' states to keep so that about √(2N) of them are alive at any time and each segment is recomputed once.
     Kept states are used up on the way back, so an earlier stretch between two of them may be one longer."""
     due, at = set(), 0
     length = isqrt(2 * rounds) + 1

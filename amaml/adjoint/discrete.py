@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 
-from amaml.adjoint.checkpointing import all_states_backwards, ever_shorter_stretches, states_backwards
+from amaml.adjoint import checkpointing
 from amaml.adjoint.sensitivity import Sensitivity
+from amaml.flow.field import GradientFlow
 from amaml.flow.guard import Lookout
 from amaml.flow.runge_kutta import reverse, stage_states
 from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import Trajectory
+from amaml.flow.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -28,51 +28,35 @@ class Discrete:
     """
 
     checkpoints: int | None = None
+    controlled: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.checkpoints is not None and self.checkpoints < 1:
-            raise ValueError(f"checkpoints must be None or at least 1, got {self.checkpoints}")
+        checkpointing.require_checkpoints(self.checkpoints)
 
-    def snapshots(self, rounds: int | None) -> Snapshots:
-        """What the forward solve keeps; `rounds` is its number of steps where that is known."""
-        if self.checkpoints is not None:
-            return Snapshots(limit=max(1, self.checkpoints - 1))
-        return Snapshots(due=None if rounds is None else ever_shorter_stretches(rounds))
+    def snapshots(self, rounds: list[int] | None) -> Snapshots:
+        return checkpointing.snapshots(self.checkpoints, rounds, segment=1)
 
-    def solve(self, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
-        """λ(0) [B, P]; λ jumps by `jumps[k]` at the k-th horizon. Uses up the trajectory's snapshots."""
-        adjoint = jumps[-1]
-        lookout = trajectory.lookout()
-        boundaries = trajectory.boundaries
-        for k, (start, end) in reversed(list(enumerate(pairwise(boundaries)))):
-            if k < len(jumps) - 1:
-                adjoint = adjoint + jumps[k]
-            for number, u in self._states_backwards(trajectory, start, end):
-                adjoint = _reverse_round(trajectory, number, u, adjoint, sensitivity, lookout)
-            sensitivity.close_stretch(k)
+    def vjp(
+        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
+    ) -> Tensor:
+        adjoint, lookout = cotangents[-1], _lookout(solution)
+        for k, segments in solution.stretches():
+            if k < len(cotangents) - 1:
+                adjoint = adjoint + cotangents[k]
+            for number, u in checkpointing.segments_backwards(solution, segments, self.checkpoints):
+                adjoint = _reverse_round(solution, number, u, adjoint, sensitivity, lookout)
+            sensitivity.close_interval(k)
         if lookout is not None:
-            trajectory.fail_where_seen(lookout)
+            lookout.fail_where_seen(solution)
         return adjoint
 
-    def _states_backwards(self, trajectory: Trajectory, start: int, end: int) -> Iterator[tuple[int, Tensor]]:
-        """(number, state before the round) from the last round of the stretch to its first."""
-        kept = trajectory.snapshots.states
 
-        def advance(number: int, u: Tensor) -> Tensor:
-            return trajectory.rounds[number].advance(trajectory.tableau, u)
-
-        while end > start:
-            at = max(number for number in kept if number < end)
-            state, first = kept[at], max(at, start)
-            for number in range(at, first):
-                state = advance(number, state)
-            if self.checkpoints is None:
-                yield from all_states_backwards(first, end, state, advance)
-            else:
-                yield from states_backwards(first, end, state, max(0, self.checkpoints - 1 - len(kept)), advance)
-            if at >= start and at > 0:
-                del kept[at]
-            end = first
+def _lookout(trajectory: Trajectory) -> Lookout | None:
+    """For the way back; None without the guard."""
+    if bool(trajectory.lambda_max.isnan().any()):
+        return None
+    return Lookout(trajectory.ends[-1], trajectory.tableau, fixed=isinstance(trajectory.rounds[0].h, float))
 
 
 def _reverse_round(
@@ -84,7 +68,7 @@ def _reverse_round(
     if rows is not None:
         u = u[rows]
     states = stage_states(field, trajectory.tableau, u, round_.h)
-    visit = None if sensitivity.idle(field.proximal) else lambda v, seed: sensitivity.visit(field, v, seed)
+    visit = None if sensitivity.idle else partial(sensitivity.visit, field)
     before = reverse(
         field.jacobian_transposed,
         trajectory.tableau,

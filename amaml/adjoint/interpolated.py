@@ -2,88 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from amaml.adjoint import checkpointing
+from amaml.adjoint.equation import AdjointEquation
 from amaml.adjoint.sensitivity import Sensitivity
-from amaml.flow.control import Attempt, integrate
-from amaml.flow.dense import Interpolant
+from amaml.flow.control import Attempt, Integration
+from amaml.flow.dense import DenseOutput, Interpolant
 from amaml.flow.field import GradientFlow
-from amaml.flow.runge_kutta import weights
 from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import Trajectory
-from amaml.flow.solvers import Adaptive, Dopri5
-from amaml.flow.tableau import Tableau
+from amaml.flow.tableau import DOPRI5
+from amaml.flow.trajectory import Round, Trajectory
+
+SEGMENT = 16
+"""Rounds of forward steps whose dense output is in memory at a time. The adjoint's steps end with it, so that they are the same
+however many states are kept; that costs half a step each time."""
+MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Interpolated:
-    """dλ/dt = (∇²L_sup(u(t)) + ρ)(α∘λ) from T to 0, over dense output of the forward solve (all of it kept).
+    """dλ/dt = (∇²L_sup(u(t)) + ρ)(α∘λ) from T to 0, over dense output of the forward solve.
 
-    `adaptive`: by the forward solver's tolerances with error control on λ (Dormand–Prince at 1e-6 after a fixed-step
-    solver); `heun`: on the forward grid, the scheme of the paper's slides; `euler`: on the forward grid, that of its
-    released code.
+    `adaptive`: by the forward solver's own method and tolerance with error control on λ (Dormand–Prince at 1e-6 after a
+    fixed-step solver); `heun`: on the forward grid, the scheme of the paper's slides; `euler`: on the forward grid, that of its
+    released code. `checkpoints` as in `Discrete`: states kept, beside the dense output of 16 steps. The gradient has the same
+    bits for any number of them.
     """
 
     scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
+    checkpoints: int | None = None
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.scheme not in ("adaptive", "heun", "euler"):
             raise ValueError(f"scheme {self.scheme!r} is unknown: choose adaptive, heun or euler")
+        checkpointing.require_checkpoints(self.checkpoints)
 
-    def snapshots(self, rounds: int | None) -> Snapshots:
-        """None beside the dense output."""
-        return Snapshots(limit=1)
+    @property
+    def controlled(self) -> bool:
+        return self.scheme == "adaptive"
 
-    def solve(
-        self,
-        field: GradientFlow,
-        trajectory: Trajectory,
-        jumps: list[Tensor],
-        sensitivity: Sensitivity,
-        solver: Adaptive,
+    def snapshots(self, rounds: list[int] | None) -> Snapshots:
+        return checkpointing.snapshots(self.checkpoints, rounds, SEGMENT)
+
+    def vjp(
+        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
     ) -> Tensor:
-        """λ(0) [B, P]; λ jumps by `jumps[k]` at the k-th horizon."""
-        assert trajectory.dense is not None
-        if self.scheme != "adaptive":
-            return self._on_the_forward_grid(trajectory, jumps, sensitivity)
-        interpolant = Interpolant(trajectory.dense, trajectory.ends[-1])
-        adjoint, h = torch.zeros_like(jumps[-1]), None
-        for (start, end), jump in reversed(list(zip(pairwise([0.0, *trajectory.horizons]), jumps, strict=True))):
-            unit = sizes(adjoint + jump)
-            problem = AdjointFlow(field, interpolant, trajectory.tableau, solver.tableau, end, sensitivity, unit)
-            adjoint, h = integrate(problem, (adjoint + jump) / unit, 0.0, end - start, solver, h)
-            adjoint = adjoint * unit
+        way = self._adaptive if self.scheme == "adaptive" else self._on_the_forward_grid
+        return way(field, solution, cotangents, sensitivity, rtol)
+
+    def _backwards(self, solution: Trajectory, segments: range) -> Iterator[tuple[int, DenseOutput]]:
+        for number, u in checkpointing.segments_backwards(solution, segments, self.checkpoints):
+            yield number, DenseOutput(solution, number, u)
+
+    def _adaptive(
+        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
+    ) -> Tensor:
+        equation = AdjointEquation(field, sensitivity, rtol, solution.lambda_max)
+        tableau = solution.tableau if solution.tableau.error else DOPRI5
+        length, jump = solution.horizons[-1], torch.zeros_like(sensitivity.total)
+        integration: Integration | None = None
+        for k, segments in solution.stretches():
+            change = torch.cat([cotangents[k], jump], dim=1)
+            for at, (number, dense) in enumerate(self._backwards(solution, segments)):
+                start, end = solution.interval(number)
+                problem = AdjointFlow(field, equation, Interpolant(dense), length)
+                if integration is None:
+                    integration = Integration(problem, tableau, length - end, change, max_steps=MAX_STEPS, way=length)
+                else:
+                    integration.problem = problem
+                    if at == 0:
+                        integration.jump(change)
+                integration.to(length - start)
+        assert integration is not None
+        adjoint, sensitivity.total = equation.split(integration.y)
         return adjoint
 
-    def _on_the_forward_grid(self, trajectory: Trajectory, jumps: list[Tensor], sensitivity: Sensitivity) -> Tensor:
-        dense = trajectory.dense
-        assert dense is not None
-        adjoint, after = torch.zeros_like(jumps[-1]), trajectory.ends[-1]
-        for (start, end), jump in reversed(list(zip(pairwise(trajectory.boundaries), jumps, strict=True))):
-            adjoint = adjoint + jump
-            for number in reversed(range(start, end)):
-                before = dense.states[number]
-                adjoint = self._grid_step(
-                    trajectory.rounds[number].field, adjoint, before, after, dense.steps[number], sensitivity
-                )
-                after = before
+    def _on_the_forward_grid(
+        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
+    ) -> Tensor:
+        adjoint = torch.zeros_like(cotangents[-1])
+        for k, segments in solution.stretches():
+            adjoint = adjoint + cotangents[k]
+            for _, dense in self._backwards(solution, segments):
+                for at in reversed(range(len(dense.rounds))):
+                    before, after = dense.states[at : at + 2]
+                    adjoint = self._grid_step(dense.rounds[at], adjoint, before, after, dense.steps[at], sensitivity)
         return adjoint
 
     def _grid_step(
-        self,
-        field: GradientFlow,
-        adjoint: Tensor,
-        before: Tensor,
-        after: Tensor,
-        steps: Tensor,
-        sensitivity: Sensitivity,
+        self, round_: Round, adjoint: Tensor, before: Tensor, after: Tensor, steps: Tensor, sensitivity: Sensitivity
     ) -> Tensor:
         """λ [B, P] at a step's start from λ at its end; `steps` [B] is 0 for tasks that didn't take it."""
+        field = round_.field
         rows = field.rows if field.rows is not None else slice(None)
         u0, u1, lam, h = before[rows], after[rows], adjoint[rows], steps[rows].to(adjoint.dtype)[:, None]
         first = field.jacobian_transposed(u1, lam)
@@ -93,71 +110,33 @@ class Interpolated:
             ahead = lam + h * first
             visits = [(u1, 0.5 * h * lam), (u0, 0.5 * h * ahead)]
             change = 0.5 * h * (first + field.jacobian_transposed(u0, ahead))
-        if not sensitivity.idle(field.proximal):
+        if not sensitivity.idle:
             for u, weighted in visits:
                 sensitivity.visit(field, u, weighted)
         return adjoint + change if field.rows is None else adjoint.index_add(0, field.rows, change)
 
 
-def sizes(adjoint: Tensor) -> Tensor:
-    """The largest |λ_i| of each row [B, 1], 1 where λ is zero. The adjoint ODE is linear: in this unit of λ a tolerance means
-    the same however small a query loss, its weight or a gradient is."""
-    largest = adjoint.abs().amax(dim=1, keepdim=True)
-    return torch.where(largest > 0, largest, 1.0)
-
-
-def tolerances(solver: object) -> Adaptive:
-    """The adaptive solver of an adjoint ODE that follows this forward solver."""
-    return solver if isinstance(solver, Adaptive) else Dopri5()
-
-
 class AdjointFlow:
-    """The terminal value problem in reversed time s = T − t: dλ/ds = (∂f/∂u(u(T−s)))ᵀ λ, λ in the given units [A, 1]."""
+    """The terminal value problem in reversed time s = T − t, over one segment."""
 
-    def __init__(
-        self,
-        field: GradientFlow,
-        interpolant: Interpolant,
-        forward: Tableau,
-        tableau: Tableau,
-        end: float,
-        sensitivity: Sensitivity,
-        unit: Tensor,
-    ) -> None:
-        self.field, self.interpolant, self.forward, self.tableau = field, interpolant, forward, tableau
-        self.end, self.sensitivity, self.unit = end, sensitivity, unit
+    def __init__(self, field: GradientFlow, equation: AdjointEquation, interpolant: Interpolant, length: float) -> None:
+        self.field, self.equation, self.interpolant, self.length = field, equation, interpolant, length
 
     def take(self, rows: Tensor) -> AdjointFlow:
-        return AdjointFlow(
-            self.field.take(rows),
-            self.interpolant,
-            self.forward,
-            self.tableau,
-            self.end,
-            self.sensitivity,
-            self.unit[rows],
-        )
-
-    def _rows(self, s: Tensor) -> Tensor:
-        return self.field.rows if self.field.rows is not None else torch.arange(len(s), device=s.device)
+        return AdjointFlow(self.field.take(rows), self.equation, self.interpolant, self.length)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.field.jacobian_transposed(self.interpolant(self.end - t, self._rows(t)), y)
+        rows = self.field.rows if self.field.rows is not None else torch.arange(len(t), device=t.device)
+        return self.equation.slope(self.field, self.interpolant(self.length - t, rows), y)
+
+    def over_tolerance(self, error: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return self.equation.over_tolerance(self.field, error, before, after)
 
     def longest_step(self, t: Tensor) -> Tensor | None:
-        """The forward guard's estimate caps these steps too: λ feels the same stiffness."""
-        lambda_max = self.interpolant.lambda_max(self.end - t, self._rows(t))
-        return None if lambda_max is None else self.tableau.guard / lambda_max.double()
+        return None
 
     def stable(self, y: Tensor, h: Tensor, good: Tensor) -> Tensor:
         return good
 
     def observe(self, step: Attempt) -> None:
-        """The quadratures ∫…λ dt, by the step's own weights at its own stages."""
-        if self.sensitivity.idle(self.field.proximal):
-            return
-        rows = self._rows(step.t)
-        for i, weight in enumerate(weights(self.tableau, step.y).b):
-            if self.tableau.b[i]:
-                u = self.interpolant(self.end - (step.t + self.tableau.c[i] * step.h), rows)
-                self.sensitivity.visit(self.field, u, weight * step.column * self.unit * step.states[i])
+        self.equation.accept(self.field, step.states[0], step.y_new, step.slopes[0], step.h > 0)

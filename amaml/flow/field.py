@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from amaml.flow.derivatives import Derivatives
+from amaml.flow.norms import TensorNorms, scales
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Evaluations:
 class GradientFlow:
     """The vector field f and its Jacobian's products. All arguments and results are [A, P]: a row an active task.
 
-    `theta` [P] is where the flow starts and what the proximal term pulls towards; `rates` [P] is α (None: 1);
-    `proximal` is ρ. Every call is counted in `evaluations`, at the tasks' places in the whole batch.
+    `theta` [P] is where the flow starts and what the proximal term pulls towards, `sizes` those of the tensors in it;
+    `rates` [P] is α (None: 1); `proximal` is ρ. Every call is counted in `evaluations`, at the tasks' places in the whole batch.
     """
 
     def __init__(
@@ -31,11 +34,12 @@ class GradientFlow:
         theta: Tensor,
         evaluations: Evaluations,
         *,
+        sizes: Sequence[int],
         rates: Tensor | None = None,
         proximal: float = 0.0,
         rows: Tensor | None = None,
     ) -> None:
-        self.derivatives, self.theta, self.evaluations = derivatives, theta, evaluations
+        self.derivatives, self.theta, self.evaluations, self.sizes = derivatives, theta, evaluations, sizes
         self.rates, self.proximal, self.rows = rates, proximal, rows
         self._root_rates = None if rates is None else rates.sqrt()
 
@@ -45,10 +49,21 @@ class GradientFlow:
             self.derivatives.take(rows),
             self.theta,
             self.evaluations,
+            sizes=self.sizes,
             rates=self.rates,
             proximal=self.proximal,
             rows=rows,
         )
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """What absolute tolerances are relative to, [P]."""
+        return scales(self.theta, self.sizes)
+
+    @cached_property
+    def norms(self) -> TensorNorms:
+        """Of every parameter tensor's part of a vector."""
+        return TensorNorms(self.sizes, self.theta)
 
     def __call__(self, u: Tensor) -> Tensor:
         """f(u)."""

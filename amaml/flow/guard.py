@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from amaml.flow.field import GradientFlow
+from amaml.flow.result import Failure, Result, SolveError
 from amaml.flow.tableau import Tableau
+from amaml.flow.trajectory import Trajectory
 
 FIRST_ITERATIONS = 12
 """HVPs at t=0; later one a step suffices, since the vector is warm."""
@@ -94,3 +96,13 @@ class Lookout:
         failed = (self._growth[rows] > self._allowed) & self.product[rows].isnan()
         self.product[rows] = torch.where(failed, product, self.product[rows])
         self.number[rows] = torch.where(failed, number, self.number[rows])
+
+    def fail_where_seen(self, trajectory: Trajectory) -> None:
+        """Raises SolveError for the tasks whose way back along the trajectory saw what the guard's estimates had missed."""
+        failures = []
+        for task in torch.nonzero(~self.product.isnan()).flatten().tolist():
+            product, number = float(self.product[task]), int(self.number[task])
+            bound, time = trajectory.remedy(number, product, self._limit), trajectory.time_of(number, task)
+            failures.append(Failure(Result.STABILITY_LIMIT, task, time, product, bound))
+        if failures:
+            raise SolveError(failures)

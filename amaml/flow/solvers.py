@@ -1,30 +1,86 @@
-"""The solvers a user can name. Fixed-step ones define the discrete map that they differentiate; adaptive ones aim at the flow."""
+"""The solvers a user can name. Fixed-step ones define the discrete map that they differentiate; adaptive ones aim at the flow.
+
+torchdiffeq's are in `torchdiffeq_solver`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from amaml.flow import tableau
+from amaml.flow.field import GradientFlow
+from amaml.flow.snapshots import Snapshots, nothing_kept
+from amaml.flow.solve import fixed_steps, solve_adaptively, solve_by_fixed_steps
 from amaml.flow.tableau import Tableau
+from amaml.flow.trajectory import Solution, Trajectory
 
 
-def _positive(name: str, value: float) -> None:
+@runtime_checkable
+class Solver(Protocol):
+    """What solves the forward problem."""
+
+    adjoint: ClassVar[Literal["discrete", "interpolated", "graph"]]
+    """The kind of adjoint that follows unless another is asked for."""
+
+    @property
+    def rtol(self) -> float:
+        """The relative tolerance, that of λ too; for fixed steps that of an adjoint ODE that follows them."""
+
+    @property
+    def guard(self) -> bool | None:
+        """Whether h·λmax is held down; None: where the adjoint needs it."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the steps are equal ones, which define a discrete map of their own."""
+
+    def guarded(self, guard: bool) -> Self:
+        """The same with the guard on or off."""
+
+    def steps(self, horizons: list[float]) -> list[int] | None:
+        """How many steps lead to each horizon from the one before, where that is known beforehand."""
+
+    def solve(
+        self, field: GradientFlow, batch: int, horizons: list[float], snapshots: Snapshots | None = None
+    ) -> Solution:
+        """Carries θ for `batch` tasks to every horizon (increasing). Without `snapshots` no way back can follow. Raises
+        SolveError where a task fails."""
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raises ValueError for a setting that isn't a positive finite number."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
 
 
 @dataclass(frozen=True)
 class FixedStep:
-    """N = round(T/step) equal steps of h = T/N. With `guard`, a step outside the stability region fails the solve."""
+    """N = round(T/step) equal steps of h = T/N. Unless `guard` is False, a step outside the stability region fails the solve."""
 
     step: float = 0.01
-    guard: bool = True
+    guard: bool | None = None
     tableau: ClassVar[Tableau]
+    adjoint: ClassVar[Literal["discrete", "interpolated", "graph"]] = "discrete"
+    fixed: ClassVar[bool] = True
+    rtol: ClassVar[float] = 1e-6
 
     def __post_init__(self) -> None:
-        _positive("step", self.step)
+        require_positive("step", self.step)
+
+    def guarded(self, guard: bool) -> Self:
+        return replace(self, guard=guard)
+
+    def steps(self, horizons: list[float]) -> list[int] | None:
+        return [count for count, _ in fixed_steps(horizons, self.step)]
+
+    def solve(
+        self, field: GradientFlow, batch: int, horizons: list[float], snapshots: Snapshots | None = None
+    ) -> Trajectory:
+        trajectory = Trajectory.start(field, batch, horizons, self.tableau, snapshots or nothing_kept())
+        solve_by_fixed_steps(field, trajectory, self.step, guard=self.guard is not False)
+        return trajectory
 
 
 class Euler(FixedStep):
@@ -47,25 +103,40 @@ class RK4(FixedStep):
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Steps chosen for each task on its own: every parameter's local error within a tenth of atol + rtol·|u|, since the
-    errors of steps add up.
+    """Steps chosen for each task on its own: every parameter's local error within a tenth of rtol·|u| + atol·s, since the
+    errors of steps add up; s is the root mean square of the parameter's tensor in θ. Without `atol` it is `rtol`.
 
-    With `guard`, h·λmax stays under the tableau's cap, without which the adjoint can blow up unseen: the error test
-    holds the state, whose stiff modes are nearly zero, while λ excites them. `max_steps` bounds the attempts. Without
-    `atol` it is `rtol`.
+    With `guard`, h·λmax stays under the tableau's cap. The discrete adjoint needs that, or it can blow up unseen: the error
+    test holds the state, whose stiff modes are nearly zero, while λ excites them. So `guard=None` means on for `Discrete` and
+    off for adjoints that hold λ at tolerance. `max_steps` bounds the attempts.
     """
 
     rtol: float = 1e-6
     atol: float = None  # type: ignore[assignment]  # __post_init__ fills it in
-    guard: bool = True
+    guard: bool | None = None
     max_steps: int = 100_000
     tableau: ClassVar[Tableau]
+    adjoint: ClassVar[Literal["discrete", "interpolated", "graph"]] = "interpolated"
+    fixed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "atol", self.rtol if self.atol is None else self.atol)
-        _positive("rtol", self.rtol)
-        _positive("atol", self.atol)
-        _positive("max_steps", self.max_steps)
+        require_positive("rtol", self.rtol)
+        require_positive("atol", self.atol)
+        require_positive("max_steps", self.max_steps)
+
+    def guarded(self, guard: bool) -> Self:
+        return replace(self, guard=guard)
+
+    def steps(self, horizons: list[float]) -> list[int] | None:
+        return None
+
+    def solve(
+        self, field: GradientFlow, batch: int, horizons: list[float], snapshots: Snapshots | None = None
+    ) -> Trajectory:
+        trajectory = Trajectory.start(field, batch, horizons, self.tableau, snapshots or nothing_kept())
+        solve_adaptively(field, trajectory, self.rtol, self.atol, guard=bool(self.guard), max_steps=self.max_steps)
+        return trajectory
 
 
 class Dopri5(Adaptive):
@@ -78,46 +149,3 @@ class Bosh3(Adaptive):
     """Bogacki–Shampine 3(2)."""
 
     tableau = tableau.BOSH3
-
-
-_TORCHDIFFEQ_FIXED = {
-    "euler": 2.0, "midpoint": 2.0, "heun2": 2.0, "heun3": 2.51, "rk4": 2.785, "explicit_adams": 0.3, "implicit_adams": 1.28,
-}  # fmt: skip
-_TORCHDIFFEQ_ADAPTIVE = {"dopri8": 2.0, "dopri5": 2.0, "bosh3": 1.5, "adaptive_heun": 1.5, "fehlberg2": 1.5}
-
-
-@dataclass(frozen=True)
-class TorchDiffEq:
-    """A solver of torchdiffeq under its own name: one step size for the whole batch, gradient by the solver's own graph.
-
-    `step` for its fixed-step methods, `rtol` and `atol` for the adaptive ones.
-    """
-
-    method: str
-    rtol: float = 1e-6
-    atol: float = 1e-6
-    step: float | None = None
-    guard: bool = True
-
-    def __post_init__(self) -> None:
-        fixed, adaptive = _TORCHDIFFEQ_FIXED, _TORCHDIFFEQ_ADAPTIVE
-        if self.method not in {**fixed, **adaptive}:
-            raise ValueError(
-                f"method {self.method!r} is unknown: choose one of {', '.join(sorted({**fixed, **adaptive}))}"
-            )
-        if (self.method in fixed) != (self.step is not None):
-            remedy = "give it a step" if self.method in fixed else "give it rtol and atol, and no step"
-            raise ValueError(f"torchdiffeq's {self.method} is {'a fixed-step' if self.method in fixed else 'an adaptive'} "
-                             f"method: {remedy}")  # fmt: skip
-        _positive("rtol", self.rtol)
-        _positive("atol", self.atol)
-        if self.step is not None:
-            _positive("step", self.step)
-
-    @property
-    def stability(self) -> float:
-        """Cap on h·λmax: for an adaptive method kept by its `max_step`, for a fixed-step one a limit that fails the solve."""
-        return {**_TORCHDIFFEQ_FIXED, **_TORCHDIFFEQ_ADAPTIVE}[self.method]
-
-
-Solver = FixedStep | Adaptive | TorchDiffEq

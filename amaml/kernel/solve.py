@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,13 +13,16 @@ import torch
 from torch import Tensor
 
 from amaml.adjoint.discrete import Discrete
-from amaml.adjoint.sensitivity import Sensitivity, Wanted
+from amaml.adjoint.sensitivity import Wanted
+from amaml.flow.field import Evaluations
 from amaml.flow.guard import start_vector
 from amaml.flow.result import Failure, Result, SolveError
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import Adaptive, FixedStep
+from amaml.flow.trajectory import Solution
 from amaml.kernel.library import Kernel, KernelProblem, kernel
-from amaml.methods.problem import Problem
+from amaml.methods.estimate import Stats
+from amaml.methods.problem import Answer, Problem
 from amaml.models.mlp_derivatives import MLPDerivatives
 
 _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
@@ -29,55 +31,31 @@ _OUT_OF_MEMORY, _INCONSISTENT = 1, 2
 """What the kernel returns where it solved nothing."""
 
 
-@dataclass(frozen=True)
-class Carried:
-    """A forward solve, a row a task; see `amaml.methods.estimate.Stats`."""
-
-    ends: Tensor
-    """u(T_k) [B, K, P]."""
-    steps: Tensor
-    rejected: Tensor
-    gradient_count: Tensor
-    hvp_count: Tensor
-    lambda_max: Tensor
-
-
-@dataclass(frozen=True)
-class Solved:
-    """A meta-gradient, a row a task; see `amaml.methods.amaml.Answer`."""
-
-    carried: Carried
-    gradients: Tensor
-    losses: Tensor
-    length: Tensor | None
-    sensitivity: Sensitivity
-
-
-def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Solved | None:
+def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer | None:
     """The answer, or None where the batched path has to give it. Raises SolveError for tasks that can't be solved."""
     asked = _ask(problem, wanted, backward=True)
-    return None if asked is None else asked.solved()
+    return None if asked is None else asked.answer()
 
 
-def carry(problem: Problem) -> Carried | None:
-    """The forward solve alone; as `solve`."""
+def carry(problem: Problem) -> tuple[Solution, Evaluations] | None:
+    """The forward solve alone, and what it evaluated; as `solve`."""
     asked = _ask(problem, frozenset(), backward=False)
     return None if asked is None else asked.carried()
 
 
 def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _Solve | None:
     found = kernel()
-    derivatives, solver = problem.derivatives, problem.solver
+    derivatives, solver, adjoint = problem.derivatives, problem.solver, problem.adjoint
     if (
         found is None
         or type(derivatives) is not MLPDerivatives
         or not isinstance(solver, FixedStep | Adaptive)
-        or not isinstance(problem.adjoint, Discrete)
+        or not isinstance(adjoint, Discrete)
         or problem.theta.device.type != "cpu"
         or 0 in (*derivatives.support[0].shape, *derivatives.query_set[0].shape)
     ):
         return None
-    return _Solve(found, problem, derivatives, solver, problem.adjoint.checkpoints, wanted, backward=backward)
+    return _Solve(found, problem, derivatives, solver, adjoint, wanted, backward=backward)
 
 
 def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
@@ -106,7 +84,7 @@ class _Solve:
         problem: Problem,
         derivatives: MLPDerivatives,
         solver: FixedStep | Adaptive,
-        checkpoints: int | None,
+        adjoint: Discrete,
         wanted: AbstractSet[Wanted],
         *,
         backward: bool,
@@ -128,8 +106,8 @@ class _Solve:
             stages=tableau.stages,
             order=tableau.order,
             adaptive=isinstance(solver, Adaptive),
-            guard=solver.guard,
-            checkpoints=-1 if checkpoints is None else checkpoints,
+            guard=bool(solver.guard),
+            checkpoints=-1 if adjoint.checkpoints is None else adjoint.checkpoints,
             backward=backward,
             proximal_in_query=problem.proximal_in_query,
             want_length="length" in wanted,
@@ -181,12 +159,11 @@ class _Solve:
         self._alive[name] = tensor = tensor.detach().contiguous()
         setattr(self.c, name, tensor.data_ptr())
 
-    def carried(self) -> Carried:
+    def carried(self) -> tuple[Solution, Evaluations]:
         self._run()
         out = self._alive
-        return Carried(
-            out["ends"], out["accepted"], out["rejected"], out["gradient_count"], out["hvp_count"], out["lambda_max"]
-        )
+        solution = Solution(list(out["ends"].unbind(dim=1)), out["accepted"], out["rejected"], out["lambda_max"])
+        return solution, Evaluations(out["gradient_count"], out["hvp_count"])
 
     def _run(self) -> None:
         double = self.problem.theta.dtype == torch.float64
@@ -202,30 +179,30 @@ class _Solve:
         if failed:
             raise SolveError([self._failure(task) for task in failed])
 
-    def solved(self) -> Solved:
-        carried = self.carried()
-        out, wanted = self._alive, self.wanted
-        discrete = self.problem.target == "discrete"
-        nothing_yet = out["gradients"][:, :0]
-        sensitivity = Sensitivity(nothing_yet, wanted if discrete else wanted - {"length"})
-        sensitivity.theta = out["through_theta"]
-        if "rates" in wanted:
-            sensitivity.rates = out["by_rates"]
-        if "proximal" in wanted:
-            sensitivity.proximal = out["by_proximal"]
-        return Solved(carried, out["gradients"], out["losses"], self._length(discrete), sensitivity)
+    def answer(self) -> Answer:
+        solution, evaluations = self.carried()
+        out, target = self._alive, self.problem.target
+        return Answer(
+            gradients=out["gradients"],
+            losses=out["losses"],
+            adapted=solution.ends[-1],
+            stats=Stats.of(solution, evaluations, target),
+            length=self._length(discrete=target == "discrete"),
+            rates=out["by_rates"] if "rates" in self.wanted else None,
+            proximal=out["by_proximal"] if "proximal" in self.wanted else None,
+        )
 
     def _failure(self, task: int) -> Failure:
         time, value, bound = (float(self._alive[name][task]) for name in ("failed_at", "value", "bound"))
         return Failure(Result(int(self._alive["code"][task])), task, time, value, bound)
 
-    def _length(self, discrete: bool) -> Tensor | None:
-        """dJ/dT_k [B, K]; for equal steps a stretch's h is its length over a fixed N."""
+    def _length(self, *, discrete: bool) -> Tensor | None:
+        """dJ/dT_k [B, K]; for equal steps an interval's h is its length over a fixed N."""
         by_length = self._alive["by_length"]
         if not discrete:
             return by_length
         if "length" not in self.wanted:
             return None
         times = by_length.new_tensor(self.problem.horizons)
-        by_stretch = by_length / torch.diff(times, prepend=times.new_zeros(1))
-        return by_stretch - torch.cat([by_stretch[:, 1:], torch.zeros_like(by_stretch[:, :1])], dim=1)
+        by_interval = by_length / torch.diff(times, prepend=times.new_zeros(1))
+        return by_interval - torch.cat([by_interval[:, 1:], torch.zeros_like(by_interval[:, :1])], dim=1)

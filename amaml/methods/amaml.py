@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from amaml.adjoint.protocol import Adjoint
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
@@ -22,28 +23,13 @@ from amaml.kernel import solve as kernel
 from amaml.methods.certificate import Certificate, finer
 from amaml.methods.certificate import certify as certify_answer
 from amaml.methods.estimate import Estimate, Stats
-from amaml.methods.forward import solve_forward
 from amaml.methods.parameters import Layout, Params
-from amaml.methods.problem import Adjoint, Problem, pose
+from amaml.methods.problem import Answer, Problem, pose
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import losses_in_float64
 from amaml.modes import plain_modes
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Its answer: a row a task."""
-
-    gradients: Tensor
-    losses: Tensor
-    """[B, K], a horizon a column."""
-    adapted: Tensor
-    stats: Stats
-    length: Tensor | None
-    """dJ/dT_k [B, K], where it was asked for or costs nothing."""
-    sensitivity: Sensitivity
 
 
 class Again:
@@ -97,18 +83,18 @@ class MetaGradient(Estimate):
     @property
     def rates(self) -> Any:
         """dJ/dα, like `params`: the mean over tasks."""
-        if self._answer.sensitivity.rates is None:
+        if self._answer.rates is None:
             self._answer = self._again({"rates"})
-        assert self._answer.sensitivity.rates is not None
-        return self._layout.unflatten_gradient(self._answer.sensitivity.rates.mean(dim=0))
+        assert self._answer.rates is not None
+        return self._layout.unflatten_gradient(self._answer.rates.mean(dim=0))
 
     @property
     def proximal(self) -> Tensor:
         """dJ/dρ, a scalar: the mean over tasks."""
-        if self._answer.sensitivity.proximal is None:
+        if self._answer.proximal is None:
             self._answer = self._again({"proximal"})
-        assert self._answer.sensitivity.proximal is not None
-        return self._answer.sensitivity.proximal.mean()
+        assert self._answer.proximal is not None
+        return self._answer.proximal.mean()
 
 
 @plain_modes()
@@ -137,7 +123,8 @@ def meta_gradient(
     trace are solved one task at a time.
     `tasks`: pytree of tensors whose first axis is the task [B, …].
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
-    `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
+    `adjoint`: by the solver unless given, Discrete() for fixed steps and Interpolated() for adaptive ones.
+    `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
     `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same.
     `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the others are computed when they
     are first read. `certify` measures the error too, at the price of a finer solve.
@@ -198,54 +185,44 @@ def _certify(
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
     """Solves forward, then backward: by the compiled kernel where there is one for the problem, else all tasks at once."""
-    solved = kernel.solve(problem, wanted)
-    if solved is not None:
-        way = solved.carried
-        return Answer(
-            gradients=solved.gradients,
-            losses=solved.losses,
-            adapted=way.ends[:, -1],
-            stats=Stats(way.steps, way.rejected, way.gradient_count, way.hvp_count, way.lambda_max, problem.target),
-            length=solved.length,
-            sensitivity=solved.sensitivity,
-        )
-    flow = problem.flow()
-    forward = solve_forward(problem, flow)
-    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(forward.ends)), strict=True)
-    sensitivity = Sensitivity(jumps[-1], wanted if problem.target == "discrete" else wanted - {"length"})
-    start = forward.pull(list(jumps), sensitivity)
-    gradients = start + sensitivity.theta + sum(direct)
-    if sensitivity.proximal is not None and problem.proximal_in_query:
-        for end, weight in zip(forward.ends, problem.weights, strict=True):
-            sensitivity.proximal += 0.5 * weight * (end - problem.theta).square().sum(dim=1)
+    return kernel.solve(problem, wanted) or _batched(problem, wanted)
+
+
+def _batched(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
+    flow, solver, adjoint = problem.flow(), problem.solver, problem.adjoint
+    snapshots = adjoint.snapshots(solver.steps(problem.horizons))
+    solution = solver.solve(flow, problem.batch, problem.horizons, snapshots)
+    losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(solution.ends)), strict=True)
+    gathered = Sensitivity(flow, problem.batch, wanted if problem.target == "discrete" else wanted - {"length"})
+    gradients = adjoint.vjp(flow, solution, list(jumps), gathered, solver.rtol) + sum(direct)
+    through_theta, by_proximal = gathered["theta"], gathered["proximal"]
+    if through_theta is not None:
+        gradients = gradients + through_theta
+    if by_proximal is not None and problem.proximal_in_query:
+        for end, weight in zip(solution.ends, problem.weights, strict=True):
+            by_proximal = by_proximal + 0.5 * weight * (end - problem.theta).square().sum(dim=1)
     raise_where(~gradients.isfinite().all(dim=1), Result.NON_FINITE, 0.0)
     return Answer(
         gradients=gradients,
         losses=torch.stack(losses, dim=1),
-        adapted=forward.ends[-1],
-        stats=Stats(
-            forward.steps,
-            forward.rejected,
-            flow.evaluations.gradients,
-            flow.evaluations.hvps,
-            forward.lambda_max,
-            problem.target,
-        ),
-        length=_length_derivatives(problem, flow, forward.ends, jumps, sensitivity),
-        sensitivity=sensitivity,
+        adapted=solution.ends[-1],
+        stats=Stats.of(solution, flow.evaluations, problem.target),
+        length=_length_derivatives(problem, flow, solution.ends, jumps, gathered),
+        rates=gathered["rates"],
+        proximal=by_proximal,
     )
 
 
 def _length_derivatives(
-    problem: Problem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], sensitivity: Sensitivity
+    problem: Problem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], gathered: Sensitivity
 ) -> Tensor | None:
-    """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps a stretch's h is its length over a fixed N."""
+    """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps an interval's h is its length over a fixed N."""
     if problem.target == "flow":
         return torch.stack([(flow(end) * jump).sum(dim=1) for end, jump in zip(ends, jumps, strict=True)], dim=1)
-    if not sensitivity.stretches:
+    if not gathered.by_interval:
         return None
-    by_stretch = [
-        sensitivity.stretches[k] / (end - start) for k, (start, end) in enumerate(pairwise([0.0, *problem.horizons]))
+    by_interval = [
+        gathered.by_interval[k] / (end - start) for k, (start, end) in enumerate(pairwise([0.0, *problem.horizons]))
     ]
-    following = [*by_stretch[1:], torch.zeros_like(by_stretch[0])]
-    return torch.stack([own - after for own, after in zip(by_stretch, following, strict=True)], dim=1)
+    following = [*by_interval[1:], torch.zeros_like(by_interval[0])]
+    return torch.stack([own - after for own, after in zip(by_interval, following, strict=True)], dim=1)

@@ -11,8 +11,9 @@ from torch import Tensor
 from amaml.adjoint.discrete import Discrete
 from amaml.flow.runge_kutta import combine, stages, weights
 from amaml.flow.snapshots import Snapshots
-from amaml.flow.solve import Trajectory, solve
-from amaml.flow.solvers import Adaptive, Dopri5, FixedStep, TorchDiffEq
+from amaml.flow.solvers import Adaptive, Dopri5, FixedStep
+from amaml.flow.torchdiffeq_solver import TorchDiffEq
+from amaml.flow.trajectory import Trajectory
 from amaml.methods.problem import Problem
 
 FINEST = 1e-12
@@ -55,9 +56,9 @@ def finer(problem: Problem, steps: Tensor) -> Problem:
     if problem.target == "discrete":
         return problem
     solver = problem.solver
-    own = DEFAULT_REFERENCE if isinstance(solver, FixedStep) else min(solver.rtol, solver.atol) / 100
+    own = DEFAULT_REFERENCE if isinstance(solver, FixedStep) else min(solver.rtol, getattr(solver, "atol", 1.0)) / 100
     tolerance = max(FINEST, own)
-    reference = Dopri5(tolerance, tolerance)
+    reference = Dopri5(tolerance, tolerance, guard=True)
     if isinstance(solver, Adaptive):
         reference = replace(reference, max_steps=LEAST_STEPS + MORE_STEPS * int(steps.max()))
     return replace(problem, solver=reference, adjoint=Discrete())
@@ -74,11 +75,12 @@ def _directional_derivative(problem: Problem, direction: Tensor) -> Tensor:
     solver = problem.solver
     if isinstance(solver, TorchDiffEq):
         return problem.theta.new_full((problem.batch,), float("nan"))
-    trajectory = solve(problem.flow(), problem.batch, problem.horizons, solver, Snapshots(limit=1))
+    trajectory = solver.solve(problem.flow(), problem.batch, problem.horizons, Snapshots(limit=1))
+    assert isinstance(trajectory, Trajectory)
     total = problem.theta.new_zeros(problem.batch)
     u = problem.theta.expand(problem.batch, -1).clone()
     tangent = direction.expand_as(u).clone()
-    for k, (start, end) in enumerate(pairwise(trajectory.boundaries)):
+    for k, (start, end) in enumerate(pairwise(trajectory.arrivals)):
         for number in range(start, end):
             u, tangent = _carry(trajectory, number, u, tangent, direction)
         _, jump, direct = problem.judge(k, u)

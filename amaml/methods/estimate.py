@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from amaml.flow.field import Evaluations
+from amaml.flow.trajectory import Solution
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -19,9 +22,17 @@ class Stats:
     """Evaluations of ∇L_sup, forward and backward, first step and guard included."""
     hvps: Tensor
     lambda_max: Tensor
-    """Largest estimate of the Hessian's largest eigenvalue along the way; NaN without the guard."""
+    """Largest estimate of the Hessian's largest eigenvalue along the way: the guard's by power iteration, or without the guard,
+    from below, how fast λ changed; NaN where there was neither."""
     target: Literal["flow", "discrete"]
     """What the gradient is of: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
+
+    @classmethod
+    def of(cls, solution: Solution, evaluations: Evaluations, target: Literal["flow", "discrete"]) -> Stats:
+        """Of a forward solve and all that was evaluated."""
+        return cls(
+            solution.steps, solution.rejected, evaluations.gradients, evaluations.hvps, solution.lambda_max, target
+        )
 
 
 @dataclass

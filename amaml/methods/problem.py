@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from amaml.adjoint.backsolve import Backsolve
 from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.graph import Graph
 from amaml.adjoint.interpolated import Interpolated
+from amaml.adjoint.protocol import Adjoint
 from amaml.flow.derivatives import Derivatives, Loss
 from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.result import Result, raise_where
-from amaml.flow.solvers import Adaptive, Dopri5, FixedStep, Solver, TorchDiffEq
+from amaml.flow.solvers import Dopri5, Solver
+from amaml.methods.estimate import Stats
 from amaml.methods.parameters import Layout, Params
 from amaml.models.derivatives import derivatives_of
 
-Adjoint = Discrete | Interpolated | Backsolve
+_DEFAULT_ADJOINT: dict[str, type[Adjoint]] = {"discrete": Discrete, "interpolated": Interpolated, "graph": Graph}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Problem:
 
     derivatives: Derivatives
     theta: Tensor
+    sizes: list[int]
+    """Of the parameter tensors in θ."""
     batch: int
     horizons: list[float]
     weights: list[float]
@@ -43,17 +47,15 @@ class Problem:
     @property
     def target(self) -> Literal["flow", "discrete"]:
         """See `Stats.target`."""
-        fixed = isinstance(self.solver, FixedStep) or (
-            isinstance(self.solver, TorchDiffEq) and self.solver.step is not None
-        )
-        return "discrete" if fixed and isinstance(self.adjoint, Discrete) else "flow"
+        return "discrete" if self.solver.fixed and self.adjoint.exact else "flow"
 
     def flow(self) -> GradientFlow:
         """The inner flow, nothing counted yet."""
         gradients, hvps = torch.zeros(2, self.batch, dtype=torch.int64, device=self.theta.device)
         return GradientFlow(
-            self.derivatives, self.theta, Evaluations(gradients, hvps), rates=self.rates, proximal=self.proximal
-        )
+            self.derivatives, self.theta, Evaluations(gradients, hvps),
+            sizes=self.sizes, rates=self.rates, proximal=self.proximal,
+        )  # fmt: skip
 
     def judge(self, k: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """At u(T_k) [B, P]: the query loss [B], its weighted gradient, by which λ jumps [B, P], and what θ gets directly,
@@ -68,6 +70,22 @@ class Problem:
             direct = -weight * self.proximal * away
         raise_where(~(loss.isfinite() & gradient.isfinite().all(dim=1)), Result.NON_FINITE, self.horizons[k])
         return loss, weight * gradient, direct
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Its answer: a row a task."""
+
+    gradients: Tensor
+    losses: Tensor
+    """[B, K], a horizon a column."""
+    adapted: Tensor
+    stats: Stats
+    length: Tensor | None
+    """dJ/dT_k [B, K], where it was asked for or costs nothing."""
+    rates: Tensor | None
+    """dJ/dα [B, P] and dJ/dρ [B], where they were asked for."""
+    proximal: Tensor | None
 
 
 def pose(
@@ -86,10 +104,12 @@ def pose(
 ) -> tuple[Problem, Layout]:
     """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
     layout = Layout(params)
-    if solver is not None and not isinstance(solver, FixedStep | Adaptive | TorchDiffEq):
-        raise ValueError(f"solver must be a solver such as amaml.Dopri5(), got {solver!r}")
-    if adjoint is not None and not isinstance(adjoint, Adjoint):
-        raise ValueError(f"adjoint must be an adjoint such as amaml.Discrete(), got {adjoint!r}")
+    solver = solver or Dopri5()
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver must be a solver such as amaml.Dopri5(), got {solver!r}")  # noqa: TRY004 - a wrong choice
+    adjoint = _adjoint(adjoint, solver)
+    if solver.guard is None:
+        solver = solver.guarded(solver.fixed or not adjoint.controlled)
     batch = _batch_size(tasks, layout)
     times, weights = _horizons(length, horizons)
     if not (math.isfinite(proximal) and proximal >= 0):
@@ -101,10 +121,24 @@ def pose(
             "parameters that shall not flow, and learn the logarithm of the others"
         )
     problem = Problem(
-        derivatives_of(support_loss, query_loss, tasks, layout), layout.theta, batch, times, weights,
-        solver or Dopri5(), adjoint or Discrete(), alpha, proximal, proximal_in_query,
+        derivatives_of(support_loss, query_loss, tasks, layout), layout.theta, layout.sizes, batch, times,
+        weights, solver, adjoint, alpha, proximal, proximal_in_query,
     )  # fmt: skip
     return problem, layout
+
+
+def _adjoint(given: Adjoint | None, solver: Solver) -> Adjoint:
+    """The adjoint to take. Raises ValueError for one that can't follow the solver."""
+    default = _DEFAULT_ADJOINT[solver.adjoint]()
+    if given is None:
+        return default
+    if not isinstance(given, Adjoint):
+        raise ValueError(f"adjoint must be an adjoint such as amaml.Discrete(), got {given!r}")  # noqa: TRY004 - a wrong choice
+    if isinstance(default, Graph) and given not in (default, Discrete()):
+        raise ValueError(
+            f"{solver} keeps torchdiffeq's own graph: use adjoint=None or Discrete() without checkpoints, got {given}"
+        )
+    return default if isinstance(default, Graph) else given
 
 
 def _batch_size(tasks: Any, layout: Layout) -> int:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
-from amaml.flow.result import Result, SolveError, raise_where
+from amaml.flow.result import Result, raise_where
 from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
-from amaml.methods.certificate import Certificate, finer
+from amaml.methods.certificate import Certificate
 from amaml.methods.certificate import certify as certify_answer
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.forward import solve_forward
 from amaml.methods.parameters import Layout, Params
 from amaml.methods.problem import Adjoint, Problem, pose
-from amaml.models.derivatives import derivatives_of
-from amaml.models.losses import losses_in_float64
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def meta_gradient(
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
     `adjoint`: Discrete() unless given. `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
     `rates`: α > 0, like params. `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the
-    others are computed when they are first read. `certify` measures the error too, at the price of a finer solve.
+    others are computed when they are first read. `certify` estimates the error too, by an independent solve that costs much more.
 
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
     """
@@ -130,40 +124,15 @@ def meta_gradient(
         loss=answer.losses @ answer.losses.new_tensor(problem.weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
-        certificate=_certify(problem, support_loss, query_loss, tasks, layout, answer) if certify else None,
+        certificate=certify_answer(
+            problem, support_loss, query_loss, tasks, layout, answer.gradients, answer.stats.gradients
+        )
+        if certify
+        else None,
         _layout=layout,
         _answer=answer,
         _again=again,
     )
-
-
-def _certify(
-    problem: Problem, support_loss: Loss, query_loss: Loss, tasks: Any, layout: Layout, answer: Answer
-) -> Certificate:
-    def double(leaf: Any) -> Any:
-        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    in_float64 = replace(
-        problem,
-        derivatives=derivatives_of(
-            *losses_in_float64(support_loss, query_loss), tree_map(double, tasks), layout.in_float64()
-        ),
-        theta=problem.theta.double(),
-        rates=None if problem.rates is None else problem.rates.double(),
-    )
-    try:
-        reference = answer_to(finer(in_float64, answer.stats.steps), set()).gradients
-    except SolveError as error:
-        _log.warning("certificate: the finer solve failed, so nothing is known of the gradient's error: %s", error)
-        reference = None
-    except RuntimeError as error:
-        if problem.theta.dtype == torch.float64 or "dtype" not in str(error):
-            raise
-        raise ValueError(
-            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as part "
-            "of tasks, or give params and losses in float64"
-        ) from error
-    return certify_answer(problem, answer.gradients, reference)
 
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:

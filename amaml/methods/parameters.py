@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from typing import Any
 
 import torch
@@ -39,12 +38,6 @@ class Layout:
         self.flat = isinstance(params, Tensor)
         self.shapes = {name: tensor.shape for name, tensor in named.items()}
         self.sizes = [tensor.numel() for tensor in named.values()]
-
-    def in_float64(self) -> Layout:
-        """The same names and shapes in float64."""
-        layout = copy(self)
-        layout.dtype = torch.float64
-        return layout
 
     def flatten(self, params: Params, what: str = "params") -> Tensor:
         """[P], a copy. Raises ValueError where names or shapes differ from the layout's."""

@@ -16,11 +16,11 @@ from amaml.flow.solvers import FixedStep, Solver, TorchDiffEq
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import Problem
 from amaml.methods.tangent import (
+    TINY,
     Array,
     Gradient,
     Tangents,
     Undecided,
-    absolute_tolerances,
     along_flow,
     along_map,
     gradient_of,
@@ -36,10 +36,12 @@ WITHOUT_TOLERANCE = 1e-9
 """The certificate's tolerance where the judged solver has none."""
 MAP_ROUNDING = 1e-10
 """What rounding leaves of the differences along a discrete map, relative."""
-LEAST_EVALUATIONS, EVALUATIONS = 2_000, 2
-"""Evaluations of the flow that a certificate may take beside, and times, those of the judged solve."""
-DECIDED = 0.5
-"""Relative resolution from which on nothing is known of the error."""
+LEAST_EVALUATIONS, EVALUATIONS, MOST_EVALUATIONS = 2_000, 2, 20_000
+"""Evaluations of a flow and its tangents that a certificate may take for a task: beside the judged solve's, in units of them, and
+in all."""
+DECIDED = 0.01
+"""Relative resolution from which on nothing is known of the error: tangents of stiff flows that left more open were off by
+more than that."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def certify(
     for index, (gradient, spent) in enumerate(judged):
         task = _one(tasks, index)
         slopes = gradient_of(support, task, layout), gradient_of(query, task, layout)
-        verdicts.append(_verdict(problem, index, *slopes, gradient, LEAST_EVALUATIONS + EVALUATIONS * int(spent)))
+        budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
+        verdicts.append(_verdict(problem, index, *slopes, gradient, budget))
     errors, reasons = zip(*verdicts, strict=True)
     return Certificate(torch.tensor(errors, dtype=torch.float64), reasons)
 
@@ -155,22 +158,28 @@ def _tolerance(solver: Solver) -> float:
 def _derivatives(
     problem: Problem, tangents: Tangents, query: Gradient, ends: Sequence[Array], tolerance: float
 ) -> tuple[Array, Array]:
-    """The derivatives of J in the directions [M], and what the tolerance leaves open of each [M]: a random sum of what every
-    element of δ may be off by, and what the query gradient changes where every element of u is off by as much."""
+    """The derivatives of J in the directions [M], and what the tolerance leaves open of each [M]: what the errors of δ's elements
+    come to, and what the query gradient changes where every element of u is off by as much as it may be."""
     derivatives, doubts = np.zeros((2, len(tangents.directions)))
     signs = np.where(np.arange(len(tangents.theta)) % 2, 1.0, -1.0)
     strength = problem.proximal if problem.proximal_in_query else 0.0
     for weight, state in zip(problem.weights, ends, strict=True):
-        allowed = tolerance * np.abs(state) + absolute_tolerances(state, tolerance)
+        allowed = tolerance * np.abs(state) + tangents.absolute_tolerances(state, tolerance)
         u, deltas = state[0], state[1:]
         slope, moved = query(np.vstack([u, u + signs * allowed[0]]))
         pull = strength * (u - tangents.theta)
         derivatives += weight * (deltas @ slope + (deltas - tangents.directions) @ pull)
-        doubts += abs(weight) * np.linalg.norm(allowed[1:] * (slope + pull), axis=1)
+        doubts += abs(weight) * state.size**0.5 * _random_sums(allowed[1:] * (slope + pull))
         doubts += abs(weight) * np.abs(deltas @ (moved - slope))
     if not (np.isfinite(derivatives).all() and np.isfinite(doubts).all()):
         raise Undecided("the query loss's gradient became infinite or NaN in float64")
     return derivatives, doubts
+
+
+def _random_sums(terms: Array) -> Array:
+    """The size of sums [M] over errors [M, P] of random signs. Few elements may carry all of the error, since the solver bounds a
+    mean over all of them; so sums of few terms count as much larger than those of many."""
+    return np.sum(terms**2, axis=1) / np.maximum(np.sum(np.abs(terms), axis=1), TINY)
 
 
 def _rms(values: Array) -> float:

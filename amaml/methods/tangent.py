@@ -37,8 +37,8 @@ MAP_STEP, MAP_REFINEMENTS = 1e-6, 3
 disagree: the map's derivative is that on one side of a kink, so no difference may reach across one."""
 DISAGREEMENT = 1e-3
 """Relative distance of a difference's halves, forward and backward, over which they disagree."""
-LEAST_INTERVALS = 8
-"""Steps from one horizon to the next, at least."""
+LEAST_STEPS = 16
+"""Steps from one horizon to the next, at least, so that no change of the curvature is stepped over."""
 FLOOR = 1e-3
 """Elements below so much of a vector's root mean square are held to that instead of their own size."""
 TINY = float(np.finfo(np.float64).tiny)
@@ -82,6 +82,13 @@ class Tangents:
         """θ and the directions themselves."""
         return np.vstack([self.theta, self.directions])
 
+    def absolute_tolerances(self, state: Array, tolerance: float) -> Array:
+        """[1 + M, P]: what an element may be off by beside `tolerance` times its own size: so much of its row's size. A flow that
+        contracts shrinks δ by orders of magnitude, so this is that of δ as it is now."""
+        sizes = np.linalg.norm(state, axis=1, keepdims=True)
+        sizes[0] = self._size(state[0])
+        return np.broadcast_to(np.maximum(FLOOR * tolerance * sizes / state.shape[1] ** 0.5, TINY), state.shape)
+
     def flow_slopes(self, state: Array, step: float) -> Array:
         """The time derivatives of u and of every δ; differences of that relative step."""
         own, ahead, behind = self._differences(state, step * self.spans)
@@ -110,13 +117,17 @@ class Tangents:
         """∇L_sup(u) [P] and ∇²L_sup(u) δ [M, P] by forward and by backward differences of those relative steps [M]."""
         u, tangents = state[0], state[1:]
         sizes = np.linalg.norm(tangents, axis=1, keepdims=True)
-        lengths = steps[:, None] * max(float(np.linalg.norm(u)), float(np.linalg.norm(self.theta)) or 1.0)
+        lengths = steps[:, None] * self._size(u)
         offsets = lengths * tangents / np.maximum(sizes, TINY)
         gradients = self.support(np.vstack([u[None], u + offsets, u - offsets]))
         if not np.isfinite(gradients).all():
             raise Undecided("the state or the support loss's gradient became infinite or NaN in float64")
         own, ahead, behind = np.split(gradients, [1, 1 + len(tangents)])
         return own[0], (ahead - own) * (sizes / lengths), (own - behind) * (sizes / lengths)
+
+    def _size(self, u: Array) -> float:
+        """The unit in which u is measured: it may pass through 0."""
+        return max(float(np.linalg.norm(u)), float(np.linalg.norm(self.theta)) or 1.0)
 
     def _slopes(self, state: Array, own: Array, products: Array) -> Array:
         forces = np.vstack([own, products])
@@ -152,14 +163,13 @@ def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, 
 
     ends, state, first = [], tangents.start, None
     for start, end in pairwise([0.0, *horizons]):
-        longest = (end - start) / LEAST_INTERVALS
+        longest = (end - start) / LEAST_STEPS
         solver = DOP853(
             slopes, start, state.ravel(), end, max_step=longest, rtol=tolerance,
-            atol=absolute_tolerances(state, tolerance).ravel(), first_step=first and min(first, longest),
+            atol=tangents.absolute_tolerances(state, tolerance).ravel(), first_step=first and min(first, longest),
         )  # fmt: skip
         while solver.status == "running":
-            # Relative to the state as it is now: a flow that contracts shrinks δ by orders of magnitude.
-            solver.atol = absolute_tolerances(solver.y.reshape(shape), tolerance).ravel()
+            solver.atol = tangents.absolute_tolerances(solver.y.reshape(shape), tolerance).ravel()
             solver.step()
         if solver.status == "failed":
             raise Undecided(
@@ -168,13 +178,6 @@ def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, 
         state, first = solver.y.reshape(shape), solver.h_abs
         ends.append(state)
     return ends
-
-
-def absolute_tolerances(state: Array, tolerance: float) -> Array:
-    """[1 + M, P]: what an element may be off by beside `tolerance` times its own size, by the size of its row."""
-    sizes = np.sqrt(np.mean(state**2, axis=1, keepdims=True))
-    sizes[0] = sizes[0] or 1.0
-    return np.broadcast_to(np.maximum(FLOOR * tolerance * sizes, TINY), state.shape)
 
 
 def along_map(tangents: Tangents, horizons: Sequence[float], solver: FixedStep | TorchDiffEq) -> list[Array]:

@@ -43,6 +43,8 @@ class Progress:
     threads: int = 1
     over_limit: int = 0
     """Certificates over runtime.certify_limit in a row, up to now."""
+    undecided: str | None = None
+    """Why the last certificate was infinite, if it was."""
     random: list[float] | None = None
     """What each test task scores fine-tuned from the random start, once it is known."""
     best: tuple[int, float] | None = None

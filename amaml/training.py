@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -29,6 +30,7 @@ from amaml.spec import AdamSpec, JobSpec
 
 __all__ = ["CertificateFailed", "Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
 
+_log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 Metrics = dict[str, list[tuple[int, float]]]
 CERTIFICATES_IN_A_ROW = 3
@@ -275,21 +277,23 @@ class Training:
 
     def _certified(self, certificate: Certificate) -> dict[str, float]:
         """The certificate's metrics, of the worst task; counts those in a row that are over the limit."""
-        error = certificate.error.nan_to_num(nan=0.0, posinf=math.inf).max().item()  # NaN: 0/0, so nothing is wrong
+        error = certificate.error.max().item()
         over = error > self.spec.runtime.certify_limit
         self._progress.over_limit = self._progress.over_limit + 1 if over else 0
-        metrics = {"certificate_error": error, "certificate_over_limit": float(over)}
-        if not certificate.duality.isnan().any():  # NaN: torchdiffeq shows no steps to test it along
-            metrics["certificate_duality"] = certificate.duality.max().item()
-        return metrics
+        self._progress.undecided = next((reason for reason in certificate.reasons if reason is not None), None)
+        if self._progress.undecided is not None:
+            _log.warning("certificate after meta-iteration %d: %s", self.iteration, self._progress.undecided)
+        return {"certificate_error": error, "certificate_over_limit": float(over)}
 
     def _check_certificates(self) -> None:
         """Raises CertificateFailed, once the report that shows the last of them is out; a run resumed from there, too."""
         if self._progress.over_limit >= CERTIFICATES_IN_A_ROW:
+            undecided = self._progress.undecided
+            why = "" if undecided is None else f" (it is infinite: {undecided})"
             raise CertificateFailed(
                 f"the meta-gradient's relative error was over runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
                 f"{self._progress.over_limit} certificates in a row, the last after meta-iteration {self.iteration} of "
-                f"{self.iterations}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
+                f"{self.iterations}{why}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
                 "keep solver.guard on with method.adjoint discrete, or raise the limit"
             )
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from amaml.adjoint.protocol import Adjoint
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
-from amaml.flow.result import Result, SolveError, raise_where
+from amaml.flow.result import Result, raise_where
 from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
-from amaml.methods.certificate import Certificate, finer
+from amaml.methods.certificate import Certificate
 from amaml.methods.certificate import certify as certify_answer
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.parameters import Layout, Params
 from amaml.methods.problem import Answer, Problem, pose
-from amaml.models.derivatives import derivatives_of
-from amaml.models.losses import losses_in_float64
 from amaml.modes import plain_modes
-
-_log = logging.getLogger(__name__)
 
 
 class Again:
@@ -127,7 +121,7 @@ def meta_gradient(
     `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
     `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same.
     `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the others are computed when they
-    are first read. `certify` measures the error too, at the price of a finer solve.
+    are first read. `certify` estimates the error too, by an independent solve that costs much more.
 
     Autocast and inference mode around the call are switched off within it. Nothing of the caller's is changed.
     Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
@@ -147,40 +141,15 @@ def meta_gradient(
         loss=answer.losses @ answer.losses.new_tensor(problem.weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
-        certificate=_certify(problem, support_loss, query_loss, tasks, layout, answer) if certify else None,
+        certificate=certify_answer(
+            problem, support_loss, query_loss, tasks, layout, answer.gradients, answer.stats.gradients
+        )
+        if certify
+        else None,
         _layout=layout,
         _answer=answer,
         _again=Again(problem, frozenset(wrt)),
     )
-
-
-def _certify(
-    problem: Problem, support_loss: Loss, query_loss: Loss, tasks: Any, layout: Layout, answer: Answer
-) -> Certificate:
-    def double(leaf: Any) -> Any:
-        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    try:
-        in_float64 = replace(
-            problem,
-            derivatives=derivatives_of(
-                *losses_in_float64(support_loss, query_loss), tree_map(double, tasks), layout.in_float64()
-            ),
-            theta=problem.theta.double(),
-            rates=None if problem.rates is None else problem.rates.double(),
-        )
-        reference = answer_to(finer(in_float64, answer.stats.steps), set()).gradients
-    except SolveError as error:
-        _log.warning("certificate: the finer solve failed, so nothing is known of the gradient's error: %s", error)
-        reference = None
-    except ValueError as error:
-        if problem.theta.dtype == torch.float64 or "dtype" not in str(error.__cause__):
-            raise
-        raise ValueError(
-            f"certify solves again in float64, but the losses hold float32 tensors of their own ({error.__cause__}): pass them "
-            "as part of tasks, or give params and losses in float64"
-        ) from error
-    return certify_answer(problem, answer.gradients, reference)
 
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:

@@ -1,104 +1,189 @@
-"""A meta-gradient's own measure of its error: no reference from elsewhere, no trust in the adjoint."""
+"""A meta-gradient's error, estimated by a solver that shares nothing with the one that computed the meta-gradient."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from amaml.adjoint.discrete import Discrete
-from amaml.flow.runge_kutta import combine, stages, weights
-from amaml.flow.snapshots import Snapshots
-from amaml.flow.solvers import Adaptive, Dopri5, FixedStep
+from amaml.flow.derivatives import Loss
+from amaml.flow.solvers import FixedStep, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
-from amaml.flow.trajectory import Trajectory
+from amaml.methods.parameters import Layout
 from amaml.methods.problem import Problem
+from amaml.methods.tangent import (
+    TINY,
+    Array,
+    Gradient,
+    Tangents,
+    Undecided,
+    along_flow,
+    along_map,
+    gradient_of,
+)
+from amaml.models.losses import losses_in_float64
 
-FINEST = 1e-12
-"""Tolerance below which float64 has nothing more to give."""
-DEFAULT_REFERENCE = 1e-9
-"""Tolerance of the reference where the gradient's own solver has none."""
-LEAST_STEPS, MORE_STEPS = 2_000, 5
-"""What the reference of an adaptive solve may take beside, and times, its own steps: Dormand–Prince needs 2.5 times as many for
-a hundredth of the tolerance."""
+PROBES = 6
+"""Random directions. An error hides from all of them by a factor of 10 about once in 100,000 times."""
+FINEST, COARSEST = 1e-10, 1e-7
+"""Tolerances of the certificate's own solve: a tenth of the judged solver's, within these. Finer ones drown in the rounding of
+the differences; coarser ones would step over kinks and narrow features of the losses."""
+WITHOUT_TOLERANCE = 1e-9
+"""The certificate's tolerance where the judged solver has none."""
+MAP_ROUNDING = 1e-10
+"""What rounding leaves of the differences along a discrete map, relative."""
+LEAST_EVALUATIONS, EVALUATIONS, MOST_EVALUATIONS = 2_000, 2, 20_000
+"""Evaluations of a flow and its tangents that a certificate may take for a task: beside the judged solve's, in units of them, and
+in all."""
+DECIDED = 0.01
+"""Relative resolution from which on nothing is known of the error: tangents of stiff flows that left more open were off by
+more than that."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Both a value a task [B], relative; small is good."""
+    """What is known of the error of every task's meta-gradient."""
 
-    duality: Tensor
-    """|⟨dJ/dθ, v⟩ − dJ(θ; v)| / (‖dJ/dθ‖·‖v‖) for a fixed direction v, the second by carrying v forward along the solver's
-    own steps. Finds mistakes and rounding of a discrete adjoint; for the other adjoints it holds their discretisation.
-    NaN for torchdiffeq's solvers, which show no steps to carry v along."""
     error: Tensor
-    """‖g − g′‖ / ‖g′‖ with g′ solved anew: for a flow target in float64 at a hundredth of the tolerance with the guard, for
-    a discrete target the same steps in float64. Infinite where g′ couldn't be had, as for losses with kinks: nothing is known
-    of the error then."""
+    """An estimate of ‖g − g*‖/‖g*‖ a task [B], float64, where g* is what the solver aims at (see `Stats.target`). It is never
+    less than what the certificate can resolve, and infinite where nothing is known of the error."""
+    reasons: tuple[str | None, ...]
+    """Why an error is infinite, a sentence a task; None where it is finite."""
 
 
-def certify(problem: Problem, gradients: Tensor, reference: Tensor | None) -> Certificate:
-    """`gradients` [B, P] answer `problem`; `reference` [B, P] answers `finer` of it, None where that failed."""
-    direction = _direction(problem.theta)
-    derivative = _directional_derivative(problem, direction)
-    apart = (gradients @ direction - derivative).abs() / (gradients.norm(dim=1) * direction.norm())
-    if reference is None:
-        return Certificate(apart.double(), torch.full_like(apart, float("inf"), dtype=torch.float64))
-    error = (gradients.double() - reference).norm(dim=1) / reference.norm(dim=1)
-    return Certificate(apart.double(), error)
+def certify(
+    problem: Problem,
+    support_loss: Loss,
+    query_loss: Loss,
+    tasks: Any,
+    layout: Layout,
+    gradients: Tensor,
+    evaluations: Tensor,
+) -> Certificate:
+    """Judges the `gradients` [B, P] of a problem, whose solves took so many `evaluations` of the flow [B].
+
+    In six random directions v it compares ⟨g, v⟩ with the derivative of J along v, which the tangent equation gives. For v with
+    entries of N(0, 1) the mean of ⟨x, v⟩² is ‖x‖², so root mean squares over the directions estimate norms.
+
+    Raises ValueError where the losses can't be evaluated in float64.
+    """
+    support, query = losses_in_float64(support_loss, query_loss)
+    layout = layout.in_float64()
+    judged = zip(gradients.double().cpu().numpy(), evaluations.tolist(), strict=True)
+    verdicts = []
+    for index, (gradient, spent) in enumerate(judged):
+        task = _one(tasks, index)
+        slopes = gradient_of(support, task, layout), gradient_of(query, task, layout)
+        budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
+        verdicts.append(_verdict(problem, index, *slopes, gradient, budget))
+    errors, reasons = zip(*verdicts, strict=True)
+    return Certificate(torch.tensor(errors, dtype=torch.float64), reasons)
 
 
-def finer(problem: Problem, steps: Tensor) -> Problem:
-    """The question, in float64, whose answer judges that of `problem`, which took so many steps [B]: many times as many are a
-    sign that a hundredth of the tolerance can't be had."""
+def _one(tasks: Any, index: int) -> Any:
+    """One of the tasks, in float64."""
+
+    def one(leaf: Tensor) -> Tensor:
+        return leaf[index].double() if leaf.is_floating_point() else leaf[index]
+
+    return tree_map(one, tasks)
+
+
+def _verdict(
+    problem: Problem, index: int, support: Gradient, query: Gradient, gradient: Array, budget: int
+) -> tuple[float, str | None]:
+    """The error of one task's gradient [P], or infinity and why."""
+    try:
+        with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
+            return _error(problem, support, query, gradient, budget), None
+    except Undecided as error:
+        return float("inf"), f"task {index}: {error}"
+    except RuntimeError as error:  # the loss raised it, as PyTorch does
+        if problem.theta.dtype != torch.float64 and "dtype" in str(error):
+            raise ValueError(
+                f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as "
+                "part of tasks, or give params and losses in float64"
+            ) from error
+        return float("inf"), f"task {index}: the losses can't be evaluated in float64: {error}"
+
+
+def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> float:
+    """Raises Undecided where there is nothing to compare the gradient with."""
+    tangents = _tangents(problem, support)
     if problem.target == "discrete":
-        return problem
-    solver = problem.solver
-    own = DEFAULT_REFERENCE if isinstance(solver, FixedStep) else min(solver.rtol, getattr(solver, "atol", 1.0)) / 100
-    tolerance = max(FINEST, own)
-    reference = Dopri5(tolerance, tolerance, guard=True)
-    if isinstance(solver, Adaptive):
-        reference = replace(reference, max_steps=LEAST_STEPS + MORE_STEPS * int(steps.max()))
-    return replace(problem, solver=reference, adjoint=Discrete())
+        assert isinstance(problem.solver, FixedStep | TorchDiffEq)
+        tolerance, ends = MAP_ROUNDING, along_map(tangents, problem.horizons, problem.solver)
+    else:
+        tolerance = _tolerance(problem.solver)
+        ends = along_flow(tangents, problem.horizons, tolerance, budget)
+    derivatives, doubts = _derivatives(problem, tangents, query, ends, tolerance)
+    size = _rms(derivatives[:PROBES])
+    apart = _rms((derivatives - tangents.directions @ gradient)[:PROBES])
+    if size == 0 and apart == 0:
+        return 0.0
+    if size == 0:
+        raise Undecided("the meta-loss's derivative is 0 in every direction tried, but the gradient isn't 0")
+    doubt = _rms(doubts[:PROBES]) + abs(derivatives[PROBES] - derivatives[0])
+    if not doubt < DECIDED * size:
+        raise Undecided(
+            f"the certificate can't resolve so small a gradient: what its own tolerance ({tolerance:.0e}) and its differences "
+            f"leave open is {doubt / size:.1g} of it"
+        )
+    return float((apart + doubt) / size)
 
 
-def _direction(theta: Tensor) -> Tensor:
-    """A fixed v [P]: signs drawn once and for all, so that the certificate of a run is a function of the run."""
-    generator = torch.Generator().manual_seed(1)
-    return (2.0 * torch.randint(2, theta.shape, generator=generator, device="cpu") - 1).to(theta)
+def _tangents(problem: Problem, support: Gradient) -> Tangents:
+    """The six random directions, the same for every task, and the first of them again with differences of three times the
+    step: the two derivatives lie eight times the truncation of the first apart."""
+    theta = problem.theta.double().cpu().numpy()
+    drawn = torch.randn(PROBES, len(theta), dtype=torch.float64, generator=torch.Generator().manual_seed(1)).numpy()
+    return Tangents(
+        support=support,
+        theta=theta,
+        rates=np.ones_like(theta) if problem.rates is None else problem.rates.double().cpu().numpy(),
+        proximal=problem.proximal,
+        directions=np.vstack([drawn, drawn[:1]]),
+        spans=np.array([1.0] * PROBES + [3.0]),
+    )
 
 
-def _directional_derivative(problem: Problem, direction: Tensor) -> Tensor:
-    """dJ(θ; v) [B]: the tangent w(t) of u(t), w(0) = v, along the solver's own steps, met by ∇L_qry at the horizons."""
-    solver = problem.solver
-    if isinstance(solver, TorchDiffEq):
-        return problem.theta.new_full((problem.batch,), float("nan"))
-    trajectory = solver.solve(problem.flow(), problem.batch, problem.horizons, Snapshots(limit=1))
-    assert isinstance(trajectory, Trajectory)
-    total = problem.theta.new_zeros(problem.batch)
-    u = problem.theta.expand(problem.batch, -1).clone()
-    tangent = direction.expand_as(u).clone()
-    for k, (start, end) in enumerate(pairwise(trajectory.arrivals)):
-        for number in range(start, end):
-            u, tangent = _carry(trajectory, number, u, tangent, direction)
-        _, jump, direct = problem.judge(k, u)
-        total += (jump * tangent).sum(dim=1) + direct @ direction
-    return total
+def _tolerance(solver: Solver) -> float:
+    """Of the certificate's own solve."""
+    return WITHOUT_TOLERANCE if isinstance(solver, FixedStep) else min(max(solver.rtol / 10, FINEST), COARSEST)
 
 
-def _carry(trajectory: Trajectory, number: int, u: Tensor, tangent: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """State and tangent of the whole batch [B, P] after a round."""
-    round_, tableau = trajectory.rounds[number], trajectory.tableau
-    field, h = round_.field, round_.h
-    u_now, tangent_now = (u, tangent) if field.rows is None else (u[field.rows], tangent[field.rows])
-    states, slopes = stages(lambda _, v: field(v), tableau, u_now, h)
-    # θ moves by v too, and pulls through the proximal term.
-    pulled = field.proximal * (direction if field.rates is None else field.rates * direction)
-    _, tangent_slopes = stages(lambda i, w: field.jacobian(states[i], w) + pulled, tableau, tangent_now, h)
-    b = weights(tableau, u).b
-    u_now, tangent_now = u_now + h * combine(b, slopes), tangent_now + h * combine(b, tangent_slopes)
-    if field.rows is None:
-        return u_now, tangent_now
-    return u.index_copy(0, field.rows, u_now), tangent.index_copy(0, field.rows, tangent_now)
+def _derivatives(
+    problem: Problem, tangents: Tangents, query: Gradient, ends: Sequence[Array], tolerance: float
+) -> tuple[Array, Array]:
+    """The derivatives of J in the directions [M], and what the tolerance leaves open of each [M]: what the errors of δ's elements
+    come to, and what the query gradient changes where every element of u is off by as much as it may be."""
+    derivatives, doubts = np.zeros((2, len(tangents.directions)))
+    signs = np.where(np.arange(len(tangents.theta)) % 2, 1.0, -1.0)
+    strength = problem.proximal if problem.proximal_in_query else 0.0
+    for weight, state in zip(problem.weights, ends, strict=True):
+        allowed = tolerance * np.abs(state) + tangents.absolute_tolerances(state, tolerance)
+        u, deltas = state[0], state[1:]
+        slope, moved = query(np.vstack([u, u + signs * allowed[0]]))
+        pull = strength * (u - tangents.theta)
+        derivatives += weight * (deltas @ slope + (deltas - tangents.directions) @ pull)
+        doubts += abs(weight) * state.size**0.5 * _random_sums(allowed[1:] * (slope + pull))
+        doubts += abs(weight) * np.abs(deltas @ (moved - slope))
+    if not (np.isfinite(derivatives).all() and np.isfinite(doubts).all()):
+        raise Undecided("the query loss's gradient became infinite or NaN in float64")
+    return derivatives, doubts
+
+
+def _random_sums(terms: Array) -> Array:
+    """The size of sums [M] over errors [M, P] of random signs. Few elements may carry all of the error, since the solver bounds a
+    mean over all of them; so sums of few terms count as much larger than those of many."""
+    sums: Array = np.sum(terms**2, axis=1) / np.maximum(np.sum(np.abs(terms), axis=1), TINY)
+    return sums
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -222,18 +222,6 @@ def test_tied_weights_and_inputs_of_several_tensors_are_fine() -> None:
     torch.testing.assert_close(*by_either_name)
 
 
-def test_a_network_that_can_not_be_copied_is_certified() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
-    net.left_over = net[0].weight * 2  # what came out of a computation can't be copied
-    params = dict(net.named_parameters())
-    answer = amaml.meta_gradient(
-        params, *amaml.regression_losses(net), cosines(2, 5, torch.float32), length=0.2, certify=True
-    )
-    assert answer.certificate is not None
-    assert answer.certificate.error.max() < 1e-4
-
-
 def test_a_single_number_can_be_a_parameter() -> None:
     """½a(u−1)²: u(T) = 1 + e^(−aT)(θ−1), and dJ/dθ = e^(−aT) for J = u(T)."""
     tasks = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
@@ -294,58 +282,6 @@ def test_a_spent_budget_is_named() -> None:
     error = failing(amaml.Dopri5(max_steps=5), quadratic(3, 5, 10))
     assert error.code is Result.BUDGET_SPENT
     assert "5 steps" in str(error)
-
-
-@pytest.mark.parametrize(
-    "solver",
-    [amaml.Euler(0.01), amaml.RK4(0.02), amaml.Dopri5(1e-5), amaml.Bosh3(1e-5)],
-    ids=lambda s: type(s).__name__,
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_certificate_bounds_the_error(solver: Any, dtype: torch.dtype) -> None:
-    net, tasks = network([8], dtype), cosines(3, 12, dtype)
-    losses = amaml.regression_losses(net)
-    answer = amaml.meta_gradient(start(net), *losses, tasks, length=1.0, solver=solver, proximal=0.1, certify=True)
-    assert answer.certificate is not None
-    assert (answer.certificate.duality < (1e-4 if dtype is torch.float32 else 1e-12)).all()
-    exact = {name: value.double() for name, value in start(net).items()}
-    finer = amaml.Dopri5(1e-11) if answer.stats.target == "flow" else solver
-    reference = amaml.meta_gradient(
-        exact, *losses, {name: value.double() for name, value in tasks.items()}, length=1.0, proximal=0.1, solver=finer
-    )
-    for task in range(3):
-        error = apart(flat(answer.per_task, 1)[task], flat(reference.per_task, 1)[task])
-        assert error <= 2 * float(answer.certificate.error[task]) + 1e-14
-
-
-def test_networks_with_tensors_of_their_own_are_certified() -> None:
-    """A frozen body, and statistics that aren't learned."""
-    torch.manual_seed(0)
-    body = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.BatchNorm1d(6).eval(), torch.nn.Tanh())
-    net = torch.nn.Sequential(body, torch.nn.Linear(6, 1))
-    head = {name: parameter for name, parameter in net.named_parameters() if name.startswith("1.")}
-    tasks = cosines(2, 5, torch.float32)
-    answer = amaml.meta_gradient(head, *amaml.regression_losses(net), tasks, length=0.5, certify=True)
-    assert answer.certificate is not None
-    assert answer.certificate.error.max() < 1e-4
-    frozen = torch.randn(1, 3)
-
-    def loss(params: Tensors, task: Tensors) -> Tensor:
-        return (task["support_x"] @ frozen @ params["w"]).square().mean()
-
-    with pytest.raises(ValueError, match="hold float32 tensors of their own"):
-        amaml.meta_gradient({"w": torch.ones(3, 1)}, loss, loss, tasks, length=0.5, certify=True)
-
-
-def test_losses_with_kinks_have_no_certificate_and_a_gradient_all_the_same() -> None:
-    net = network([32, 32], torch.float32, "relu")
-    params = start(net)
-    losses, tasks = amaml.regression_losses(net), cosines(1, 40, torch.float32)
-    answer = amaml.meta_gradient(params, *losses, tasks, length=2.0, certify=True)
-    assert answer.certificate is not None
-    assert answer.certificate.error.isinf().all()
-    plain = amaml.meta_gradient(params, *losses, tasks, length=2.0)
-    assert all(torch.equal(answer.grad[name], plain.grad[name]) for name in params)
 
 
 def test_the_certificate_sees_a_wrong_gradient() -> None:

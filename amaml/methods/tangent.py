@@ -1,0 +1,222 @@
+"""One task's tangents: how the states along its inner flow move when θ moves along given directions v.
+
+The tangent δ of the flow solves δ(0) = v, dδ/dt = −α∘(∇²L_sup(u) δ + ρ(δ − v)). The certificate judges a meta-gradient by it, so
+nothing here is shared with what computes meta-gradients: first derivatives alone, by plain autograd of the user's own losses,
+the Hessian's product by their differences, and the solvers of SciPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torchdiffeq
+from numpy.typing import NDArray
+from scipy.integrate import DOP853
+from torch import Tensor
+
+from amaml.flow.derivatives import Loss
+from amaml.flow.solvers import FixedStep
+from amaml.flow.tableau import Tableau
+from amaml.flow.torchdiffeq_solver import TorchDiffEq
+from amaml.methods.parameters import Layout
+
+Array = NDArray[np.float64]
+Gradient = Callable[[Array], Array]
+"""Points [N, P] → a loss's gradients there [N, P]."""
+
+FLOW_STEP, LEAST_FLOW_STEP = 0.3, 5e-6
+"""Relative step of a flow's differences in units of √tolerance, and the least one. Truncation is about a sixth of its square,
+rounding 1e-16 over it. The step is much wider than what the tolerance lets u be off by, so that the solver meets every kink
+that the flow crosses, and the tangent changes there as it should."""
+MAP_STEP, MAP_REFINEMENTS = 1e-6, 3
+"""Relative step of a discrete map's differences, and how often a difference is taken again at a tenth of it where its halves
+disagree: the map's derivative is that on one side of a kink, so no difference may reach across one."""
+DISAGREEMENT = 1e-3
+"""Relative distance of a difference's halves, forward and backward, over which they disagree."""
+LEAST_STEPS = 16
+"""Steps from one horizon to the next, at least, so that no change of the curvature is stepped over."""
+FLOOR = 1e-3
+"""Elements below so much of a vector's root mean square are held to that instead of their own size."""
+TINY = float(np.finfo(np.float64).tiny)
+
+
+class Undecided(Exception):
+    """The tangents can't be had; the sentence says why."""
+
+
+def gradient_of(loss: Loss, task: Any, layout: Layout) -> Gradient:
+    """The gradient of the loss as the user wrote it, by reverse-mode autograd and nothing else."""
+
+    def gradient(points: Array) -> Array:
+        with torch.enable_grad(), torch.autocast(layout.device.type, enabled=False):
+            leaf = torch.from_numpy(points).to(layout.device).requires_grad_()
+            total = torch.stack([loss(layout.unflatten(point), task) for point in leaf.unbind()]).sum()
+        if not total.requires_grad:  # a loss that doesn't depend on its parameters
+            return np.zeros_like(points)
+        slopes: Array = torch.autograd.grad(total, leaf)[0].cpu().numpy()
+        return slopes
+
+    return gradient
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """The field of one task and of its tangents along `directions` [M, P], as one equation for a state [1 + M, P]: u, then
+    every δ."""
+
+    support: Gradient
+    theta: Array
+    rates: Array
+    """α [P]."""
+    proximal: float
+    directions: Array
+    spans: Array
+    """Step of each direction's differences [M], in units of the step that is common to all."""
+
+    @property
+    def start(self) -> Array:
+        """θ and the directions themselves."""
+        return np.vstack([self.theta, self.directions])
+
+    def absolute_tolerances(self, state: Array, tolerance: float) -> Array:
+        """[1 + M, P]: what an element may be off by beside `tolerance` times its own size: so much of its row's size. A flow that
+        contracts shrinks δ by orders of magnitude, so this is that of δ as it is now."""
+        sizes = np.linalg.norm(state, axis=1, keepdims=True)
+        sizes[0] = self._size(state[0])
+        return np.broadcast_to(np.maximum(FLOOR * tolerance * sizes / state.shape[1] ** 0.5, TINY), state.shape)
+
+    def flow_slopes(self, state: Array, step: float) -> Array:
+        """The time derivatives of u and of every δ; differences of that relative step."""
+        own, ahead, behind = self._differences(state, step * self.spans)
+        return self._slopes(state, own, (ahead + behind) / 2)
+
+    def map_slopes(self, state: Array) -> Array:
+        """The same at a point where the derivative itself is asked for, not what it is on the average around it.
+
+        Raises Undecided at a kink.
+        """
+        own, ahead, behind = self._differences(state, MAP_STEP * self.spans)
+        for refinement in range(1, MAP_REFINEMENTS + 1):
+            unsure = np.flatnonzero(_disagree(ahead, behind))
+            if not unsure.size:
+                break
+            rows = np.vstack([state[:1], state[1 + unsure]])
+            _, ahead[unsure], behind[unsure] = self._differences(rows, MAP_STEP / 10**refinement * self.spans[unsure])
+        if _disagree(ahead, behind).any():
+            raise Undecided(
+                "the support loss has a kink, or noise, where the solver evaluates it: its gradient jumps within a "
+                f"{10**MAP_REFINEMENTS / MAP_STEP:.0e}th of the parameters' size"
+            )
+        return self._slopes(state, own, (ahead + behind) / 2)
+
+    def _differences(self, state: Array, steps: Array) -> tuple[Array, Array, Array]:
+        """∇L_sup(u) [P] and ∇²L_sup(u) δ [M, P] by forward and by backward differences of those relative steps [M]."""
+        u, tangents = state[0], state[1:]
+        sizes = np.linalg.norm(tangents, axis=1, keepdims=True)
+        lengths = steps[:, None] * self._size(u)
+        offsets = lengths * tangents / np.maximum(sizes, TINY)
+        gradients = self.support(np.vstack([u[None], u + offsets, u - offsets]))
+        if not np.isfinite(gradients).all():
+            raise Undecided("the state or the support loss's gradient became infinite or NaN in float64")
+        own, ahead, behind = np.split(gradients, [1, 1 + len(tangents)])
+        return own[0], (ahead - own) * (sizes / lengths), (own - behind) * (sizes / lengths)
+
+    def _size(self, u: Array) -> float:
+        """The unit in which u is measured: it may pass through 0."""
+        return max(float(np.linalg.norm(u)), float(np.linalg.norm(self.theta)) or 1.0)
+
+    def _slopes(self, state: Array, own: Array, products: Array) -> Array:
+        forces = np.vstack([own, products])
+        if self.proximal:
+            forces += self.proximal * (state - self.start)
+        return -self.rates * forces
+
+
+def _disagree(ahead: Array, behind: Array) -> NDArray[np.bool_]:
+    sizes = np.linalg.norm(ahead, axis=1) + np.linalg.norm(behind, axis=1)
+    disagree: NDArray[np.bool_] = np.linalg.norm(ahead - behind, axis=1) > DISAGREEMENT * sizes
+    return disagree
+
+
+def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, budget: int) -> list[Array]:
+    """The states at the horizons, by Dormand and Prince's method of order 8 (SciPy's) at that relative tolerance.
+
+    Raises Undecided where it takes more than `budget` evaluations of the field or can't go on.
+    """
+    left = budget
+    difference = max(LEAST_FLOW_STEP, FLOW_STEP * tolerance**0.5)
+    shape = tangents.start.shape
+
+    def slopes(t: float, flat: Array) -> Array:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Undecided(
+                f"its tangent took more than {budget} evaluations of the flow, the budget, to come to t={t:.4g}: the losses may "
+                "have kinks or noise"
+            )
+        return tangents.flow_slopes(flat.reshape(shape), difference).ravel()
+
+    ends, state, first = [], tangents.start, None
+    for start, end in pairwise([0.0, *horizons]):
+        longest = (end - start) / LEAST_STEPS
+        solver = DOP853(
+            slopes, start, state.ravel(), end, max_step=longest, rtol=tolerance,
+            atol=tangents.absolute_tolerances(state, tolerance).ravel(), first_step=first and min(first, longest),
+        )  # fmt: skip
+        while solver.status == "running":
+            solver.atol = tangents.absolute_tolerances(solver.y.reshape(shape), tolerance).ravel()
+            solver.step()
+        if solver.status == "failed":
+            raise Undecided(
+                f"its tangent's steps shrank to nothing at t={solver.t:.4g}: the losses have kinks or noise there"
+            )
+        state, first = solver.y.reshape(shape), solver.h_abs
+        ends.append(state)
+    return ends
+
+
+def along_map(tangents: Tangents, horizons: Sequence[float], solver: FixedStep | TorchDiffEq) -> list[Array]:
+    """The states at the horizons by the solver's own N = round(T/step) equal steps, each interval between horizons on its own.
+
+    A Runge–Kutta or Adams method applied to u and δ together gives the tangent of what it does to u alone.
+    """
+    assert solver.step is not None
+    ends, state = [], tangents.start
+    for start, end in pairwise([0.0, *horizons]):
+        count = max(1, round((end - start) / solver.step))
+        if isinstance(solver, TorchDiffEq):
+            state = _by_torchdiffeq(tangents, state, solver, torch.linspace(start, end, count + 1, dtype=torch.float64))
+        else:
+            state = _by_runge_kutta(tangents, state, solver.tableau, (end - start) / count, count)
+        ends.append(state)
+    return ends
+
+
+def _by_runge_kutta(tangents: Tangents, state: Array, tableau: Tableau, h: float, count: int) -> Array:
+    for _ in range(count):
+        slopes: list[Array] = []
+        for row in tableau.a:
+            slopes.append(tangents.map_slopes(state + h * _combined(row, slopes)))
+        state = state + h * _combined(tableau.b, slopes)
+    return state
+
+
+def _combined(weights: Sequence[float], slopes: Sequence[Array]) -> Array | float:
+    return sum(weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight)
+
+
+def _by_torchdiffeq(tangents: Tangents, state: Array, solver: TorchDiffEq, times: Tensor) -> Array:
+    def field(_: Tensor, y: Tensor) -> Tensor:
+        return torch.from_numpy(tangents.map_slopes(y.numpy()))
+
+    states = torchdiffeq.odeint(
+        field, torch.from_numpy(state), times, rtol=solver.rtol, atol=solver.atol, method=solver.method
+    )
+    end: Array = states[-1].numpy()
+    return end

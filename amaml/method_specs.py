@@ -12,21 +12,29 @@ from amaml.parts import Part, RuleBroken
 class DiscreteSpec(Part):
     """Exact reverse of the accepted forward steps."""
 
+    controls_lambda: ClassVar[bool] = False
     kind: Literal["discrete"] = "discrete"
     checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """States kept at any time (binomial schedule); null keeps about √N."""
 
 
 class InterpolatedSpec(Part):
-    """The paper's: the adjoint ODE by its own solver over the stored forward trajectory."""
+    """The paper's: the adjoint ODE by its own solver, with λ at tolerance, over the forward trajectory's dense output."""
 
     kind: Literal["interpolated"] = "interpolated"
     scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
+    checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """As of discrete; beside them 16 steps' dense output is in memory."""
+
+    @property
+    def controls_lambda(self) -> bool:
+        return self.scheme == "adaptive"
 
 
 class BacksolveSpec(Part):
     """u re-integrated backwards beside λ; constant memory; detects its own failure and fails the job."""
 
+    controls_lambda: ClassVar[bool] = True
     kind: Literal["backsolve"] = "backsolve"
     max_evaluations: Annotated[int, Field(ge=10, le=10_000_000)] = 20_000
 
@@ -50,7 +58,8 @@ class AmamlSpec(MethodSpec):
     summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
     exact: ClassVar[bool] = True
     kind: Literal["amaml"] = "amaml"
-    adjoint: AdjointSpec = DiscreteSpec()
+    adjoint: AdjointSpec | None = None
+    """null: by the solver, interpolated for bosh3 and dopri5, discrete for the others. What was taken is written back."""
     proximal: Annotated[float, Field(ge=0, le=1_000)] = 0.0
     """ρ: pulls the flow towards θ. 0 is the paper's stated method, 1 what its released code runs."""
     proximal_in_query: bool = False
@@ -80,7 +89,8 @@ class ComlnSpec(MethodSpec):
     proximal: ClassVar[float] = 0.0
     learn: ClassVar[list[Learnable]] = ["length"]
     kind: Literal["comln"] = "comln"
-    adjoint: AdjointSpec = DiscreteSpec()
+    adjoint: AdjointSpec | None = None
+    """null: by the solver, interpolated for bosh3 and dopri5, discrete for the others. What was taken is written back."""
 
 
 class MamlSpec(MethodSpec):

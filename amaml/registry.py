@@ -14,6 +14,7 @@ from torch import nn
 from amaml.adjoint.backsolve import Backsolve
 from amaml.adjoint.discrete import Discrete
 from amaml.adjoint.interpolated import Interpolated
+from amaml.adjoint.protocol import Adjoint
 from amaml.draws import key
 from amaml.families.base import Family
 from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver
@@ -90,13 +91,15 @@ def build_solver(spec: SolverSpec) -> Solver:
     return TorchDiffEq(spec.kind, rtol=spec.rtol, atol=spec.atol, step=spec.step, guard=spec.guard)
 
 
-def build_adjoint(spec: AdjointSpec) -> Discrete | Interpolated | Backsolve:
-    """The adjoint."""
+def build_adjoint(spec: AdjointSpec | None) -> Adjoint | None:
+    """The adjoint; None leaves it to the solver."""
     match spec:
+        case None:
+            return None
         case DiscreteSpec():
             return Discrete(checkpoints=spec.checkpoints)
         case InterpolatedSpec():
-            return Interpolated(scheme=spec.scheme)
+            return Interpolated(scheme=spec.scheme, checkpoints=spec.checkpoints)
         case BacksolveSpec():
             return Backsolve(max_evaluations=spec.max_evaluations)
 

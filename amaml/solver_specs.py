@@ -25,11 +25,12 @@ class SolverSpec(Part):
     rtol: Tolerance = 1e-6
     """Relative tolerance of the adaptive solvers."""
     atol: Tolerance = 1e-6
-    """Absolute tolerance of the adaptive solvers, in units of the parameters."""
+    """Absolute tolerance of the adaptive solvers, in units of the root mean square of each parameter tensor at the start."""
     step: Annotated[float, Field(ge=1e-6, le=10)] | None = None
     """Step size of the fixed-step solvers (null: 0.01); adaptive solvers choose their own and take none."""
-    guard: bool = True
-    """Adaptive: cap h·λmax, so that the adjoint is stable. Fixed-step: fail when h·λmax leaves the stability region."""
+    guard: bool | None = None
+    """Adaptive: cap h·λmax, which keeps a discrete adjoint stable. Fixed-step: fail when h·λmax leaves the stability region.
+    null: off where the adjoint holds λ at tolerance itself, else on. What was taken is written back."""
 
     @model_validator(mode="before")
     @classmethod

@@ -45,7 +45,7 @@ from amaml.method_specs import (
     ReptileSpec,
 )
 from amaml.parts import Part, RuleBroken
-from amaml.solver_specs import FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
+from amaml.solver_specs import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
 
 __all__ = [
     "AdamSpec",
@@ -335,6 +335,20 @@ class JobSpec(Part):
                 "evaluation.select to last",
                 "family", "validation_classes",
             )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_solver_decides(self) -> Self:
+        """Writes back the adjoint and the guard where they were left to the solver."""
+        by_solver = InterpolatedSpec() if self.solver.kind in ADAPTIVE else DiscreteSpec()
+        adjoint: AdjointSpec = by_solver
+        if isinstance(self.method, AmamlSpec | ComlnSpec):
+            adjoint = self.method.adjoint or by_solver
+            if self.method.adjoint is None:
+                object.__setattr__(self, "method", self.method.model_copy(update={"adjoint": adjoint}))
+        if self.solver.guard is None:
+            guard = self.solver.kind not in ADAPTIVE or not adjoint.controls_lambda
+            object.__setattr__(self, "solver", self.solver.model_copy(update={"guard": guard}))
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ class TensorNorms:
     """Of vectors [A, P] that hold tensors of these `sizes` one after another: the norm of each tensor's part, [A, J]."""
 
     def __init__(self, sizes: Sequence[int], like: Tensor) -> None:
-        number = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        number = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), torch.tensor(sizes, device="cpu"))
         self._membership = torch.nn.functional.one_hot(number, len(sizes)).to(like)
 
     def __call__(self, v: Tensor) -> Tensor:

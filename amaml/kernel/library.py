@@ -17,12 +17,13 @@ _off: ContextVar[bool] = ContextVar("amaml_kernel_off", default=False)
 
 _INTEGERS = (
     "layers activation batch parameters support_points query_points horizons threads "
-    "stages order adaptive guard max_steps checkpoints backward proximal_in_query want_length want_rates want_proximal"
+    "stages order adaptive guard max_steps checkpoints controlled tensors backward "
+    "proximal_in_query want_length want_rates want_proximal"
 )
 _NUMBERS = "proximal rtol atol stability_limit step_cap"
 _POINTERS = (
-    "widths times weights counts steps a b error theta rates power_start support_x support_y query_x query_y "
-    "gradients through_theta by_rates by_proximal by_length losses ends lambda_max "
+    "widths sizes times weights counts steps a b error midpoint theta rates power_start scales "
+    "support_x support_y query_x query_y gradients through_theta by_rates by_proximal by_length losses ends lambda_max "
     "accepted rejected gradient_count hvp_count code failed_at value bound"
 )
 

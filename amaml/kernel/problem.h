@@ -10,15 +10,18 @@
 template <class T> struct Problem {
     int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
     int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
+    int64_t controlled, tensors;  // controlled: the adjoint ODE with λ at tolerance, instead of the reverse of the steps
     int64_t backward;  // 0: only carry θ to the horizons, for estimates that need no adjoint
     int64_t proximal_in_query, want_length, want_rates, want_proximal;
     double proximal, rtol, atol, stability_limit, step_cap;
-    const int64_t* widths;
+    const int64_t *widths, *sizes;  // sizes: of the parameter tensors [tensors]
     const double *times, *weights;  // [K]
     const int64_t* counts;          // fixed steps of each stretch [K]
     const double* steps;            // their sizes [K]
     const double *a, *b, *error;    // tableau: lower triangle row by row, [stages], [stages + 1]
+    const double* midpoint;                // weights of the dense output's middle [stages + 1], or null
     const T *theta, *rates, *power_start;  // [P]; rates may be null
+    const T* scales;                       // what the absolute tolerance is relative to [P]
     const T *support_x, *support_y, *query_x, *query_y;
     T *gradients, *through_theta, *by_rates, *by_proximal;  // [B, P], [B, P], [B, P], [B]
     T *by_length, *losses, *ends, *lambda_max;              // [B, K], [B, K], [B, K, P], [B]
@@ -31,10 +34,10 @@ template <class T> struct Problem {
 #define PROBLEM_FIELDS(FIELD)                                                                                              \
     FIELD(layers) FIELD(activation) FIELD(batch) FIELD(parameters) FIELD(support_points) FIELD(query_points)               \
     FIELD(horizons) FIELD(threads) FIELD(stages) FIELD(order) FIELD(adaptive) FIELD(guard) FIELD(max_steps)                \
-    FIELD(checkpoints) FIELD(backward) FIELD(proximal_in_query) FIELD(want_length) FIELD(want_rates) FIELD(want_proximal)  \
+    FIELD(checkpoints) FIELD(controlled) FIELD(tensors) FIELD(backward) FIELD(proximal_in_query) FIELD(want_length) FIELD(want_rates) FIELD(want_proximal)  \
     FIELD(proximal) FIELD(rtol) FIELD(atol) FIELD(stability_limit) FIELD(step_cap)                                         \
-    FIELD(widths) FIELD(times) FIELD(weights) FIELD(counts) FIELD(steps) FIELD(a) FIELD(b) FIELD(error)                    \
-    FIELD(theta) FIELD(rates) FIELD(power_start) FIELD(support_x) FIELD(support_y) FIELD(query_x) FIELD(query_y)           \
+    FIELD(widths) FIELD(sizes) FIELD(times) FIELD(weights) FIELD(counts) FIELD(steps) FIELD(a) FIELD(b) FIELD(error) FIELD(midpoint)                    \
+    FIELD(theta) FIELD(rates) FIELD(power_start) FIELD(scales) FIELD(support_x) FIELD(support_y) FIELD(query_x) FIELD(query_y)           \
     FIELD(gradients) FIELD(through_theta) FIELD(by_rates) FIELD(by_proximal) FIELD(by_length) FIELD(losses) FIELD(ends)    \
     FIELD(lambda_max) FIELD(accepted) FIELD(rejected) FIELD(gradient_count) FIELD(hvp_count) FIELD(code)                   \
     FIELD(failed_at) FIELD(value) FIELD(bound)

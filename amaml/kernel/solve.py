@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from amaml.adjoint.discrete import Discrete
+from amaml.adjoint.interpolated import Interpolated
 from amaml.adjoint.sensitivity import Wanted
 from amaml.flow.field import Evaluations
 from amaml.flow.guard import start_vector
+from amaml.flow.norms import scales
 from amaml.flow.result import Failure, Result, SolveError
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import Adaptive, FixedStep
@@ -50,7 +52,8 @@ def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _S
         found is None
         or type(derivatives) is not MLPDerivatives
         or not isinstance(solver, FixedStep | Adaptive)
-        or not isinstance(adjoint, Discrete)
+        or not isinstance(adjoint, Discrete | Interpolated)
+        or (isinstance(adjoint, Interpolated) and not (adjoint.controlled and isinstance(solver, Adaptive)))
         or problem.theta.device.type != "cpu"
         or 0 in (*derivatives.support[0].shape, *derivatives.query_set[0].shape)
     ):
@@ -84,7 +87,7 @@ class _Solve:
         problem: Problem,
         derivatives: MLPDerivatives,
         solver: FixedStep | Adaptive,
-        adjoint: Discrete,
+        adjoint: Discrete | Interpolated,
         wanted: AbstractSet[Wanted],
         *,
         backward: bool,
@@ -108,6 +111,8 @@ class _Solve:
             adaptive=isinstance(solver, Adaptive),
             guard=bool(solver.guard),
             checkpoints=-1 if adjoint.checkpoints is None else adjoint.checkpoints,
+            controlled=adjoint.controlled,
+            tensors=len(problem.sizes),
             backward=backward,
             proximal_in_query=problem.proximal_in_query,
             want_length="length" in wanted,
@@ -120,11 +125,15 @@ class _Solve:
         if isinstance(solver, Adaptive):
             self.c.rtol, self.c.atol, self.c.max_steps = solver.rtol, solver.atol, solver.max_steps
             self._numbers("error", tableau.error or ())
+            if tableau.midpoint is not None:
+                self._numbers("midpoint", tableau.midpoint)
         else:
             counts, steps = zip(*fixed_steps(problem.horizons, solver.step), strict=True)
             self._hold("counts", torch.tensor(counts, dtype=torch.int64, device="cpu"))
             self._numbers("steps", steps)
         self._hold("widths", torch.tensor(derivatives.widths, dtype=torch.int64, device="cpu"))
+        self._hold("sizes", torch.tensor(problem.sizes, dtype=torch.int64, device="cpu"))
+        self._hold("scales", scales(theta, problem.sizes))
         self._numbers("times", problem.horizons)
         self._numbers("weights", problem.weights)
         self._numbers("a", [weight for row in tableau.a for weight in row])

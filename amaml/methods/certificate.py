@@ -52,6 +52,8 @@ class Certificate:
     error: Tensor
     """An estimate of ‖g − g*‖/‖g*‖ a task [B], float64, where g* is what the solver aims at (see `Stats.target`). It is never
     less than what the certificate can resolve, and infinite where nothing is known of the error."""
+    duality: Tensor
+    """The same without what can't be resolved: the root mean square over the directions of |⟨g, v⟩ − dJ(θ; v)|, relative."""
     reasons: tuple[str | None, ...]
     """Why an error is infinite, a sentence a task; None where it is finite."""
 
@@ -81,8 +83,9 @@ def certify(
         slopes = gradient_of(support, task, layout), gradient_of(query, task, layout)
         budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
         verdicts.append(_verdict(problem, index, *slopes, gradient, budget))
-    errors, reasons = zip(*verdicts, strict=True)
-    return Certificate(torch.tensor(errors, dtype=torch.float64), reasons)
+    numbers, reasons = zip(*verdicts, strict=True)
+    errors, dualities = torch.tensor(numbers, dtype=torch.float64).unbind(dim=1)
+    return Certificate(errors, dualities, reasons)
 
 
 def _one(tasks: Any, index: int) -> Any:
@@ -96,23 +99,24 @@ def _one(tasks: Any, index: int) -> Any:
 
 def _verdict(
     problem: Problem, index: int, support: Gradient, query: Gradient, gradient: Array, budget: int
-) -> tuple[float, str | None]:
-    """The error of one task's gradient [P], or infinity and why."""
+) -> tuple[tuple[float, float], str | None]:
+    """The error and the duality of one task's gradient [P], or infinity and why."""
+    nothing = float("inf"), float("inf")
     try:
         with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
             return _error(problem, support, query, gradient, budget), None
     except Undecided as error:
-        return float("inf"), f"task {index}: {error}"
+        return nothing, f"task {index}: {error}"
     except RuntimeError as error:  # the loss raised it, as PyTorch does
         if problem.theta.dtype != torch.float64 and "dtype" in str(error):
             raise ValueError(
                 f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as "
                 "part of tasks, or give params and losses in float64"
             ) from error
-        return float("inf"), f"task {index}: the losses can't be evaluated in float64: {error}"
+        return nothing, f"task {index}: the losses can't be evaluated in float64: {error}"
 
 
-def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> float:
+def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> tuple[float, float]:
     """Raises Undecided where there is nothing to compare the gradient with."""
     tangents = _tangents(problem, support)
     if problem.target == "discrete":
@@ -125,7 +129,7 @@ def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array
     size = _rms(derivatives[:PROBES])
     apart = _rms((derivatives - tangents.directions @ gradient)[:PROBES])
     if size == 0 and apart == 0:
-        return 0.0
+        return 0.0, 0.0
     if size == 0:
         raise Undecided("the meta-loss's derivative is 0 in every direction tried, but the gradient isn't 0")
     doubt = _rms(doubts[:PROBES]) + abs(derivatives[PROBES] - derivatives[0])
@@ -134,7 +138,7 @@ def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array
             f"the certificate can't resolve so small a gradient: what its own tolerance ({tolerance:.0e}) and its differences "
             f"leave open is {doubt / size:.1g} of it"
         )
-    return float((apart + doubt) / size)
+    return float((apart + doubt) / size), float(apart / size)
 
 
 def _tangents(problem: Problem, support: Gradient) -> Tangents:

@@ -84,7 +84,7 @@ def certify(
         budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
         verdicts.append(_verdict(problem, index, *slopes, gradient, budget))
     numbers, reasons = zip(*verdicts, strict=True)
-    errors, dualities = torch.tensor(numbers, dtype=torch.float64).unbind(dim=1)
+    errors, dualities = torch.tensor(numbers, dtype=torch.float64, device="cpu").unbind(dim=1)
     return Certificate(errors, dualities, reasons)
 
 
@@ -145,7 +145,9 @@ def _tangents(problem: Problem, support: Gradient) -> Tangents:
     """The six random directions, the same for every task, and the first of them again with differences of three times the
     step: the two derivatives lie eight times the truncation of the first apart."""
     theta = problem.theta.double().cpu().numpy()
-    drawn = torch.randn(PROBES, len(theta), dtype=torch.float64, generator=torch.Generator().manual_seed(1)).numpy()
+    drawn = torch.randn(
+        PROBES, len(theta), dtype=torch.float64, device="cpu", generator=torch.Generator("cpu").manual_seed(1)
+    ).numpy()
     return Tangents(
         support=support,
         theta=theta,

@@ -105,7 +105,7 @@ def pose(
     """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
     layout = Layout(params)
     solver = solver or Dopri5()
-    if not isinstance(solver, Solver):
+    if isinstance(solver, type) or not isinstance(solver, Solver):
         raise ValueError(f"solver must be a solver such as amaml.Dopri5(), got {solver!r}")  # noqa: TRY004 - a wrong choice
     adjoint = _adjoint(adjoint, solver)
     if solver.guard is None:
@@ -132,11 +132,11 @@ def _adjoint(given: Adjoint | None, solver: Solver) -> Adjoint:
     default = _DEFAULT_ADJOINT[solver.adjoint]()
     if given is None:
         return default
-    if not isinstance(given, Adjoint):
+    if isinstance(given, type) or not isinstance(given, Adjoint):
         raise ValueError(f"adjoint must be an adjoint such as amaml.Discrete(), got {given!r}")  # noqa: TRY004 - a wrong choice
     if isinstance(default, Graph) and given not in (default, Discrete()):
         raise ValueError(
-            f"{solver} keeps torchdiffeq's own graph: use adjoint=None or Discrete() without checkpoints, got {given}"
+            f"{solver} keeps its own graph: use adjoint=None or Discrete() without checkpoints, got {given}"
         )
     return default if isinstance(default, Graph) else given
 

@@ -191,7 +191,9 @@ def along_map(tangents: Tangents, horizons: Sequence[float], solver: FixedStep |
     for start, end in pairwise([0.0, *horizons]):
         count = max(1, round((end - start) / solver.step))
         if isinstance(solver, TorchDiffEq):
-            state = _by_torchdiffeq(tangents, state, solver, torch.linspace(start, end, count + 1, dtype=torch.float64))
+            state = _by_torchdiffeq(
+                tangents, state, solver, torch.linspace(start, end, count + 1, dtype=torch.float64, device="cpu")
+            )
         else:
             state = _by_runge_kutta(tangents, state, solver.tableau, (end - start) / count, count)
         ends.append(state)

@@ -24,7 +24,8 @@ from amaml.evaluation import (
 )
 from amaml.families.base import Tasks
 from amaml.flow.result import SolveError
-from amaml.flow.solvers import Dopri5, Euler, TorchDiffEq
+from amaml.flow.solvers import Dopri5, Euler
+from amaml.flow.torchdiffeq_solver import TorchDiffEq
 from amaml.models.mlp import MLP
 from amaml.objectives import nrmse
 

@@ -92,7 +92,7 @@ def test_steps_of_a_task_dont_depend_on_a_stiff_neighbour() -> None:
     tasks["A"][1] *= 30
     both = amaml.meta_gradient(theta, quadratic_support, quadratic_query, tasks, length=1.0)
     assert both.stats.steps[0] == alone.stats.steps[0]
-    assert both.stats.steps[1] > 5 * both.stats.steps[0]
+    assert both.stats.steps[1] > 4 * both.stats.steps[0]
     assert both.stats.gradients[0] < both.stats.gradients[1] / 3
     torch.testing.assert_close(both.per_task[0], alone.per_task[0], rtol=1e-12, atol=1e-14)
 
@@ -143,7 +143,7 @@ def test_snapshots_grow_like_the_root_of_the_steps() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 32])
 def test_snapshots_keep_their_limit(limit: int) -> None:
-    snapshots = Snapshots(limit)
+    snapshots = Snapshots(limit=limit)
     for number in range(1000):
         snapshots.offer(number, torch.zeros(1))
         assert 1 <= len(snapshots.states) <= limit

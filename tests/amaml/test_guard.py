@@ -24,7 +24,15 @@ def support_that_stiffens(u: Tensor, _: Tensor) -> Tensor:
 def solved(solver: Any, length: float, dtype: torch.dtype) -> amaml.MetaGradient:
     theta = torch.tensor([0.3, 0.0, -5.0], dtype=dtype)
     tasks = torch.zeros(1, 1, dtype=dtype)
-    return amaml.meta_gradient(theta, support_that_stiffens, lambda u, _: u.sum(), tasks, length=length, solver=solver)
+    return amaml.meta_gradient(
+        theta,
+        support_that_stiffens,
+        lambda u, _: u.sum(),
+        tasks,
+        length=length,
+        solver=solver,
+        adjoint=amaml.Discrete(),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

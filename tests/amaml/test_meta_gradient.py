@@ -293,10 +293,12 @@ def test_the_certificate_sees_a_wrong_gradient() -> None:
         tasks,
         length=20.0,
         solver=amaml.Dopri5(1e-2, guard=False),
+        adjoint=amaml.Discrete(),
         certify=True,
     )
     assert answer.certificate is not None
-    assert (answer.certificate.error > 0.1).all()
+    assert (answer.certificate.error > 0.01).all()
+    assert answer.certificate.error.max() > 0.1
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

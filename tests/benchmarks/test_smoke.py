@@ -139,4 +139,4 @@ def test_the_trained_start_is_stiff() -> None:
     """Its Hessians are those that the documentation speaks of."""
     job = work("trained", 0.5, dtype=torch.float64)
     assert job.params.keys() == trained_start().keys()
-    assert float(job.solve().stats.lambda_max.max()) > 20
+    assert float(job.solve(amaml.Dopri5(), amaml.Discrete()).stats.lambda_max.max()) > 20

@@ -57,8 +57,8 @@ def test_a_schedule_is_averaged_over_the_iterations() -> None:
 def test_adaptive_solvers_cost_what_was_measured() -> None:
     meta = {"iterations": 1, "tasks_per_batch": 1}
     short, long = (of(meta=meta, trajectory={"length": length}) for length in (2.0, 20.0))
-    assert short.gradients == pytest.approx(167, rel=0.01)
-    assert long.hvps == pytest.approx(1_632, rel=0.02)
+    assert short.gradients == pytest.approx(394, rel=0.03)
+    assert long.hvps == pytest.approx(942, rel=0.02)
     fine = of(meta=meta, solver={"kind": "dopri5", "rtol": 1e-11}, runtime={"dtype": "float64"})
     assert fine.gradients == pytest.approx(10 * short.gradients, rel=0.01)
 

@@ -294,13 +294,13 @@ class Training:
                 f"the meta-gradient's relative error was over runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
                 f"{self._progress.over_limit} certificates in a row, the last after meta-iteration {self.iteration} of "
                 f"{self.iterations}{why}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
-                "keep solver.guard on with method.adjoint discrete, or raise the limit"
+                "leave solver.guard and method.adjoint to the solver (null), or raise the limit"
             )
 
     def _diverged(self, what: str) -> Diverged:
         return Diverged(
             f"meta-training diverged after {self.iteration} of {self.iterations} meta-iterations ({what}): lower "
-            "meta.optimizer.lr, trajectory.length or solver.step, or keep solver.guard on"
+            "meta.optimizer.lr, trajectory.length or solver.step, or leave solver.guard and method.adjoint to the solver (null)"
         )
 
     # Evaluation

@@ -25,7 +25,7 @@ MEAN_BOUND, TASK_BOUND = 1_000, 10_000
 def solve(job: Work, exact: Tensor, tol: float, guard: bool) -> dict[str, Any]:
     """One solve's errors over the tolerance, None where they aren't finite; the sentence where it fails."""
     try:
-        found = job.solve(amaml.Dopri5(rtol=tol, atol=tol, guard=guard))
+        found = job.solve(amaml.Dopri5(rtol=tol, atol=tol, guard=guard), amaml.Discrete())
     except amaml.SolveError as failure:
         return {"mean_over_tol": None, "worst_task_over_tol": None, "failure": str(failure)}
     per_task = flat(found.per_task, axes=1).double()

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from amaml.adjoint.equation import AdjointEquation
+from amaml.adjoint.equation import AdjointEquation, told_in_forward_time
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import Attempt, Integration
 from amaml.flow.field import GradientFlow
@@ -67,15 +67,16 @@ class Backsolve:
         t = torch.zeros(len(state), dtype=torch.float64, device=state.device)
         budget = max(1, self.max_evaluations // tableau.stages)
         try:
-            integration = Integration(problem, tableau, t, state, max_steps=budget, way=end - start)
-            return integration.to(torch.full_like(t, end - start))
+            with told_in_forward_time(end):
+                integration = Integration(problem, tableau, t, state, max_steps=budget, way=end - start)
+                return integration.to(torch.full_like(t, end - start))
         except SolveError as error:
-            raise SolveError([self._in_forward_time(failure, end) for failure in error.failures]) from error
+            raise SolveError([self._in_gradients(failure) for failure in error.failures]) from error
 
-    def _in_forward_time(self, failure: Failure, end: float) -> Failure:
-        if failure.code is Result.BUDGET_SPENT:
-            return replace(failure, time=end - failure.time, bound=float(self.max_evaluations), unit="gradients")
-        return replace(failure, time=end - failure.time)
+    def _in_gradients(self, failure: Failure) -> Failure:
+        """A spent budget is told in what the user bounded."""
+        spent = failure.code is Result.BUDGET_SPENT
+        return replace(failure, bound=float(self.max_evaluations), unit="gradients") if spent else failure
 
 
 class ReversedFlow:

@@ -21,8 +21,8 @@ from amaml.flow.trajectory import Trajectory
 class Discrete:
     """Equals backpropagation through the solver to rounding, without its graph.
 
-    `checkpoints=None` keeps of the order of √N states from the forward solve and recomputes the others once, a stretch at
-    a time: about √(2N) are alive at once for N fixed steps;
+    `checkpoints=None` keeps of the order of √N states from the forward solve and recomputes the others once, those between
+    two kept ones at a time: about √(2N) are alive at once for N fixed steps;
     `checkpoints=k` has at most k states alive (at least two: the first and the current one) and recomputes as often as
     the binomial schedule asks.
     """
@@ -41,7 +41,7 @@ class Discrete:
         self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
     ) -> Tensor:
         adjoint, lookout = cotangents[-1], _lookout(solution)
-        for k, segments in solution.stretches():
+        for k, segments in solution.between_horizons():
             if k < len(cotangents) - 1:
                 adjoint = adjoint + cotangents[k]
             for number, u in checkpointing.segments_backwards(solution, segments, self.checkpoints):

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import over
 from amaml.flow.field import GradientFlow
+from amaml.flow.result import SolveError
 
 SHARE = 0.5
 """Of the tolerance, for one step. More than of the state's: an error of λ is an error of the gradient, which nothing enlarges."""
 ROUNDING = 4.0
 """Units in the last place of the whole λ, below which no error can be told from rounding."""
+
+
+@contextmanager
+def told_in_forward_time(end: float) -> Iterator[None]:
+    """Failures of a solve in s = end − t say where they happened in t."""
+    try:
+        yield
+    except SolveError as error:
+        raise SolveError([replace(failure, time=end - failure.time) for failure in error.failures]) from error
 
 
 class AdjointEquation:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amaml.adjoint import checkpointing
-from amaml.adjoint.equation import AdjointEquation
+from amaml.adjoint.equation import AdjointEquation, told_in_forward_time
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import Attempt, Integration
 from amaml.flow.dense import DenseOutput, Interpolant
@@ -54,8 +54,10 @@ class Interpolated:
     def vjp(
         self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
     ) -> Tensor:
-        way = self._adaptive if self.scheme == "adaptive" else self._on_the_forward_grid
-        return way(field, solution, cotangents, sensitivity, rtol)
+        if self.scheme != "adaptive":
+            return self._on_the_forward_grid(solution, cotangents, sensitivity)
+        with told_in_forward_time(solution.horizons[-1]):
+            return self._adaptive(field, solution, cotangents, sensitivity, rtol)
 
     def _backwards(self, solution: Trajectory, segments: range) -> Iterator[tuple[int, DenseOutput]]:
         for number, u in checkpointing.segments_backwards(solution, segments, self.checkpoints):
@@ -68,7 +70,7 @@ class Interpolated:
         tableau = solution.tableau if solution.tableau.error else DOPRI5
         length, jump = solution.horizons[-1], torch.zeros_like(sensitivity.total)
         integration: Integration | None = None
-        for k, segments in solution.stretches():
+        for k, segments in solution.between_horizons():
             change = torch.cat([cotangents[k], jump], dim=1)
             for at, (number, dense) in enumerate(self._backwards(solution, segments)):
                 start, end = solution.interval(number)
@@ -84,11 +86,9 @@ class Interpolated:
         adjoint, sensitivity.total = equation.split(integration.y)
         return adjoint
 
-    def _on_the_forward_grid(
-        self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
-    ) -> Tensor:
+    def _on_the_forward_grid(self, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity) -> Tensor:
         adjoint = torch.zeros_like(cotangents[-1])
-        for k, segments in solution.stretches():
+        for k, segments in solution.between_horizons():
             adjoint = adjoint + cotangents[k]
             for _, dense in self._backwards(solution, segments):
                 for at in reversed(range(len(dense.rounds))):

@@ -160,7 +160,7 @@ class Integration:
         d2 = size(self.problem.slope(t + h0, ahead) - slope) / h0
         largest = torch.maximum(d1, d2)
         h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / largest) ** (1 / self.tableau.order))
-        return torch.minimum(100 * h0, h1).nan_to_num(1e-6)
+        return torch.minimum(100 * h0, h1).nan_to_num(1e-6).clamp_min(self._shortest)
 
     def _fail_where_too_small(self, rejected: Tensor, h: Tensor, ratio: Tensor, t: Tensor, rows: Tensor | None) -> None:
         too_small = rejected & (h < self._shortest)

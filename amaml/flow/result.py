@@ -28,7 +28,7 @@ class Result(IntEnum):
 
 _REMEDY = {
     Result.STABILITY_LIMIT: "a fixed step is outside the stability region (h·λmax = {value:.3g}): "
-    "use a step below {bound:.3g}, or an adaptive solver with its guard, such as dopri5",
+    "use a step below {bound:.3g}, or an adaptive solver, such as dopri5",
     Result.STEP_UNDERFLOW: "the step shrank to {value:.3g}: loosen rtol and atol, use float64, or check the losses for kinks",
     Result.NON_FINITE: "the parameters or the loss became infinite or NaN: check the data for NaN and huge "
     "values, use a smaller step or length, or standardise the inputs",
@@ -40,8 +40,8 @@ _REMEDY = {
 
 
 _SEEN_TOO_LATE = (
-    "the flow became so stiff so fast (h·λmax = {value:.3g}) that the guard saw it too late: lower rtol and atol, so that it "
-    "looks more often"
+    "the flow became so stiff so fast (h·λmax = {value:.3g}) that the guard saw it too late: use the interpolated "
+    "adjoint, or lower rtol and atol, so that the guard estimates more often"
 )
 
 

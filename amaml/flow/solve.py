@@ -59,7 +59,7 @@ class _Check:
         """At u [B, P], where steps of h begin. Raises SolveError once all tasks have failed."""
         found = failures_where(~u.isfinite().all(dim=1), Result.NON_FINITE, t)
         if self._guard:
-            lambda_max, limit = self._look(u), self._trajectory.tableau.stability_limit
+            lambda_max, limit = self._estimate(u), self._trajectory.tableau.stability_limit
             found += failures_where(~lambda_max.isfinite(), Result.NON_FINITE, t)
             product, bound = h * lambda_max, largest_step(self._trajectory.horizons, lambda_max, limit)
             found += failures_where(~(product <= limit), Result.STABILITY_LIMIT, t, product, bound)
@@ -72,7 +72,7 @@ class _Check:
         if self._failures:
             raise SolveError([self._failures[task] for task in sorted(self._failures)])
 
-    def _look(self, u: Tensor) -> Tensor:
+    def _estimate(self, u: Tensor) -> Tensor:
         """The power iteration's estimate of λmax [B], a step further."""
         trajectory = self._trajectory
         if self._power is None:

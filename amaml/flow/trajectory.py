@@ -156,6 +156,6 @@ class Trajectory(Solution):
             return float("nan")
         return float(largest_step(self.horizons, torch.tensor(product / h), limit))
 
-    def stretches(self) -> Iterator[tuple[int, range]]:
+    def between_horizons(self) -> Iterator[tuple[int, range]]:
         """(k, segments from the horizon before the k-th to the k-th), the last horizon first."""
         yield from reversed([(k, range(start, end)) for k, (start, end) in enumerate(pairwise(self.arrivals))])

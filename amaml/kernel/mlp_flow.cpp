@@ -215,12 +215,12 @@ template <class T> class Task {
         if (!(h * lambda_now <= p.stability_limit))
             throw Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(lambda_now)};
     }
-    // The largest step option that leaves nine tenths of the limit, as equal steps of every stretch.
+    // The largest step option that leaves nine tenths of the limit, as equal steps of every interval between horizons.
     double largest_step(double lambda) const {
         double largest = INFINITY;
         for (int64_t k = 0; k < p.horizons; ++k) {
-            const double stretch = p.counts[k] * p.steps[k];
-            largest = std::min(largest, stretch / std::ceil(stretch * lambda / (0.9 * p.stability_limit)));
+            const double interval = p.counts[k] * p.steps[k];
+            largest = std::min(largest, interval / std::ceil(interval * lambda / (0.9 * p.stability_limit)));
         }
         return largest;
     }
@@ -303,7 +303,7 @@ template <class T> class Task {
         const double d2 = size([&](int64_t i) { return end_slope[i] - slope[i]; }) / h0, largest = std::max(d1, d2);
         const double h1 = largest <= 1e-15 ? std::max(1e-6, h0 * 1e-3) : std::pow(0.01 / largest, 1.0 / p.order);
         const double h = std::min(100 * h0, h1);
-        return std::isnan(h) ? 1e-6 : h;
+        return std::isnan(h) ? 1e-6 : std::max(h, SMALLEST_STEP * p.times[p.horizons - 1]);
     }
 
     // ---- backward
@@ -599,7 +599,7 @@ template <class T> class Task {
         const double d2 = adjoint_over_tolerance(y_error.data(), y.data()) / h0, largest = std::max(d1, d2);
         const double h1 = largest <= 1e-15 ? std::max(1e-6, h0 * 1e-3) : std::pow(0.01 / largest, 1.0 / p.order);
         const double h = std::min(100 * h0, h1);
-        return std::isnan(h) ? 1e-6 : h;
+        return std::isnan(h) ? 1e-6 : std::max(h, SMALLEST_STEP * p.times[p.horizons - 1]);
     }
 
     std::vector<double> units;  // of λ's tensors
@@ -630,6 +630,7 @@ template <class T> class Task {
 template <class T> bool consistent(const Problem<T>& p) {
     int64_t parameters = 0;
     for (int64_t l = 0; l < p.layers; ++l) parameters += (p.widths[l] + 1) * p.widths[l + 1];
+    if (std::accumulate(p.sizes, p.sizes + p.tensors, int64_t(0)) != parameters) return false;
     return p.layers > 0 && parameters == p.parameters && 0 <= p.activation && p.activation <= int64_t(Activation::relu);
 }
 

@@ -16,7 +16,7 @@ template <class T> struct Problem {
     double proximal, rtol, atol, stability_limit, step_cap;
     const int64_t *widths, *sizes;  // sizes: of the parameter tensors [tensors]
     const double *times, *weights;  // [K]
-    const int64_t* counts;          // fixed steps of each stretch [K]
+    const int64_t* counts;          // fixed steps of each interval between horizons [K]
     const double* steps;            // their sizes [K]
     const double *a, *b, *error;    // tableau: lower triangle row by row, [stages], [stages + 1]
     const double* midpoint;                // weights of the dense output's middle [stages + 1], or null

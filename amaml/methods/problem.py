@@ -129,16 +129,17 @@ def pose(
 
 def _adjoint(given: Adjoint | None, solver: Solver) -> Adjoint:
     """The adjoint to take. Raises ValueError for one that can't follow the solver."""
-    default = _DEFAULT_ADJOINT[solver.adjoint]()
     if given is None:
-        return default
+        return _DEFAULT_ADJOINT[solver.adjoint]()
     if isinstance(given, type) or not isinstance(given, Adjoint):
         raise ValueError(f"adjoint must be an adjoint such as amaml.Discrete(), got {given!r}")  # noqa: TRY004 - a wrong choice
-    if isinstance(default, Graph) and given not in (default, Discrete()):
+    if solver.adjoint != "graph":
+        return given
+    if given not in (Graph(), Discrete()):
         raise ValueError(
             f"{solver} keeps its own graph: use adjoint=None or Discrete() without checkpoints, got {given}"
         )
-    return default if isinstance(default, Graph) else given
+    return Graph()
 
 
 def _batch_size(tasks: Any, layout: Layout) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import amaml
 from amaml.flow.norms import TensorNorms, scales
+from amaml.flow.result import Result
 from amaml.kernel import disabled
 from tests.amaml.kernel_problems import both, distance, regression
 from tests.amaml.problems import flat
@@ -95,6 +96,16 @@ def test_nothing_to_go_back_with_costs_few_evaluations() -> None:
     )
     assert not answer.grad.any()
     assert answer.stats.hvps.item() < answer.stats.gradients.item()
+
+
+def test_a_failure_on_the_way_back_says_the_time_of_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps back from T = 2 lead to no time near 0."""
+    monkeypatch.setattr("amaml.adjoint.interpolated.MAX_STEPS", 3)
+    problem = regression([1, 8, 1])
+    with disabled(), pytest.raises(amaml.SolveError) as raised:
+        amaml.meta_gradient(**problem, length=2.0, solver=amaml.Dopri5(1e-9))
+    assert raised.value.code is Result.BUDGET_SPENT
+    assert all(1.5 < failure.time < 2.0 for failure in raised.value.failures)
 
 
 def test_units_of_the_parameters_do_not_matter() -> None:

@@ -72,9 +72,12 @@ def a_bit_of_everything() -> float:
     for (name, solver), kind, widths, count in zip(SOLVERS.items(), kinds, shapes, points, strict=True):
         problem = regression(widths, kind, points=count)
         rates = {key: torch.full_like(value, 0.7) for key, value in problem["params"].items()}
-        for checkpoints in (None, 3):
+        adjoints: list[Any] = [amaml.Discrete(checkpoints=checkpoints) for checkpoints in (None, 3)]
+        if not solver.fixed:
+            adjoints += [amaml.Interpolated(checkpoints=checkpoints) for checkpoints in (None, 3)]
+        for adjoint in adjoints:
             a, b = both(
-                **problem, solver=solver, adjoint=amaml.Discrete(checkpoints=checkpoints), rates=rates, proximal=0.3,
+                **problem, solver=solver, adjoint=adjoint, rates=rates, proximal=0.3,
                 proximal_in_query=True, horizons=[(0.2, 1.0), (0.5, 0.5)], wrt=["length", "rates", "proximal"],
             )  # fmt: skip
             worst = max(worst, distance(a, b, ("length", "rates", "proximal")))

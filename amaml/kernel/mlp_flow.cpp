@@ -28,12 +28,15 @@ constexpr size_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for
 
 // Σ term(i) in double, in a fixed order that vectorises.
 template <class F> double total(int64_t n, F term) {
-    double part[8] = {};
+    constexpr int parts = 32;  // enough that additions don't wait for one another
+    double part[parts] = {};
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int q = 0; q < 8; ++q) part[q] += term(i + q);
-    for (; i < n; ++i) part[i % 8] += term(i);
-    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+    for (; i + parts <= n; i += parts)
+        for (int q = 0; q < parts; ++q) part[q] += term(i + q);
+    for (; i < n; ++i) part[i % parts] += term(i);
+    for (int half = parts / 2; half; half /= 2)
+        for (int q = 0; q < half; ++q) part[q] += part[q + half];
+    return part[0];
 }
 
 template <class T> class Task {

@@ -1,7 +1,7 @@
 // Loss ½·mean((net(x) − y)²) of a fully connected network on one task: gradient and Hessian-vector product.
 //
-// Arrays are feature-major, [width][points], and points come in chunks of a few vectors, so that everything stays in
-// cache whatever their number. Parameters lie flat: a layer's weight [outputs][inputs], then its bias.
+// Points come in chunks, so that everything stays in cache whatever their number. Parameters lie flat: a layer's weight
+// [outputs][inputs], then its bias.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "vectors.h"
+#include "products.h"
 
 constexpr int CHUNK_POINTS = 128;
 
@@ -26,149 +26,47 @@ template <class T> struct Aligned {
 };
 template <class T> using Values = std::vector<T, Aligned<T>>;
 
-// Points of a task, chunk by chunk; those that pad the last vectors weigh nothing.
-template <class T> struct Points {
-    int64_t count, inputs, outputs;
-    int64_t chunks, length;  // length: points in a chunk
-    Values<T> x, y, weight;  // [chunk][feature][point]; weight: 1/(points·outputs)
+// How an array of points × features lies in memory: point by point or feature by feature, as fills vectors better.
+template <class T> struct Layout {
+    int64_t point, feature, size;  // steps to the next point and feature; numbers, with those that only fill up vectors
 
-    Points(int64_t points, int64_t in, int64_t out) : count(points), inputs(in), outputs(out) {
-        int64_t vectors = (points + Simd<T>::lanes - 1) / Simd<T>::lanes;
-        constexpr int64_t most = CHUNK_POINTS / Simd<T>::lanes;
-        chunks = (vectors + most - 1) / most;
-        length = (vectors + chunks - 1) / chunks * Simd<T>::lanes;
-        x.resize(chunks * length * in), y.resize(chunks * length * out), weight.resize(chunks * length);
-        std::fill_n(weight.begin(), points, T(1) / T(points * out));
+    Layout(int64_t points, int64_t features) {
+        const int64_t by_point = points * whole_vectors<T>(features), by_feature = features * whole_vectors<T>(points);
+        // Weight gradients of arrays that lie feature by feature need sums across lanes, which cost about a tenth.
+        if (10 * by_point <= 11 * by_feature) point = whole_vectors<T>(features), feature = 1, size = by_point;
+        else point = 1, feature = whole_vectors<T>(points), size = by_feature;
+    }
+    bool by_point() const { return feature == 1; }
+    Matrix<T> matrix(T* at) const { return {at, point, feature}; }
+    Matrix<const T> matrix(const T* at) const { return {at, point, feature}; }
+};
+
+// Points of a task in chunks of equal length; those that fill up the last chunk weigh nothing.
+template <class T> struct Points {
+    int64_t count, inputs, outputs, chunks, length;
+    Layout<T> in, out;
+    Values<T> x, y, weight;  // [chunk][in.size], [chunk][out.size] twice; weight: 1/(points·outputs)
+
+    Points(int64_t points, int64_t inputs, int64_t outputs)
+        : count(points), inputs(inputs), outputs(outputs), chunks((points + CHUNK_POINTS - 1) / CHUNK_POINTS),
+          length((points + chunks - 1) / chunks), in(length, inputs), out(length, outputs),
+          x(chunks * in.size + LARGEST_TILE * (in.point + in.feature)), y(chunks * out.size), weight(chunks * out.size) {
+        const std::vector<T> equal(points * outputs, T(1) / T(points * outputs));
+        spread(equal.data(), outputs, out, weight);
     }
     // Takes over those of the task'th task from [task][point][feature].
     void fill(const T* all_x, const T* all_y, int64_t task) {
-        spread(all_x, inputs, task, x.data());
-        spread(all_y, outputs, task, y.data());
+        spread(all_x + task * count * inputs, inputs, in, x);
+        spread(all_y + task * count * outputs, outputs, out, y);
     }
-    Vec<T> weights(int64_t chunk, int64_t p) const { return load(weight.data() + chunk * length + p % length); }
 
   private:
-    void spread(const T* from, int64_t features, int64_t task, T* to) const {
-        from += task * count * features;
+    void spread(const T* from, int64_t features, const Layout<T>& layout, Values<T>& to) const {
         for (int64_t p = 0; p < count; ++p)
             for (int64_t f = 0; f < features; ++f)
-                to[(p / length * features + f) * length + p % length] = from[p * features + f];
+                to[p / length * layout.size + p % length * layout.point + f * layout.feature] = *from++;
     }
 };
-
-// One of the terms of a product: weight[r·row + k·column] times in[k][·].
-template <class T> struct Term {
-    const T* weight;
-    int64_t row, column;
-    const T* in;
-};
-
-template <class T, int rows, int columns>
-inline void product_tile(const Term<T>* terms, int count, int64_t inner, int64_t length, const T* bias, T* out) {
-    using V = Vec<T>;
-    constexpr int lanes = Simd<T>::lanes;
-    V sum[rows * columns];
-#pragma GCC unroll 16
-    for (int q = 0; q < rows * columns; ++q) sum[q] = V{} + (bias ? bias[q / columns] : T(0));
-    for (int t = 0; t < count; ++t) {
-        const T *weight = terms[t].weight, *in = terms[t].in;
-        const int64_t row = terms[t].row, column = terms[t].column;
-        for (int64_t k = 0; k < inner; ++k, weight += column, in += length) {
-            V x[columns];
-#pragma GCC unroll 4
-            for (int c = 0; c < columns; ++c) x[c] = load(in + c * lanes);
-#pragma GCC unroll 16
-            for (int q = 0; q < rows * columns; ++q) sum[q] += weight[q / columns * row] * x[q % columns];
-        }
-    }
-#pragma GCC unroll 16
-    for (int q = 0; q < rows * columns; ++q) store(out + q / columns * length + q % columns * lanes, sum[q]);
-}
-
-// Rows are taken `rows` at a time, the rest in halves of it.
-template <class T, int rows, int columns>
-void product_column(Term<T> (&terms)[2], int count, int64_t n, int64_t inner, int64_t length, const T* bias, T* out) {
-    for (; n >= rows; n -= rows, out += rows * length) {
-        product_tile<T, rows, columns>(terms, count, inner, length, bias, out);
-        for (int t = 0; t < count; ++t) terms[t].weight += rows * terms[t].row;
-        if (bias) bias += rows;
-    }
-    if constexpr (rows > 1)
-        if (n) product_column<T, rows / 2, columns>(terms, count, n, inner, length, bias, out);
-}
-
-// out[r][·] = bias[r] + Σ over terms and k < inner of weight[r, k]·in[k][·], for r < n.
-template <class T>
-void product(std::initializer_list<Term<T>> sum, int64_t n, int64_t inner, int64_t length, const T* bias, T* out) {
-    constexpr int lanes = Simd<T>::lanes;
-    const int count = int(sum.size());
-    for (int64_t at = 0; at < length;) {
-        Term<T> terms[2];
-        std::copy(sum.begin(), sum.end(), terms);
-        for (int t = 0; t < count; ++t) terms[t].in += at;
-        const int64_t left = (length - at) / lanes;
-        const int64_t columns = left == 5 || left == 6 ? 3 : std::min<int64_t>(left, 4);
-        switch (columns) {
-            case 4: product_column<T, 4, 4>(terms, count, n, inner, length, bias, out + at); break;
-            case 3: product_column<T, 4, 3>(terms, count, n, inner, length, bias, out + at); break;
-            case 2: product_column<T, 8, 2>(terms, count, n, inner, length, bias, out + at); break;
-            default: product_column<T, 8, 1>(terms, count, n, inner, length, bias, out + at);
-        }
-        at += columns * lanes;
-    }
-}
-
-template <class T> struct Pair {
-    const T *left, *right;
-};
-
-// out[i][j] += Σ over pairs and points of left[i][·]·right[j][·], a tile of height × width sums at a time.
-template <class T, int height, int width>
-void outer_tiles(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
-    constexpr int lanes = Simd<T>::lanes, size = height * width;
-    for (int64_t i = 0; i < rows; i += height)
-        for (int64_t j = 0; j < columns; j += width) {
-            Vec<T> sum[size] = {};
-            for (const Pair<T>& pair : pairs) {
-                const T *left[height], *right[width];  // beyond the last row: that row again, its sums unused
-                for (int q = 0; q < height; ++q) left[q] = pair.left + std::min(i + q, rows - 1) * length;
-                for (int q = 0; q < width; ++q) right[q] = pair.right + std::min(j + q, columns - 1) * length;
-                for (int64_t p = 0; p < length; p += lanes) {
-                    Vec<T> a[height], b[width];
-#pragma GCC unroll 16
-                    for (int q = 0; q < height; ++q) a[q] = load(left[q] + p);
-#pragma GCC unroll 16
-                    for (int q = 0; q < width; ++q) b[q] = load(right[q] + p);
-#pragma GCC unroll 16
-                    for (int q = 0; q < size; ++q) sum[q] += a[q / width] * b[q % width];
-                }
-            }
-            T sums[size];
-            for (int q = 0; q < size; q += lanes) sum_lanes<T>(sum + q), store(sums + q, sum[q]);
-            for (int64_t r = 0; r < std::min<int64_t>(height, rows - i); ++r)
-                for (int64_t c = 0; c < std::min<int64_t>(width, columns - j); ++c)
-                    out[(i + r) * columns + j + c] += sums[r * width + c];
-        }
-}
-template <class T>
-void outer(std::initializer_list<Pair<T>> pairs, int64_t rows, int64_t columns, int64_t length, T* out) {
-    if (columns == 1) outer_tiles<T, 16, 1>(pairs, rows, columns, length, out);
-    else if (rows == 1) outer_tiles<T, 1, 16>(pairs, rows, columns, length, out);
-    else outer_tiles<T, 4, 4>(pairs, rows, columns, length, out);
-}
-
-// out[i] += Σ over points of left[i][·].
-template <class T> void row_sums(const T* left, int64_t rows, int64_t length, T* out) {
-    constexpr int lanes = Simd<T>::lanes;
-    for (int64_t i = 0; i < rows; i += lanes) {
-        Vec<T> sum[lanes] = {};
-        const int64_t height = std::min<int64_t>(lanes, rows - i);
-        for (int64_t r = 0; r < height; ++r)
-            for (int64_t p = 0; p < length; p += lanes) sum[r] += load(left + (i + r) * length + p);
-        sum_lanes<T>(sum);
-        for (int64_t r = 0; r < height; ++r) out[i + r] += sum[0][r];
-    }
-}
 
 template <class T, class F> inline void each(int64_t count, F run) {
     for (int64_t p = 0; p < count; p += Simd<T>::lanes) run(p);
@@ -179,21 +77,30 @@ template <class T> class Network {
     const int64_t layers;
     int64_t parameters = 0;
 
-    // `slots`: at how many points u activations can be remembered at once.
+    // `longest`: points in a chunk, at most. `slots`: at how many points u activations can be remembered at once.
     Network(int64_t layers, const int64_t* widths, Activation activation, int64_t longest, int64_t slots)
-        : layers(layers), widths_(widths, widths + layers + 1), activation_(activation) {
-        const int64_t widest = *std::max_element(widths, widths + layers + 1);
+        : layers(layers), widths_(widths, widths + layers + 1), activation_(activation), ones_(longest, 1) {
+        const auto array = [=](int64_t width) {  // in either layout, and what tiles read behind it
+            return std::max((longest + LARGEST_TILE) * whole_vectors<T>(width),
+                            (width + LARGEST_TILE) * whole_vectors<T>(longest));
+        };
         for (int64_t l = 0; l < layers; ++l) {
-            weights_.push_back(parameters);
+            offsets_.push_back(parameters);
             parameters += (widths[l] + 1) * widths[l + 1];
+            const int64_t in = whole_vectors<T>(widths[l]), outputs = whole_vectors<T>(widths[l + 1]);
+            for (Layers* all : {&at_, &along_, &gradient_}) {
+                all->straight.emplace_back((widths[l + 1] + LARGEST_TILE) * in);
+                all->turned.emplace_back(widths[l] * outputs);
+                all->bias.emplace_back(outputs);
+            }
         }
         const auto arrays = [&](std::vector<Values<T>>& to) {
-            for (int64_t l = 1; l <= layers; ++l) to.emplace_back(widths[l] * longest);
+            for (int64_t l = 1; l <= layers; ++l) to.emplace_back(array(widths[l]));
         };
         slots_.resize(slots);
         for (auto& slot : slots_) arrays(slot);
         arrays(pre_), arrays(moved_);
-        for (auto& buffer : buffers_) buffer.resize(widest * longest);
+        for (auto& buffer : buffers_) buffer.resize(array(*std::max_element(widths, widths + layers + 1)));
     }
 
     int64_t slots() const { return int64_t(slots_.size()); }
@@ -201,52 +108,53 @@ template <class T> class Network {
     // Gradient at u into out; returns the loss.
     T gradient(const Points<T>& set, const T* u, T* out, int64_t slot = 0) {
         T loss = 0;
-        std::fill_n(out, parameters, T(0));
+        pack(set, u, at_);
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
             T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
-            forward(set, chunk, u, slot);
+            forward(set, chunk, slot);
             loss += residual(set, chunk, slot, delta);
             for (int64_t l = layers - 1; l >= 0; --l) {
-                const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
                 const T* a = activation(set, chunk, slot, l);
-                outer<T>({{delta, a}}, outputs, in, n, out + weights_[l]);
-                row_sums(delta, outputs, n, out + weights_[l] + in * outputs);
+                const auto in = layout(set, l);
+                const auto d = layout(set, l + 1).matrix(static_cast<const T*>(delta));
+                collect(set, chunk, l, 1, {{d.turned(), in.matrix(a)}});
                 if (!l) break;
-                product<T>({{u + weights_[l], 1, in, delta}}, in, outputs, n, nullptr, pulled);
+                pull(set, l, in.matrix(pulled), 1, {{d, backwards(set, at_, l)}});
                 with<T>(activation_, [=](auto f) {
-                    each<T>(in * n, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
+                    each<T>(in.size, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
                 });
                 std::swap(delta, pulled);
             }
         }
+        unpack(set, out);
         return loss;
     }
 
     // ∇²L(u)·v into out, by Pearlmutter's R-operator. `known`: the slot holds the activations at this u.
     void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t slot = 0, bool known = false) {
-        std::fill_n(out, parameters, T(0));
+        pack(set, u, at_), pack(set, v, along_);
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
             T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
             T *moved_delta = buffers_[2].data(), *moved_pulled = buffers_[3].data();
-            if (!known || set.chunks > 1) forward(set, chunk, u, slot);
-            tangents(set, chunk, u, v, slot);
+            if (!known || set.chunks > 1) forward(set, chunk, slot);
+            tangents(set, chunk, slot);
             residual(set, chunk, slot, delta);
-            each<T>(set.outputs * set.length, [&, moved = moved_.back().data()](int64_t p) {
-                store(moved_delta + p, load(moved + p) * set.weights(chunk, p));
+            each<T>(set.out.size, [=, out = moved_.back().data(), weight = weights(set, chunk)](int64_t p) {
+                store(moved_delta + p, load(out + p) * load(weight + p));
             });
             for (int64_t l = layers - 1; l >= 0; --l) {
-                const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
-                const T *a = activation(set, chunk, slot, l), *w = u + weights_[l], *moved_w = v + weights_[l];
-                row_sums(moved_delta, outputs, n, out + weights_[l] + in * outputs);
-                if (!l) {
-                    outer<T>({{moved_delta, a}}, outputs, in, n, out);
-                    break;
-                }
-                outer<T>({{moved_delta, a}, {delta, moved_[l - 1].data()}}, outputs, in, n, out + weights_[l]);
-                product<T>({{w, 1, in, delta}}, in, outputs, n, nullptr, pulled);
-                product<T>({{w, 1, in, moved_delta}, {moved_w, 1, in, delta}}, in, outputs, n, nullptr, moved_pulled);
+                const T* a = activation(set, chunk, slot, l);
+                const auto in = layout(set, l), outputs = layout(set, l + 1);
+                const auto d = outputs.matrix(static_cast<const T*>(delta));
+                const auto moved_d = outputs.matrix(static_cast<const T*>(moved_delta));
+                const auto moved = in.matrix(l ? static_cast<const T*>(moved_[l - 1].data()) : nullptr);
+                collect(set, chunk, l, l ? 2 : 1, {{moved_d.turned(), in.matrix(a)}, {d.turned(), moved}});
+                if (!l) break;
+                const auto w = backwards(set, at_, l), moved_w = backwards(set, along_, l);
+                pull(set, l, in.matrix(pulled), 1, {{d, w}});
+                pull(set, l, in.matrix(moved_pulled), 2, {{moved_d, w}, {d, moved_w}});
                 with<T>(activation_, [=, pre = pre_[l - 1].data()](auto f) {
-                    each<T>(in * n, [=](int64_t p) {
+                    each<T>(in.size, [=](int64_t p) {
                         const auto at = load(a + p), slope = f.slope(at), pull = load(pulled + p);
                         const auto bent = pull * f.bend(at, slope) * load(pre + p);
                         store(moved_pulled + p, load(moved_pulled + p) * slope + bent);
@@ -256,35 +164,102 @@ template <class T> class Network {
                 std::swap(delta, pulled), std::swap(moved_delta, moved_pulled);
             }
         }
+        unpack(set, out);
     }
 
   private:
-    // Output of layer l − 1, or the inputs for l = 0.
-    const T* activation(const Points<T>& set, int64_t chunk, int64_t slot, int64_t l) const {
-        return l ? slots_[slot][l - 1].data() : set.x.data() + chunk * set.inputs * set.length;
-    }
+    // Parameters, or their gradient, as products need them: flat as they came, and where vectors lie along their rows on
+    // cache lines, a weight as [outputs][inputs] (straight) or as [inputs][outputs] (turned).
+    struct Layers {
+        const T* flat;
+        std::vector<Values<T>> straight, turned, bias;
+    };
+    Matrix<T> straight(Layers& of, int64_t l) const { return {of.straight[l].data(), whole_vectors<T>(widths_[l]), 1}; }
+    Matrix<T> turned(Layers& of, int64_t l) const { return {of.turned[l].data(), 1, whole_vectors<T>(widths_[l + 1])}; }
+    bool by_point(const Points<T>& set, int64_t l) const { return layout(set, l).by_point(); }
 
-    void forward(const Points<T>& set, int64_t chunk, const T* u, int64_t slot) {
+    void pack(const Points<T>& set, const T* from, Layers& to) {
+        to.flat = from;
         for (int64_t l = 0; l < layers; ++l) {
             const int64_t in = widths_[l], outputs = widths_[l + 1];
-            const T *w = u + weights_[l], *a = activation(set, chunk, slot, l);
+            const T* w = from + offsets_[l];
+            if (by_point(set, l + 1)) transpose<T>({w, in, 1}, outputs, in, turned(to, l).turned());
+            if (by_point(set, l) && (l || !by_point(set, l + 1))) copy_rows<T>({w, in, 1}, outputs, in, straight(to, l));
+            std::copy_n(w + outputs * in, outputs, to.bias[l].data());
+        }
+    }
+    void unpack(const Points<T>& set, T* out) {
+        for (int64_t l = 0; l < layers; ++l) {
+            const int64_t in = widths_[l], outputs = widths_[l + 1];
+            T* w = out + offsets_[l];
+            if (sums_turned(set, l)) transpose<T>(turned(gradient_, l).turned(), in, outputs, {w, in, 1});
+            else copy_rows<T>(straight(gradient_, l), outputs, in, {w, in, 1});
+            std::copy_n(gradient_.bias[l].data(), outputs, w + outputs * in);
+        }
+    }
+    // Whether the weight gradient of layer l comes as [inputs][outputs].
+    bool sums_turned(const Points<T>& set, int64_t l) const { return !by_point(set, l) && by_point(set, l + 1); }
+    // Layer l's weight [inputs][outputs] on the way forward, [outputs][inputs] on the way back.
+    Matrix<const T> forwards(const Points<T>& set, Layers& of, int64_t l) {
+        return (by_point(set, l + 1) ? turned(of, l) : backwards(set, of, l)).turned();
+    }
+    Matrix<const T> backwards(const Points<T>& set, Layers& of, int64_t l) {
+        if (by_point(set, l)) return straight(of, l);
+        if (by_point(set, l + 1)) return turned(of, l);
+        return {of.flat + offsets_[l], widths_[l], 1};
+    }
+    Layout<T> layout(const Points<T>& set, int64_t l) const { return {set.length, widths_[l]}; }
+
+    // Output of layer l − 1, or the inputs for l = 0.
+    const T* activation(const Points<T>& set, int64_t chunk, int64_t slot, int64_t l) const {
+        return l ? slots_[slot][l - 1].data() : set.x.data() + chunk * set.in.size;
+    }
+    const T* weights(const Points<T>& set, int64_t chunk) const { return set.weight.data() + chunk * set.out.size; }
+
+    // Adds a chunk's part to the gradient of layer l: δᵀ·a to its weight's, and the sums of the first δ to its bias's.
+    void collect(const Points<T>& set, int64_t chunk, int64_t l, int count, const Factors<T> (&terms)[2]) {
+        const int64_t outputs = widths_[l + 1];
+        const auto weight = sums_turned(set, l) ? turned(gradient_, l) : straight(gradient_, l);
+        const Matrix<const T> start = chunk ? Matrix<const T>(weight) : none;
+        multiply<T>({outputs, widths_[l], set.length, weight, start, count, {terms[0], terms[1]}});
+        const Matrix<T> bias{gradient_.bias[l].data(), 0, 1};
+        if (!chunk) std::fill_n(bias.at, outputs, T(0));
+        const auto& delta = terms[0].left;
+        if (delta.row == 1) multiply<T>({1, outputs, set.length, bias, bias, 1, {{{ones_.data(), 0, 1}, delta.turned()}}});
+        else add_row_sums(outputs, set.length, delta, bias.at);
+    }
+
+    // How the loss depends on the inputs of layer l, from how it does on its outputs.
+    void pull(const Points<T>& set, int64_t l, const Matrix<T>& out, int count, const Factors<T> (&terms)[2]) {
+        multiply<T>({set.length, widths_[l], widths_[l + 1], out, none, count, {terms[0], terms[1]}});
+    }
+
+    // The inputs of layer l's activation, from its own inputs.
+    void push(const Points<T>& set, int64_t l, T* out, const T* bias, int count, const Factors<T> (&terms)[2]) {
+        const auto to = layout(set, l + 1).matrix(out);
+        multiply<T>({set.length, widths_[l + 1], widths_[l], to, {bias, 0, 1}, count, {terms[0], terms[1]}});
+    }
+
+    void forward(const Points<T>& set, int64_t chunk, int64_t slot) {
+        for (int64_t l = 0; l < layers; ++l) {
             T* z = slots_[slot][l].data();
-            product<T>({{w, in, 1, a}}, outputs, in, set.length, w + in * outputs, z);
+            const auto a = layout(set, l).matrix(activation(set, chunk, slot, l));
+            push(set, l, z, at_.bias[l].data(), 1, {{a, forwards(set, at_, l)}});
             if (l + 1 == layers) break;
-            with<T>(activation_, [&](auto f) {
-                each<T>(outputs * set.length, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
+            with<T>(activation_, [=, size = layout(set, l + 1).size](auto f) {
+                each<T>(size, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
             });
         }
     }
 
     // δ of the output layer; returns the chunk's part of the loss.
     T residual(const Points<T>& set, int64_t chunk, int64_t slot, T* delta) const {
-        const T *out = slots_[slot].back().data(), *y = set.y.data() + chunk * set.outputs * set.length;
+        const T *out = slots_[slot].back().data(), *y = set.y.data() + chunk * set.out.size, *weight = weights(set, chunk);
         Vec<T> loss{};
-        each<T>(set.outputs * set.length, [&](int64_t p) {
-            const auto error = load(out + p) - load(y + p), weighted = error * set.weights(chunk, p);
-            store(delta + p, weighted);
-            loss += error * weighted;
+        each<T>(set.out.size, [&](int64_t p) {
+            const Vec<T> w = load(weight + p), error = w != Vec<T>{} ? load(out + p) - load(y + p) : Vec<T>{};
+            store(delta + p, error * w);
+            loss += error * error * w;
         });
         T total = 0;
         for (int q = 0; q < Simd<T>::lanes; ++q) total += loss[q];
@@ -292,24 +267,28 @@ template <class T> class Network {
     }
 
     // How every layer's input to its activation (pre) and output (moved) move along v.
-    void tangents(const Points<T>& set, int64_t chunk, const T* u, const T* v, int64_t slot) {
+    void tangents(const Points<T>& set, int64_t chunk, int64_t slot) {
         for (int64_t l = 0; l < layers; ++l) {
-            const int64_t in = widths_[l], outputs = widths_[l + 1], n = set.length;
-            const T *w = u + weights_[l], *moved_w = v + weights_[l], *bias = moved_w + in * outputs;
-            const T* a = activation(set, chunk, slot, l);
+            const auto in = layout(set, l);
+            const auto a = in.matrix(activation(set, chunk, slot, l));
+            const auto moved_a = in.matrix(l ? static_cast<const T*>(moved_[l - 1].data()) : nullptr);
             T *moved = moved_[l].data(), *pre = l + 1 < layers ? pre_[l].data() : moved;
-            if (l) product<T>({{moved_w, in, 1, a}, {w, in, 1, moved_[l - 1].data()}}, outputs, in, n, bias, pre);
-            else product<T>({{moved_w, in, 1, a}}, outputs, in, n, bias, pre);
+            const Factors<T> terms[2] = {{a, forwards(set, along_, l)}, {moved_a, forwards(set, at_, l)}};
+            push(set, l, pre, along_.bias[l].data(), l ? 2 : 1, terms);
             if (l + 1 == layers) break;
-            with<T>(activation_, [=, out = activation(set, chunk, slot, l + 1)](auto f) {
-                each<T>(outputs * n, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(out + p))); });
+            with<T>(activation_, [=, value = activation(set, chunk, slot, l + 1), size = layout(set, l + 1).size](auto f) {
+                each<T>(size, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(value + p))); });
             });
         }
     }
 
-    Values<int64_t> widths_, weights_;  // weights_: where each layer's parameters begin
+    static constexpr T zero = 0;
+    static constexpr Matrix<const T> none{&zero, 0, 0};
+    Values<int64_t> widths_, offsets_;  // offsets_: where each layer's parameters begin
     Activation activation_;
-    std::vector<std::vector<Values<T>>> slots_;  // [slot][layer][width][point]
-    std::vector<Values<T>> pre_, moved_;         // [layer][width][point]
+    Values<T> ones_;
+    Layers at_, along_, gradient_;                // u, v and the sum over chunks
+    std::vector<std::vector<Values<T>>> slots_;  // [slot][layer][points × width, as its layout says]
+    std::vector<Values<T>> pre_, moved_;         // [layer][…]
     Values<T> buffers_[4];
 };

@@ -14,6 +14,11 @@ constexpr int VECTOR_BYTES = 32;
 #else
 constexpr int VECTOR_BYTES = 16;
 #endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
 
 template <class T> struct Simd {
     using Word = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
@@ -28,6 +33,7 @@ template <class T> inline Vec<T> load(const T* from) {
     std::memcpy(&v, from, sizeof v);
     return v;
 }
+template <class T> inline Vec<T> broadcast(T x) { return x - Vec<T>{}; }  // x + 0 would cost an addition: it turns −0 into 0
 template <class T> inline void store(T* to, Vec<T> v) { std::memcpy(to, &v, sizeof v); }
 
 // Lanes of a, then of b, by number.
@@ -56,13 +62,47 @@ template <class T, int half = Simd<T>::lanes / 2> INLINE void sum_lanes(Vec<T>* 
     }
 }
 
+// Transposes a square of as many vectors as one has lanes.
+template <class T, int half, int... lane> INLINE void swap_halves(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, lane...>) {
+    constexpr int n = Simd<T>::lanes;
+    const Vec<T> lower = pick<T, (lane & half ? n + lane - half : lane)...>(a, b);
+    b = pick<T, (lane & half ? n + lane : lane + half)...>(a, b), a = lower;
+}
+template <class T, int half = Simd<T>::lanes / 2> INLINE void turn(Vec<T>* v) {
+    if constexpr (half > 0) {
+#pragma GCC unroll 16
+        for (int j = 0; j < Simd<T>::lanes; ++j)
+            if (!(j & half)) swap_halves<T, half>(v[j], v[j + half], std::make_integer_sequence<int, Simd<T>::lanes>{});
+        turn<T, half / 2>(v);
+    }
+}
+
+// v with zeros behind its first `count` lanes.
+template <class T> inline Vec<T> first_lanes(Vec<T> v, int64_t count) {
+    using Bits = typename Simd<T>::Bits;
+    Bits number;
+    for (int q = 0; q < Simd<T>::lanes; ++q) number[q] = q;
+    return (Vec<T>)((Bits)v & (Bits)(number < Bits{} + typename Simd<T>::Word(count)));
+}
+
+// Σ coefficient(n)·xⁿ over n < terms. Even and odd powers are summed apart, since one sum alone would wait for itself.
+template <class T, int terms, class F> INLINE Vec<T> series(Vec<T> x, F coefficient) {
+    const Vec<T> square = x * x;
+    Vec<T> sum[2];
+    sum[(terms - 1) % 2] = Vec<T>{} + T(coefficient(terms - 1)), sum[terms % 2] = Vec<T>{} + T(coefficient(terms - 2));
+#pragma GCC unroll 16
+    for (int n = terms - 3; n >= 0; --n) sum[n % 2] = sum[n % 2] * square + T(coefficient(n));
+    return sum[0] + x * sum[1];
+}
+
 // e^x = scale·(1 + tail) for |x| up to 88 in float32, 708 in float64: x = k·ln 2 + r, scale = 2^k, tail = e^r − 1.
 template <class T> struct Exponential {
     using V = Vec<T>;
     using Bits = typename Simd<T>::Bits;
     static constexpr bool single = sizeof(T) == 4;
     static constexpr int mantissa = single ? 23 : 52, bias = single ? 127 : 1023, degree = single ? 7 : 13;
-    static constexpr T round = single ? 12582912 : 6755399441055744;  // 1.5·2^mantissa: adding it leaves the integer
+    // 1.5·2^mantissa + bias: adding it rounds to an integer, which is left in the lowest bits with the exponent's bias.
+    static constexpr T round = T(single ? 12582912 : 6755399441055744) + bias;
     static constexpr T ln2_high = single ? 0.693359375 : 6.93145751953125e-1;  // few bits, so that k·ln2_high is exact
     static constexpr T ln2_low = single ? -2.12194440054690583e-4 : 1.42860682030941723212e-6;
     V scale, tail;
@@ -71,20 +111,19 @@ template <class T> struct Exponential {
         V shifted = x * T(1.4426950408889634074) + round;
         V k = shifted - round;
         V r = (x - k * ln2_high) - k * ln2_low;
-        scale = (V)((((Bits)shifted) << mantissa) + ((Bits{} + bias) << mantissa));
-        double coefficient = 1;  // Taylor: 1/2 + r/6 + …
-        for (int n = 2; n <= degree; ++n) coefficient /= n;
-        V sum = V{} + T(coefficient);
-#pragma GCC unroll 16
-        for (int n = degree; n > 2; --n) sum = sum * r + T(coefficient *= n);
-        tail = r + r * r * sum;
+        scale = (V)((Bits)shifted << mantissa);
+        tail = r + r * r * series<T, degree - 1>(r, [](int n) {  // Taylor: 1/2 + r/6 + …
+            double coefficient = 1;
+            for (int k = 2; k <= n + 2; ++k) coefficient /= k;
+            return coefficient;
+        });
     }
     V minus_one() const { return scale * tail + (scale - T(1)); }
 };
 
 template <class T> inline Vec<T> sign(Vec<T> x) {  // its sign bits
     using Bits = typename Simd<T>::Bits;
-    return (Vec<T>)((Bits)x & (Bits)(-Vec<T>{}));
+    return (Vec<T>)((Bits)x & (Bits{} + (typename Simd<T>::Word(1) << (8 * sizeof(T) - 1))));
 }
 template <class T> inline Vec<T> flip(Vec<T> x, Vec<T> signs) {
     using Bits = typename Simd<T>::Bits;
@@ -96,10 +135,9 @@ template <class T> inline Vec<T> magnitude(Vec<T> x) { return flip<T>(x, sign<T>
 template <class T> struct Tanh {
     using V = Vec<T>;
     static V value(V z) {
-        const V limit = V{} + T(sizeof(T) == 4 ? 10 : 20);  // beyond it tanh is 1 to rounding
-        V size = magnitude<T>(z);
-        V less = Exponential<T>(T(2) * (size > limit ? limit : size)).minus_one();
-        return flip<T>(less / (less + T(2)), sign<T>(z));
+        const V less = Exponential<T>(T(2) * z).minus_one(), limit = V{} + T(sizeof(T) == 4 ? 10 : 20);
+        const V one = V{} + T(1), ratio = less / (less + T(2));
+        return z > limit ? one : z < -limit ? -one : ratio;  // beyond the limit tanh is 1 to rounding
     }
     static V slope(V a) { return T(1) - a * a; }
     static V bend(V a, V slope) { return T(-2) * a * slope; }
@@ -127,9 +165,7 @@ template <class T> struct Softplus {
         auto e = decay<T>(magnitude<T>(z));
         V small = e.scale + e.scale * e.tail, s = small / (small + T(2)), square = s * s;
         constexpr int terms = sizeof(T) == 4 ? 7 : 16;
-        V sum = V{} + T(1.0 / (2 * terms + 1));
-#pragma GCC unroll 16
-        for (int n = terms - 1; n > 0; --n) sum = sum * square + T(1.0 / (2 * n + 1));
+        V sum = series<T, terms>(square, [](int n) { return 1.0 / (2 * n + 3); });
         return (z < V{} ? V{} : z) + T(2) * (s + s * square * sum);
     }
     static V slope(V a) { return -decay<T>(a).minus_one(); }

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import amaml
 from amaml.flow.result import Result, SolveError
@@ -86,6 +87,51 @@ def test_any_widths_depths_and_numbers_of_points(
     problem = regression(widths, "tanh", dtype, batch=2, points=points)
     a, b = both(**problem, length=0.08, solver=amaml.Heun(0.02))
     assert distance(a, b) < (1e-11 if dtype == torch.float64 else 1e-4)
+
+
+WIDTHS = (1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 128, 129)
+POINTS = (1, 15, 16, 17, 100, 128, 129, 300)
+"""Around the numbers that fill vectors of either precision, the kernel's tiles and its chunks of points."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_gradients_and_hessian_products_of_any_size(width: int, dtype: torch.dtype) -> None:
+    # One Euler step of size 1 ends at θ − ∇L_sup(θ), and its reverse gives λ − ∇²L_sup(θ)λ. Widths and numbers of points
+    # decide how the kernel lays out each layer, so a width meets itself, narrow neighbours and wide ones.
+    for number, points in enumerate(POINTS):
+        activation = ACTIVATIONS[(number + width) % 4]
+        for widths in ([2, width, width, 3], [width, 9, width], [1, 40, width, 1], [2, 4, 4, width, 1]):
+            problem = regression(widths, activation, dtype, batch=2, points=(points, POINTS[-1 - number]))
+            found = amaml.meta_gradient(**problem, length=1.0, solver=amaml.Euler(1.0, guard=False))
+            bound = 1e-12 if dtype == torch.float64 else 1e-5
+            for got, expected in zip((found.adapted, found.per_task), by_autograd(problem), strict=True):
+                distance = (flat(got, 1).double() - expected).norm()
+                # Behind a dead ReLU the answer itself is rounding, of terms of the size of the targets.
+                assert distance <= bound * (0.1 + expected.norm()), (widths, points, activation)
+
+
+def by_autograd(problem: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """θ − ∇L_sup(θ) and λ − ∇²L_sup(θ)λ with λ = ∇L_qry there, a row a task, in float64 and by PyTorch's derivatives."""
+    theta = {name: value.double().requires_grad_() for name, value in problem["params"].items()}
+    ends, gradients = [], []
+    for number in range(2):
+        task = {name: value[number].double() for name, value in problem["tasks"].items()}
+        slope = torch.autograd.grad(problem["support_loss"](theta, task), list(theta.values()), create_graph=True)
+        end = {name: value - part for (name, value), part in zip(theta.items(), slope, strict=True)}
+        gradient = torch.autograd.grad(problem["query_loss"](end, task), list(theta.values()))
+        ends.append(torch.cat([value.detach().flatten() for value in end.values()]))
+        gradients.append(torch.cat([part.flatten() for part in gradient]))
+    return torch.stack(ends), torch.stack(gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_task_that_diverges_leaves_nothing_to_the_next(dtype: torch.dtype) -> None:
+    # One thread solves all three in the same buffers, which are full of NaN then, also where they only fill up vectors.
+    problem = regression([3, 4, 4, 33, 1], dtype=dtype, batch=3, points=(5, 19))
+    problem["tasks"]["query_x"][:2] = math.nan
+    failure = failure_of(**problem, length=0.5, solver=amaml.Euler(0.1))
+    assert [one.task for one in failure.failures] == [0, 1]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -90,18 +90,19 @@ def test_narrower_vectors_give_the_same_answers(compiler: str, tmp_path: Path, f
 
 
 @pytest.mark.nightly
-def test_sanitizers_find_nothing(compiler: str, tmp_path: Path) -> None:
-    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    libasan = runtime.stdout.strip()
-    if not Path(libasan).is_absolute():
-        pytest.skip("this compiler has no address sanitizer")
+@pytest.mark.parametrize("kind", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing(compiler: str, tmp_path: Path, kind: str) -> None:
+    name = {"address,undefined": "libasan.so", "thread": "libtsan.so"}[kind]
+    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    runtime = found.stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip(f"this compiler has no {name}")
     library_path = tmp_path / "sanitized.so"
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    build.compile_to(library_path, compiler, flags)
+    build.compile_to(library_path, compiler, ["-O1", "-g", f"-fsanitize={kind}", "-fno-sanitize-recover=all"])
     # verify_asan_link_order: the interpreter itself isn't instrumented; detect_leaks: what it leaves to the system isn't ours.
     worst = python(
         "-m", "tests.amaml.kernel_problems", str(library_path),
-        LD_PRELOAD=libasan, ASAN_OPTIONS="detect_leaks=0", UBSAN_OPTIONS="print_stacktrace=1",
+        LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0", UBSAN_OPTIONS="print_stacktrace=1", TSAN_OPTIONS="exitcode=66",
     )  # fmt: skip
     assert float(worst) < 1e-10
 

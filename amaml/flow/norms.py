@@ -31,5 +31,7 @@ def scales(theta: Tensor, sizes: Sequence[int]) -> Tensor:
     whole = theta.square().mean().sqrt()
     if whole == 0:
         return torch.ones_like(theta)
-    of_tensors = torch.stack([part.square().mean().sqrt() if len(part) else whole for part in theta.split(list(sizes))])
-    return of_tensors.clamp_min(LEAST_SCALE * whole).repeat_interleave(torch.tensor(sizes, device=theta.device))
+    least = LEAST_SCALE * whole
+    parts = theta.split(list(sizes))
+    # Not by repeat_interleave, which would start PyTorch's threads for these few numbers.
+    return torch.cat([torch.maximum(part.square().mean().sqrt(), least).expand(len(part)) for part in parts if len(part)])

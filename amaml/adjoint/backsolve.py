@@ -42,7 +42,7 @@ class Backsolve:
         if self.max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, got {self.max_evaluations}")
 
-    def snapshots(self, rounds: list[int] | None) -> Snapshots:
+    def snapshots(self, rounds: list[int] | None, state_bytes: int) -> Snapshots:
         return nothing_kept()
 
     def vjp(

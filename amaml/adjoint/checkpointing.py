@@ -14,6 +14,9 @@ from torch import Tensor
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.trajectory import Trajectory
 
+CHEAP_BYTES = 16 << 20
+"""Of states that are kept one and all, since that saves a gradient a step."""
+
 Advance = Callable[[int, Tensor], Tensor]
 """(segment's number, state before it) → state after it."""
 
@@ -24,14 +27,17 @@ def require_checkpoints(checkpoints: int | None) -> None:
         raise ValueError(f"checkpoints must be None or at least 1, got {checkpoints}")
 
 
-def snapshots(checkpoints: int | None, rounds: list[int] | None, segment: int) -> Snapshots:
-    """What a forward solve keeps for a way back with so many `checkpoints` (None: of the order of √N), in segments of that many
-    rounds; `rounds` are the numbers of rounds to each horizon from the one before, where they are known."""
+def snapshots(checkpoints: int | None, rounds: list[int] | None, segment: int, state_bytes: int) -> Snapshots:
+    """What a forward solve keeps for a way back with so many `checkpoints` (None: all that CHEAP_BYTES hold, else of the order of
+    √N), in segments of that many rounds; `rounds` are the numbers of rounds to each horizon from the one before, where they
+    are known, and a state takes `state_bytes`."""
     if checkpoints is not None:
         return Snapshots(segment, limit=max(1, checkpoints - 1))
+    cheap = CHEAP_BYTES // max(1, state_bytes)
     if rounds is None:
-        return Snapshots(segment)
-    return Snapshots(segment, due=ever_shorter_stretches(sum(-(-count // segment) for count in rounds)))
+        return Snapshots(segment, cheap=cheap)
+    segments = sum(-(-count // segment) for count in rounds)
+    return Snapshots(segment, due=range(segments) if segments <= cheap else ever_shorter_stretches(segments))
 
 
 def segments_backwards(
@@ -42,7 +48,7 @@ def segments_backwards(
     kept = trajectory.snapshots.states
     start, end = segments.start, segments.stop
     while end > start:
-        at = max(number for number in kept if number < end)
+        at = next(reversed(kept))  # the latest that isn't used up
         first = max(at, start)
         state = _carry(at, first, kept[at], trajectory.advance)
         if checkpoints is None:

@@ -21,8 +21,8 @@ from amaml.flow.trajectory import Trajectory
 class Discrete:
     """Equals backpropagation through the solver to rounding, without its graph.
 
-    `checkpoints=None` keeps of the order of √N states from the forward solve and recomputes the others once, those between
-    two kept ones at a time: about √(2N) are alive at once for N fixed steps;
+    `checkpoints=None` keeps all states while they are cheap. Beyond that it keeps of the order of √N from the forward solve
+    and recomputes the others once, those between two kept ones at a time: about √(2N) are alive at once for N fixed steps;
     `checkpoints=k` has at most k states alive (at least two: the first and the current one) and recomputes as often as
     the binomial schedule asks.
     """
@@ -34,8 +34,8 @@ class Discrete:
     def __post_init__(self) -> None:
         checkpointing.require_checkpoints(self.checkpoints)
 
-    def snapshots(self, rounds: list[int] | None) -> Snapshots:
-        return checkpointing.snapshots(self.checkpoints, rounds, segment=1)
+    def snapshots(self, rounds: list[int] | None, state_bytes: int) -> Snapshots:
+        return checkpointing.snapshots(self.checkpoints, rounds, 1, state_bytes)
 
     def vjp(
         self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float

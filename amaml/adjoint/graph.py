@@ -22,7 +22,7 @@ class Graph:
     controlled: ClassVar[bool] = False
     exact: ClassVar[bool] = True
 
-    def snapshots(self, rounds: list[int] | None) -> Snapshots:
+    def snapshots(self, rounds: list[int] | None, state_bytes: int) -> Snapshots:
         return nothing_kept()
 
     def vjp(

@@ -48,8 +48,8 @@ class Interpolated:
     def controlled(self) -> bool:
         return self.scheme == "adaptive"
 
-    def snapshots(self, rounds: list[int] | None) -> Snapshots:
-        return checkpointing.snapshots(self.checkpoints, rounds, SEGMENT)
+    def snapshots(self, rounds: list[int] | None, state_bytes: int) -> Snapshots:
+        return checkpointing.snapshots(self.checkpoints, rounds, SEGMENT, state_bytes)
 
     def vjp(
         self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float

@@ -23,8 +23,9 @@ class Adjoint(Protocol):
     def exact(self) -> bool:
         """Whether it differentiates the forward solver's own steps rather than the flow."""
 
-    def snapshots(self, rounds: list[int] | None) -> Snapshots:
-        """What the forward solve has to keep; `rounds` are its numbers of steps to each horizon, where they are known."""
+    def snapshots(self, rounds: list[int] | None, state_bytes: int) -> Snapshots:
+        """What the forward solve has to keep; `rounds` are its numbers of steps to each horizon, where they are known, and
+        `state_bytes` is what one state of all tasks takes."""
 
     def vjp(
         self, field: GradientFlow, solution: Any, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float

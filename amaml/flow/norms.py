@@ -34,4 +34,6 @@ def scales(theta: Tensor, sizes: Sequence[int]) -> Tensor:
     least = LEAST_SCALE * whole
     parts = theta.split(list(sizes))
     # Not by repeat_interleave, which would start PyTorch's threads for these few numbers.
-    return torch.cat([torch.maximum(part.square().mean().sqrt(), least).expand(len(part)) for part in parts if len(part)])
+    return torch.cat(
+        [torch.maximum(part.square().mean().sqrt(), least).expand(len(part)) for part in parts if len(part)]
+    )

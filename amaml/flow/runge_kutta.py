@@ -71,6 +71,8 @@ def stages(
 def stage_states(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize) -> list[Tensor]:
     """The stage states alone: the last one's slope isn't evaluated."""
     last = tableau.stages - 1
+    if last == 0:
+        return [u]
     nothing = u.new_zeros(())
     return stages(lambda i, v: field(v) if i < last else nothing, tableau, u, h)[0]
 
@@ -78,7 +80,7 @@ def stage_states(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor,
 def advance(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize) -> Tensor:
     """u after one step."""
     if tableau.stages == 1:
-        return u + h * field(u)
+        return u.add(field(u), alpha=h) if isinstance(h, float) else u + h * field(u)
     _, slopes = stages(lambda _, v: field(v), tableau, u, h)
     return u + h * combine(weights(tableau, u).b, slopes)
 
@@ -97,16 +99,15 @@ def reverse(
     With k̄_i = h (b_i λ + Σ_{j>i} a_ji Ū_j) and Ū_i = (∂f/∂u(U_i))ᵀ k̄_i, λ₋ = λ + Σ Ū_i. `transposed(U, k̄)` gives Ū;
     `visit(U_i, k̄_i)` sees every stage, for derivatives with respect to the field itself; `watch(k̄_0, Ū_0)` the first.
     """
-    coefficients = weights(tableau, adjoint)
+    columns = weights(tableau, adjoint).columns
     pulled = adjoint.new_empty((tableau.stages, *adjoint.shape))
     for i in reversed(range(tableau.stages)):
-        seed = tableau.b[i] * adjoint
+        seed = adjoint * (tableau.b[i] * h)
         if i + 1 < tableau.stages:
-            seed += combine(coefficients.columns[i], pulled[i + 1 :])
-        seed *= h
+            seed += combine(columns[i], pulled[i + 1 :]) * h
         if visit is not None:
             visit(states[i], seed)
         pulled[i] = transposed(states[i], seed)
-        if watch is not None and i == 0:
-            watch(seed, pulled[0])
+    if watch is not None:
+        watch(seed, pulled[0])
     return adjoint + (pulled[0] if tableau.stages == 1 else pulled.sum(0))

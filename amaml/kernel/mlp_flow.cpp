@@ -274,7 +274,7 @@ template <class T> class Task {
         return over_tolerance([&](int64_t i) { return seed[i] + last * end_slope[i]; }, next.data());
     }
     // The largest entry of an error of u, on the way to `end`, over its share of the tolerance; NaN if any is NaN.
-    double over_tolerance(auto error, const T* end) {
+    template <class F> double over_tolerance(F error, const T* end) {
         const T rtol = T(SHARE * p.rtol), atol = T(SHARE * p.atol), rounding = std::numeric_limits<T>::epsilon();
         T largest = 0;
         for (int64_t i = 0; i < P; ++i) {

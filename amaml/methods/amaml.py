@@ -159,7 +159,8 @@ def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
 
 def _batched(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
     flow, solver, adjoint = problem.flow(), problem.solver, problem.adjoint
-    snapshots = adjoint.snapshots(solver.steps(problem.horizons))
+    state_bytes = problem.batch * problem.theta.numel() * problem.theta.element_size()
+    snapshots = adjoint.snapshots(solver.steps(problem.horizons), state_bytes)
     solution = solver.solve(flow, problem.batch, problem.horizons, snapshots)
     losses, jumps, direct = zip(*(problem.judge(k, end) for k, end in enumerate(solution.ends)), strict=True)
     gathered = Sensitivity(flow, problem.batch, wanted if problem.target == "discrete" else wanted - {"length"})

@@ -15,10 +15,10 @@ from torch import Tensor
 from amaml.models.mlp import Activation
 
 
-def _activate(kind: Activation, z: Tensor) -> Tensor:
+def _activate(kind: Activation, z: Tensor, scratch: Tensor) -> Tensor:
     """σ(z), in place."""
     if kind == "tanh":
-        return torch.tanh_(z)
+        return torch.tanh_(z) if z.is_cuda else _tanh(z, scratch)
     if kind == "sigmoid":
         return torch.sigmoid_(z)
     if kind == "softplus":
@@ -26,26 +26,35 @@ def _activate(kind: Activation, z: Tensor) -> Tensor:
     return torch.relu_(z)
 
 
-def _slope(kind: Activation, a: Tensor, out: Tensor) -> Tensor:
-    """σ'(z) from a = σ(z)."""
-    if kind == "tanh":
-        return torch.addcmul(a.new_ones(()), a, a, value=-1, out=out)
-    if kind == "sigmoid":
-        return torch.addcmul(a, a, a, value=-1, out=out)
-    if kind == "softplus":
-        return torch.expm1(torch.neg(a, out=out), out=out).neg_()
-    return torch.sign(a, out=out)
+def _tanh(z: Tensor, scratch: Tensor) -> Tensor:
+    """e/(e + 2) with e = e^2z − 1, in place: to a few units in the last place, and on processors in two thirds of the time of
+    torch.tanh. Beyond 30 it is 1 in either precision, and e wouldn't overflow yet."""
+    torch.expm1_(z.mul_(2).clamp_max_(60))
+    return z.div_(torch.add(z, 2, out=scratch))
 
 
-def _bend(kind: Activation, a: Tensor, slope: Tensor, moved: Tensor) -> Tensor | None:
-    """σ''(z)·R{z} from a = σ(z), σ'(z) and `moved` = σ'(z)·R{z}, in `moved`'s place; None where it is zero almost everywhere."""
+def _times_slope(kind: Activation, v: Tensor, a: Tensor) -> Tensor:
+    """v·σ'(z) from a = σ(z), in v's place."""
     if kind == "tanh":
-        return moved.mul_(a).mul_(-2)
-    if kind == "sigmoid":
-        return moved.addcmul_(a, moved, value=-2)
-    if kind == "softplus":
-        return moved.addcmul_(slope, moved, value=-1)
-    return None
+        torch.ops.aten.tanh_backward.grad_input(v, a, grad_input=v)
+    elif kind == "sigmoid":
+        torch.ops.aten.sigmoid_backward.grad_input(v, a, grad_input=v)
+    elif kind == "relu":
+        torch.ops.aten.threshold_backward.grad_input(v, a, 0, grad_input=v)
+    else:
+        v.mul_(torch.expm1(-a).neg_())  # of softplus: 1 − e^−a
+    return v
+
+
+def _add_bend(kind: Activation, out: Tensor, delta: Tensor, a: Tensor, moved: Tensor) -> None:
+    """out += delta·σ''(z)·R{z} from a = σ(z) and `moved` = σ'(z)·R{z}, which is overwritten."""
+    if kind == "tanh":
+        out.addcmul_(delta, moved.mul_(a), value=-2)
+    elif kind == "sigmoid":
+        out.addcmul_(delta, moved.addcmul_(a, moved, value=-2))
+    elif kind == "softplus":
+        out.addcmul_(delta, moved.mul_(torch.exp(-a)))
+    # relu bends nowhere but at its kink.
 
 
 # A layer of one input or one output makes thin products, which batched matrix multiplication is slow at: below they are
@@ -88,6 +97,14 @@ def _add_pull(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
 def _weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
     """deltaᵀ a [B, o, i]; transposed where i is 1, which lies in memory alike."""
     return torch.bmm(a.mT, delta) if a.shape[2] == 1 else torch.bmm(delta.mT, a)
+
+
+def _add_weight_gradient(out: Tensor, delta: Tensor, a: Tensor) -> None:
+    """out += what `_weight_gradient` gives."""
+    if a.shape[2] == 1:
+        out.baddbmm_(a.mT, delta)
+    else:
+        out.baddbmm_(delta.mT, a)
 
 
 class MLPDerivatives:
@@ -139,9 +156,9 @@ class MLPDerivatives:
 
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
-        parts, batch = u.split_with_sizes(self._sizes, dim=1), u.shape[0]
+        parts, batch = u.unsqueeze(1).split_with_sizes(self._sizes, dim=2), u.shape[0]
         return [
-            (weight.view(batch, outputs, inputs), bias.unsqueeze(1))
+            (weight.view(batch, outputs, inputs), bias)
             for weight, bias, (inputs, outputs) in zip(parts[::2], parts[1::2], pairwise(self.widths), strict=True)
         ]
 
@@ -150,7 +167,9 @@ class MLPDerivatives:
         activations = [x]
         for index, (weight, bias) in enumerate(layers):
             z = _layer(self._room("activation", index + 1, x), bias, activations[-1], weight)
-            activations.append(z if index + 1 == len(layers) else _activate(self.activation, z))
+            if index + 1 < len(layers):
+                _activate(self.activation, z, self._room("delta", index + 1, x))
+            activations.append(z)
         return activations
 
     def _backward(self, layers: list[tuple[Tensor, Tensor]], activations: list[Tensor], y: Tensor) -> Tensor:
@@ -160,23 +179,20 @@ class MLPDerivatives:
             parts += [delta.sum(dim=1), _weight_gradient(delta, activations[index]).flatten(1)]
             if index:
                 delta = _pull(self._room("delta", index, y), delta, weight)
-                delta.mul_(_slope(self.activation, activations[index], self._room("slope", index, y)))
+                _times_slope(self.activation, delta, activations[index])
         return torch.cat(parts[::-1], dim=1)
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         x, y = self.support
         layers, tangents = self._layers(u), self._layers(v)
         activations = self._forward(layers, x)
-        slopes = [
-            _slope(self.activation, a, self._room("slope", index, x)) for index, a in enumerate(activations[1:-1], 1)
-        ]
         # Forward: R{a} of every layer from R{z}; R{x} = 0.
         moved: list[Tensor] = [x]
         for index, (tangent_weight, tangent_bias) in enumerate(tangents):
             z = _layer(self._room("moved", index + 1, x), tangent_bias, activations[index], tangent_weight)
             if index:
                 _add_layer(z, moved[-1], layers[index][0])
-            moved.append(z if index + 1 == len(layers) else z.mul_(slopes[index]))
+            moved.append(z if index + 1 == len(layers) else _times_slope(self.activation, z, activations[index + 1]))
         # Backward: δ and R{δ}.
         parts: list[Tensor] = []
         scale = 1 / y[0].numel()
@@ -184,16 +200,14 @@ class MLPDerivatives:
         for index, (weight, _) in reversed(list(enumerate(layers))):
             weight_part = _weight_gradient(moved_delta, activations[index])
             if index:
-                weight_part += _weight_gradient(delta, moved[index])
+                _add_weight_gradient(weight_part, delta, moved[index])
             parts += [moved_delta.sum(dim=1), weight_part.flatten(1)]
             if not index:
                 break
-            slope = slopes[index - 1]
+            a = activations[index]
             moved_delta = _pull(self._room("moved delta", index, y), moved_delta, weight)
-            moved_delta = _add_pull(moved_delta, delta, tangents[index][0]).mul_(slope)
+            moved_delta = _times_slope(self.activation, _add_pull(moved_delta, delta, tangents[index][0]), a)
             delta = _pull(self._room("delta", index, y), delta, weight)
-            bend = _bend(self.activation, activations[index], slope, moved[index])
-            if bend is not None:
-                moved_delta.addcmul_(delta, bend)
-            delta.mul_(slope)
+            _add_bend(self.activation, moved_delta, delta, a, moved[index])
+            _times_slope(self.activation, delta, a)
         return torch.cat(parts[::-1], dim=1)

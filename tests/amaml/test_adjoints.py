@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import amaml
+from amaml.adjoint import checkpointing
 from amaml.adjoint.checkpointing import states_backwards
 from amaml.flow.result import Result
 from amaml.methods.parameters import Layout
@@ -68,6 +69,32 @@ def test_checkpoints_change_memory_and_not_the_gradient(solver: Any) -> None:
             start(net), *losses, tasks, length=1.0, solver=solver, adjoint=amaml.Discrete(checkpoints=checkpoints)
         )
         assert apart(flat(part.grad), flat(whole.grad)) < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("solver", "adjoint"), [(amaml.Euler(0.02), None), (amaml.RK4(0.05), None), (amaml.Dopri5(1e-6), None),
+                            (amaml.Dopri5(1e-6), amaml.Discrete())], ids=repr
+)  # fmt: skip
+def test_states_that_are_not_cheap_are_made_again_with_the_same_bits(
+    solver: Any, adjoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, tasks = network([8]), cosines(3, 20)
+    problem: dict[str, Any] = {
+        "horizons": [(0.5, 1.0), (2.0, 1.0)], "solver": solver, "adjoint": adjoint,
+    }  # fmt: skip
+    losses = [
+        lambda params, task, own=loss: own(params, task) for loss in amaml.regression_losses(net)
+    ]  # not the kernel's
+    answers = []
+    for cheap in (checkpointing.CHEAP_BYTES, 0):
+        monkeypatch.setattr(checkpointing, "CHEAP_BYTES", cheap)
+        answers.append(amaml.meta_gradient(start(net), *losses, tasks, **problem))
+    kept, thinned = answers
+    assert torch.equal(flat(kept.grad), flat(thinned.grad))
+    assert bool((kept.stats.gradients <= thinned.stats.gradients).all())
+    if solver == amaml.Euler(0.02):
+        assert torch.equal(kept.stats.gradients, kept.stats.steps)
+        assert bool((thinned.stats.gradients > 1.5 * thinned.stats.steps).all())
 
 
 @pytest.mark.parametrize(("length", "spare"), [(1, 0), (2, 0), (9, 1), (30, 3), (64, 2), (100, 40)])

@@ -16,7 +16,7 @@ from amaml.flow.derivatives import TracedDerivatives
 from amaml.flow.result import Result
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp_derivatives import MLPDerivatives, _tanh
 from tests.amaml.problems import (
     Tensors,
     apart,
@@ -47,6 +47,15 @@ def test_written_out_derivatives_equal_the_traced_ones(activation: str, hidden: 
         torch.testing.assert_close(written, traced, rtol=1e-12, atol=1e-14)
     rows = torch.tensor([2, 0])
     torch.testing.assert_close(fast.take(rows).gradient(u[rows]), slow.gradient(u)[rows], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_is_exact_for_any_argument(dtype: torch.dtype) -> None:
+    sizes = torch.cat([torch.logspace(-30, 30, 4001, dtype=torch.float64), torch.linspace(0, 50, 4001).double()])
+    z = torch.cat([sizes, -sizes, torch.tensor([torch.inf, -torch.inf]).double()]).to(dtype)
+    found, expected = _tanh(z.clone(), torch.empty_like(z)).double(), torch.tanh(z.double())
+    assert bool(((found - expected).abs() <= 4 * torch.finfo(dtype).eps * expected.abs()).all())
+    assert _tanh(torch.tensor([torch.nan]), torch.empty(1)).isnan().item()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.jvp's own

@@ -37,7 +37,7 @@ WITHOUT_TOLERANCE = 1e-9
 """The certificate's tolerance where the judged solver has none."""
 MAP_ROUNDING = 1e-10
 """What rounding leaves of the differences along a discrete map, relative."""
-LEAST_EVALUATIONS, EVALUATIONS, MOST_EVALUATIONS = 2_000, 2, 20_000
+LEAST_EVALUATIONS, EVALUATIONS, MOST_EVALUATIONS = 2_000, 2, 10_000
 """Evaluations of a flow and its tangents that a certificate may take for a task: beside the judged solve's, in units of them, and
 in all."""
 DECIDED = 0.01

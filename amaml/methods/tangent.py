@@ -36,10 +36,11 @@ that the flow crosses, and the tangent changes there as it should."""
 MAP_STEP, MAP_REFINEMENTS = 1e-6, 3
 """Relative step of a discrete map's differences, and how often a difference is taken again at a tenth of it where its halves
 disagree: the map's derivative is that on one side of a kink, so no difference may reach across one."""
-DISAGREEMENT = 1e-3
-"""Relative distance of a difference's halves, forward and backward, over which they disagree."""
+DISAGREEMENT, ROUNDING = 1e-3, 1e-13
+"""Relative distance of a difference's halves, forward and backward, over which they disagree, unless the gradient's own rounding,
+relative, explains it."""
 LEAST_STEPS = 16
-"""Steps from one horizon to the next, at least, so that no change of the curvature is stepped over."""
+"""Steps to the last horizon, at least, so that no change of the curvature is stepped over."""
 FLOOR = 1e-3
 """Elements below so much of a vector's root mean square are held to that instead of their own size."""
 TINY = float(np.finfo(np.float64).tiny)
@@ -101,13 +102,14 @@ class Tangents:
         Raises Undecided at a kink.
         """
         own, ahead, behind = self._differences(state, MAP_STEP * self.spans)
+        unsure = self._disagree(state, own, ahead, behind)
         for refinement in range(1, MAP_REFINEMENTS + 1):
-            unsure = np.flatnonzero(_disagree(ahead, behind))
             if not unsure.size:
                 break
             rows = np.vstack([state[:1], state[1 + unsure]])
             _, ahead[unsure], behind[unsure] = self._differences(rows, MAP_STEP / 10**refinement * self.spans[unsure])
-        if _disagree(ahead, behind).any():
+            unsure = self._disagree(state, own, ahead, behind)
+        if unsure.size:
             raise Undecided(
                 "the support loss has a kink, or noise, where the solver evaluates it: its gradient jumps within a "
                 f"{10**MAP_REFINEMENTS / MAP_STEP:.0e}th of the parameters' size"
@@ -126,6 +128,12 @@ class Tangents:
         own, ahead, behind = np.split(gradients, [1, 1 + len(tangents)])
         return own[0], (ahead - own) * (sizes / lengths), (own - behind) * (sizes / lengths)
 
+    def _disagree(self, state: Array, own: Array, ahead: Array, behind: Array) -> NDArray[np.intp]:
+        """The directions whose differences, forward and backward, are farther apart than a smooth loss's."""
+        sizes = np.linalg.norm(ahead, axis=1) + np.linalg.norm(behind, axis=1)
+        rounding = ROUNDING / MAP_STEP * np.linalg.norm(own) * np.linalg.norm(state[1:], axis=1) / self._size(state[0])
+        return np.flatnonzero(np.linalg.norm(ahead - behind, axis=1) > DISAGREEMENT * sizes + rounding)
+
     def _size(self, u: Array) -> float:
         """The unit in which u is measured: it may pass through 0."""
         return max(float(np.linalg.norm(u)), float(np.linalg.norm(self.theta)) or 1.0)
@@ -135,12 +143,6 @@ class Tangents:
         if self.proximal:
             forces += self.proximal * (state - self.start)
         return -self.rates * forces
-
-
-def _disagree(ahead: Array, behind: Array) -> NDArray[np.bool_]:
-    sizes = np.linalg.norm(ahead, axis=1) + np.linalg.norm(behind, axis=1)
-    disagree: NDArray[np.bool_] = np.linalg.norm(ahead - behind, axis=1) > DISAGREEMENT * sizes
-    return disagree
 
 
 def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, budget: int) -> list[Array]:
@@ -164,7 +166,7 @@ def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, 
 
     ends, state, first = [], tangents.start, None
     for start, end in pairwise([0.0, *horizons]):
-        longest = (end - start) / LEAST_STEPS
+        longest = min(horizons[-1] / LEAST_STEPS, end - start)
         solver = DOP853(
             slopes, start, state.ravel(), end, max_step=longest, rtol=tolerance,
             atol=tangents.absolute_tolerances(state, tolerance).ravel(), first_step=first and min(first, longest),

@@ -188,6 +188,27 @@ def test_every_solvers_error_is_that_of_the_certificate(solver: Any) -> None:
         assert error / 10 < seen < max(least, 3 * error)
 
 
+def test_many_horizons_cost_little_more_than_one() -> None:
+    tasks, horizons = quadratic(1, 5, 50), [(0.04 * k, 1.0) for k in range(1, 51)]
+    exact = gradient_of_flow(THETA, tasks, horizons, 0.0, False, ONES)
+    question: dict[str, Any] = {"horizons": horizons, "solver": amaml.Dopri5(1e-7)}
+    certificate = judged(exact, THETA, quadratic_support, quadratic_query, tasks, **question)
+    assert certificate.reasons == (None,)
+    assert (certificate.error < 1e-6).all()
+
+
+def test_a_steep_and_nearly_straight_loss_has_no_kinks() -> None:
+    """What its gradient's rounding makes of a difference is no jump."""
+    theta, task = torch.ones(2, dtype=FLOAT64), torch.zeros(1, 1, dtype=FLOAT64)
+    gradient = torch.full((1, 2), (1 - 1e-9) ** 10, dtype=FLOAT64)
+    certificate = judged(
+        gradient, theta, lambda u, _: (3.3 * u + 5e-9 * u.square()).sum(), lambda u, _: u.sum(), task, length=1.0,
+        solver=amaml.Euler(0.1),
+    )  # fmt: skip
+    assert certificate.reasons == (None,)
+    assert (certificate.error < 1e-6).all()
+
+
 def test_a_start_at_rest_and_a_flow_that_contracts_by_seventeen_orders() -> None:
     """u stays where it is; δ = e^{−At} v, whose smallest element is to be right relative to itself."""
     rates = torch.tensor([[40.0, 38.0, 39.0]], dtype=FLOAT64)

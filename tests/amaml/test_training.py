@@ -343,7 +343,7 @@ def rough(**runtime: Any) -> JobSpec:
     """A job whose certificates are measured against the flow, from which Euler's steps of 0.1 are far."""
     return small(
         method={"adjoint": {"kind": "interpolated", "scheme": "euler"}},
-        meta={"iterations": 9},
+        meta={"iterations": 9, "tasks_per_batch": 1},
         evaluation={"every": 100, "epochs": 1},
         runtime={"certify_every": 2, **runtime},
     )

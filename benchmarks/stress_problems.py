@@ -86,11 +86,12 @@ def unrolled(loss: Callable[[Tensor, str], Tensor], theta: Tensor, length: float
         return -torch.autograd.grad(loss(at, "support"), at, create_graph=True)[0]
 
     for _ in range(count):
-        u = _step(solver, slope, u, length / count)
+        u = step(solver, slope, u, length / count)
     return torch.autograd.grad(loss(u, "query"), start)[0]
 
 
-def _step(solver: Any, slope: Callable[[Tensor], Tensor], u: Tensor, h: float) -> Tensor:
+def step(solver: Any, slope: Callable[[Tensor], Tensor], u: Tensor, h: float) -> Tensor:
+    """One step of a fixed-step solver, as textbooks have it."""
     k1 = slope(u)
     if isinstance(solver, amaml.Euler):
         return u + h * k1
@@ -405,7 +406,7 @@ def _by_central_differences(
         slope = torch.func.vmap(torch.func.grad(lambda u: -support(u, one)))
         count = math.ceil(2000 * question["length"])
         for _ in range(count):
-            starts = _step(amaml.Heun(), slope, starts, question["length"] / count)
+            starts = step(amaml.Heun(), slope, starts, question["length"] / count)
         values = torch.func.vmap(lambda u: query(u, one))(starts).split(len(theta))
         wide, narrow = (values[0] - values[1]) / 4e-3, (values[2] - values[3]) / 2e-3
         return narrow if (wide - narrow).norm() < 0.02 * narrow.norm() else None

@@ -20,6 +20,7 @@ from amaml.methods.certificate import Certificate, certify
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import pose
 from amaml.methods.tangent import Tangents, Undecided, along_flow, gradient_of
+from benchmarks.stress_problems import step
 from tests.amaml.problems import (
     Tensors,
     apart,
@@ -143,16 +144,6 @@ def unrolled(theta: Tensor, support: Any, query: Any, task: Any, horizons: list[
     def field(u: Tensor) -> Tensor:
         return -torch.autograd.grad(support(u, task), u, create_graph=True)[0]
 
-    def step(u: Tensor, h: float) -> Tensor:
-        k1 = field(u)
-        if isinstance(solver, amaml.Euler):
-            return u + h * k1
-        if isinstance(solver, amaml.Heun):
-            return u + h / 2 * (k1 + field(u + h * k1))
-        k2 = field(u + h / 2 * k1)
-        k3 = field(u + h / 2 * k2)
-        return u + h / 6 * (k1 + 2 * k2 + 2 * k3 + field(u + h * k3))
-
     total, before = torch.zeros((), dtype=FLOAT64), 0.0
     for time in horizons:
         count = max(1, round((time - before) / solver.step))
@@ -161,7 +152,7 @@ def unrolled(theta: Tensor, support: Any, query: Any, task: Any, horizons: list[
             u = torchdiffeq.odeint(lambda _, u: field(u), u, grid, method=solver.method)[-1]
         else:
             for _ in range(count):
-                u = step(u, (time - before) / count)
+                u = step(solver, field, u, (time - before) / count)
         total, before = total + query(u, task), time
     return torch.autograd.grad(total, origin)[0]
 

@@ -27,7 +27,7 @@ from service.store.blobs import BlobNotFound, Written
 from service.store.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.crashes import classify, oom_kills
 from worker.process import AdapterProcess, Gone
-from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready
+from worker.protocol import Accident, Adapt, Adapted, NotAdapted
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings
 
@@ -97,23 +97,26 @@ class Adaptations(Thread):
 
     def _get_ready(self) -> bool:
         """Has an adapter that waits for work. False where none gets ready, or the worker is to end."""
-        if self._adapter is not None and self._adapter.is_alive and self._adapter.requests < MOST_REQUESTS:
+        if self._adapter is not None and self._adapter.requests < MOST_REQUESTS and self._is_ready(self._adapter):
             return True
         if self._adapter is not None:
             self._adapter.kill()
         # Started in this thread, which ends after it: Linux kills the child when the thread that started it ends.
         self._adapter = AdapterProcess(self._settings.adaptation_memory_bytes)
-        give_up = time.monotonic() + SECONDS_TO_GET_READY
-        while not self._stopping.is_set() and time.monotonic() < give_up:
-            said = self._adapter.receive(BEAT_SECONDS)
-            if isinstance(said, Ready):
-                log.info("adapter %d is ready", self._adapter.pid)
-                return True
-            if isinstance(said, Gone):
-                break
+        if self._is_ready(self._adapter):
+            log.info("adapter %d is ready", self._adapter.pid)
+            return True
         self._adapter.kill()
         if not self._stopping.is_set():
             log.error("an adapter didn't get ready; the reason stands above")
+        return False
+
+    def _is_ready(self, adapter: AdapterProcess) -> bool:
+        """Waits until it says so; False if it ends or takes too long, or the worker is to end."""
+        give_up = time.monotonic() + SECONDS_TO_GET_READY
+        while adapter.is_alive and time.monotonic() < give_up and not self._stopping.is_set():
+            if adapter.wait_until_ready(BEAT_SECONDS):
+                return True
         return False
 
     def _do_next(self) -> bool:

@@ -2,8 +2,9 @@
 
     python -m worker.adapter MEMORY_BYTES
 
-It imports the mathematics, says that it is ready, and waits on its stdin for an `Adapt`. It computes on the CPU, keeps the
-networks that it loaded last, and may use so much memory beyond what it had when it was ready. It ends when its stdin does.
+It imports the mathematics, says that it is ready, and waits on its stdin for an `Adapt`; after each it says that it is ready
+again. It computes on the CPU, keeps the networks that it loaded last, and may use so much memory beyond what it had when it
+was ready first. It ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main() -> None:
     wire = Wire()
     _warm_up()
     _bound_memory(int(sys.argv[1]))
-    wire.send(Ready(versions=versions(), devices=["cpu"]))
+    ready = Ready(versions=versions(), devices=["cpu"])
+    wire.send(ready)
     for line in sys.stdin.buffer:
         order = to_adapter(line)
         try:
@@ -49,6 +51,7 @@ def main() -> None:
             last = last_word(error, "adapter", _failure)
         wire.send(last)
         failpoint("adapter.told_the_end")
+        wire.send(ready)
 
 
 def _warm_up() -> None:

@@ -64,6 +64,7 @@ class ChildProcess(Generic[SaidT]):
             start_new_session=True,
         )
         self._said: SimpleQueue[SaidT | Gone] = SimpleQueue()
+        self._ready: Ready | None = None
         Thread(target=self._listen, name=f"{command[0]}-{self.pid}", daemon=True).start()
 
     @property
@@ -89,6 +90,14 @@ class ChildProcess(Generic[SaidT]):
             return self._said.get(timeout=max(0.0, timeout))
         except Empty:
             return None
+
+    def wait_until_ready(self, timeout: float) -> Ready | None:
+        """What the child says before it can be given work, at first and after each piece of it; None if it didn't within
+        `timeout` seconds, or ended."""
+        if self._ready is None:
+            said = self.receive(timeout)
+            self._ready = said if isinstance(said, Ready) else None
+        return self._ready
 
     def kill(self) -> None:
         """Ends it and waits until it is gone."""
@@ -124,13 +133,10 @@ class TrainerProcess(ChildProcess[FromTrainer]):
         self.jobs = 0
         """Runs that it was given."""
 
-    def wait_until_ready(self, timeout: float) -> Ready | None:
-        """What the trainer says first; None if it didn't within `timeout` seconds, or ended."""
-        said = self.receive(timeout)
-        return said if isinstance(said, Ready) else None
-
     def send(self, message: ToTrainer) -> None:
-        self.jobs += isinstance(message, Run)
+        if isinstance(message, Run):
+            self.jobs += 1
+            self._ready = None
         self._send(message)
 
 
@@ -144,4 +150,5 @@ class AdapterProcess(ChildProcess[FromAdapter]):
 
     def send(self, message: Adapt) -> None:
         self.requests += 1
+        self._ready = None
         self._send(message)

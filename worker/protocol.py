@@ -67,7 +67,8 @@ class Stop(Message):
 
 
 class Ready(Message):
-    """Everything is imported; waiting for a run."""
+    """Everything is imported, and no work is under way: waiting for some. It is said again after each piece of work, so that
+    work is given to no child that is ending."""
 
     kind: Literal["ready"] = "ready"
     versions: dict[str, str]

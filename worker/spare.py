@@ -18,6 +18,8 @@ from worker.protocol import Ready
 log = logging.getLogger(__name__)
 
 SECONDS_TO_GET_READY = 120.0
+SECONDS_BETWEEN_JOBS = 10.0
+"""A trainer that takes longer to get ready for its next job is ended."""
 LONGEST_BACK_OFF = 30.0
 MOST_JOBS = 100
 """Of one trainer: bounds what memory a job may have left behind."""
@@ -58,9 +60,11 @@ class Spares:
         return None
 
     def give_back(self, trainer: TrainerProcess) -> None:
-        """Takes back a trainer that got no job, or has ended one; ends it if it is of no more use."""
+        """Takes back a trainer that got no job, or has ended one and says that it waits for the next; ends it if it is of no
+        more use."""
+        is_ready = trainer.wait_until_ready(SECONDS_BETWEEN_JOBS) is not None
         with self._changed:
-            if not self._closed and trainer.is_alive and trainer.jobs < self._most_jobs():
+            if not self._closed and is_ready and trainer.is_alive and trainer.jobs < self._most_jobs():
                 self._ready.appendleft(trainer)
                 self._changed.notify_all()
                 return

@@ -165,8 +165,9 @@ def main() -> None:
     wire = Wire()
     orders = Orders(os.dup(0))
     _warm_up()
-    wire.send(Ready(versions=versions(), devices=_devices()))
+    ready = Ready(versions=versions(), devices=_devices())
     while True:
+        wire.send(ready)
         run = orders.run()
         last: Succeeded | Stopped | Failed | Accident
         try:

@@ -44,6 +44,7 @@ def answer(adapter: AdapterProcess, initialization: Path, folder: Path, request:
     """What the adapter says of the request; its files go into the folder."""
     folder.mkdir(exist_ok=True)
     (folder / "request").write_text(json.dumps(request))
+    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
     adapter.send(
         Adapt(
             adaptation_id="1", request=str(folder / "request"), initialization=str(initialization), folder=str(folder),

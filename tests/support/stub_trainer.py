@@ -27,8 +27,9 @@ def main() -> None:
     die_with_the_worker()
     wire = Wire()
     orders = Orders(os.dup(0))
-    wire.send(Ready(versions=versions(), devices=["cpu"]))
+    ready = Ready(versions=versions(), devices=["cpu"])
     while True:
+        wire.send(ready)
         run = orders.run()
         last = _train(run, orders, wire)
         orders.done()

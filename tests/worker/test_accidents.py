@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +37,6 @@ from worker.protocol import (
     FromTrainer,
     NotAdapted,
     Progress,
-    Ready,
     Run,
     Succeeded,
 )
@@ -67,6 +68,7 @@ def trainer() -> Iterator[TrainerProcess]:
 
 def told(trainer: TrainerProcess, job: JobSpec, folder: Path, table: Path | None = None) -> FromTrainer | Gone:
     """What it says of the job's end; of checkpoints, none is made by a job this short."""
+    assert trainer.wait_until_ready(CEILING_SECONDS) is not None
     trainer.send(
         Run(
             job_id="00000000-0000-7000-8000-000000000000",
@@ -141,7 +143,7 @@ def test_the_machines_error_is_found_below_the_one_that_it_was_told_as() -> None
 @pytest.fixture(scope="module")
 def adapter() -> Iterator[AdapterProcess]:
     adapter = AdapterProcess(1 << 30)
-    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
+    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
     yield adapter
     adapter.kill()
 
@@ -203,6 +205,18 @@ def test_a_trainer_that_dies_after_its_last_word_has_ended_its_job(worker: Worke
     assert [one.reason for one in attempts_of(job_id)] == ["succeeded"]
 
 
+def test_a_trainer_that_is_ending_gets_no_other_job(worker: WorkerProcess) -> None:
+    worker.arm("trainer.told_the_end=stop")
+    first = wait_for(submit(spec(5)), "succeeded")
+    wait_until(lambda: worker.accident_happened)
+    second = submit(spec(5))
+    time.sleep(0.3)  # enough for a worker that would give the job to the trainer that has stopped
+    pid = attempts_of(first.id)[0].trainer_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(second, "succeeded").attempt == 1
+
+
 @pytest.fixture(scope="module")
 def learned(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> UUID:
     """A job that has succeeded with an initialization for y = f(x)."""
@@ -215,13 +229,20 @@ def learned(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def adapted(job_id: UUID) -> Adaptation:
     """An adaptation of it, once it has ended."""
+    return when_ended(ask(job_id))
+
+
+def ask(job_id: UUID) -> UUID:
+    """The id of an adaptation of it, which waits."""
     asked = AdaptationRequest.model_validate(rows()).model_dump(mode="json", by_alias=True)
     workspace_id = workspace()
     with transaction() as session:
         submitted = adaptations.submit(session, workspace_id, job_id, asked)
         assert submitted is not None
-        adaptation_id = submitted.id
+        return submitted.id
 
+
+def when_ended(adaptation_id: UUID) -> Adaptation:
     def ended() -> bool:
         with transaction() as session:
             return adaptations.has_ended(session, adaptation_id)
@@ -247,3 +268,14 @@ def test_an_adapter_that_dies_after_its_last_word_has_done_its_adaptation(worker
     wait_until(lambda: worker.accident_happened)
     assert (adaptation.state, adaptation.attempt) == ("succeeded", 1)
     assert adapted(learned).state == "succeeded"
+
+
+def test_an_adapter_that_is_ending_gets_no_other_adaptation(worker: WorkerProcess, learned: UUID) -> None:
+    worker.arm("adapter.told_the_end=stop")
+    assert adapted(learned).state == "succeeded"
+    wait_until(lambda: worker.accident_happened)
+    second = ask(learned)
+    time.sleep(0.3)  # enough for a worker that would give it to the adapter that has stopped
+    os.kill(child(worker, "worker.adapter"), signal.SIGKILL)
+    ended = when_ended(second)
+    assert (ended.state, ended.attempt) == ("succeeded", 1)

@@ -41,7 +41,7 @@ from tests.support.jobs import claim, submit, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
 from worker.process import AdapterProcess, Gone
-from worker.protocol import Adapted, NotAdapted, Ready
+from worker.protocol import Adapted, NotAdapted
 
 PATIENT = {"Prefer": "wait=60"}
 HERE: dict[str, str] = {"AMAML_ADAPTERS": "1"}
@@ -74,7 +74,7 @@ def _scaling(inputs: int, outputs: int) -> str:
 @pytest.fixture(scope="module")
 def adapter() -> Iterator[AdapterProcess]:
     adapter = AdapterProcess(1 << 30)
-    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
+    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
     yield adapter
     adapter.kill()
 
@@ -203,7 +203,7 @@ def test_what_can_not_be_adapted_is_told_with_its_remedy(adapter: AdapterProcess
 def test_an_adapter_has_bounded_memory(tmp_path: Path) -> None:
     path = regression(tmp_path / "init", model=MLPSpec(hidden=[1024] * 8))
     adapter = AdapterProcess(64 << 20)
-    assert isinstance(adapter.receive(CEILING_SECONDS), Ready)
+    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
     said = told(adapter, path, tmp_path / "out", {"support": points(1000), "query": points(5)})
     assert isinstance(said, Gone) or (isinstance(said, NotAdapted) and said.reason == "out_of_memory"), said
     adapter.kill()

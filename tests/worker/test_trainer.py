@@ -65,6 +65,12 @@ def tell(trainer: subprocess.Popen[bytes], message: ToTrainer) -> None:
     trainer.stdin.flush()
 
 
+def give(trainer: TrainerProcess, job: Run) -> None:
+    """As soon as it waits for a job."""
+    assert trainer.wait_until_ready(CEILING_SECONDS) is not None
+    trainer.send(job)
+
+
 def run(spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: float = 2 * CEILING_SECONDS) -> Run:
     folder.mkdir(exist_ok=True)
     return Run(
@@ -105,7 +111,7 @@ def tensors(path: Path) -> str:
 
 
 def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: TrainerProcess, tmp_path: Path) -> None:
-    warm.send(run(spec(25), tmp_path))
+    give(warm, run(spec(25), tmp_path))
     heard = hear(warm, Succeeded)
     succeeded = heard[-1]
     assert isinstance(succeeded, Succeeded)
@@ -118,9 +124,9 @@ def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: Trai
 
 def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Path) -> None:
     whole = spec(25, evaluation={"every": 10, "tasks": 2, "epochs": 5, "select": "validation"})
-    warm.send(run(whole, tmp_path / "whole"))
+    give(warm, run(whole, tmp_path / "whole"))
     undisturbed = hear(warm, Succeeded)
-    warm.send(run(whole, tmp_path / "again", checkpoint=str(tmp_path / "whole" / "checkpoint-10.committed")))
+    give(warm, run(whole, tmp_path / "again", checkpoint=str(tmp_path / "whole" / "checkpoint-10.committed")))
     resumed = hear(warm, Succeeded)
     results = [tensors(tmp_path / name / "initialization.safetensors") for name in ("whole", "again")]
     assert results[0] == results[1]
@@ -130,7 +136,7 @@ def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Pat
 
 
 def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: TrainerProcess, tmp_path: Path) -> None:
-    warm.send(run(spec(100_000), tmp_path / "first"))
+    give(warm, run(spec(100_000), tmp_path / "first"))
     hear(warm, Progress)
     warm.send(Stop(checkpoint=True))
     heard = hear(warm, Stopped)
@@ -139,23 +145,23 @@ def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: Traine
     assert isinstance(checkpoint, Checkpoint)
     assert checkpoint.step == stopped.step < 100_000
     warm.send(Lease(deadline=time.monotonic()))  # comes late: must not end a trainer that has no job
-    warm.send(run(spec(2), tmp_path / "second"))
+    give(warm, run(spec(2), tmp_path / "second"))
     hear(warm, Succeeded)
 
 
 def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerProcess, tmp_path: Path) -> None:
     broken = run(spec(2), tmp_path)
     broken = broken.model_copy(update={"spec": {**broken.spec, "meta": {"iterations": -1}}})
-    warm.send(broken)
+    give(warm, broken)
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.reason == "bad_spec"
     (tmp_path / "foreign").write_bytes(b"not a checkpoint")
-    warm.send(run(spec(2), tmp_path, checkpoint=str(tmp_path / "foreign")))
+    give(warm, run(spec(2), tmp_path, checkpoint=str(tmp_path / "foreign")))
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.reason in ("checkpoint_refused", "bad_data")
-    warm.send(run(spec(5, certify_every=1, certify_limit=1e-12), tmp_path))
+    give(warm, run(spec(5, certify_every=1, certify_limit=1e-12), tmp_path))
     heard = hear(warm, Failed)
     failed = heard[-1]
     assert isinstance(failed, Failed)
@@ -164,9 +170,9 @@ def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerPro
 
 
 def test_a_checkpoint_of_another_spec_is_refused(warm: TrainerProcess, tmp_path: Path) -> None:
-    warm.send(run(spec(10), tmp_path / "first"))
+    give(warm, run(spec(10), tmp_path / "first"))
     hear(warm, Succeeded)
-    warm.send(run(spec(20), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed")))
+    give(warm, run(spec(20), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed")))
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.reason == "checkpoint_refused"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ Loss = Callable[[Any, Any], Tensor]
 
 class Derivatives(Protocol):
     """All arguments and results are [B, P], one row a task, unless said otherwise."""
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the support loss is known to have no kinks."""
 
     def gradient(self, u: Tensor) -> Tensor:
         """∇L_sup(u)."""
@@ -82,6 +86,8 @@ class TracedDerivatives:
     or a JVP of the gradient: reverse over reverse on the CPU, where it was measured faster, forward over reverse on CUDA.
     """
 
+    smooth: ClassVar[bool] = False
+
     def __init__(
         self, support: Loss, query: Loss, tasks: Any, unflatten: Callable[[Tensor], Any], witness: Witness | None = None
     ) -> None:
@@ -133,6 +139,8 @@ class LoopedDerivatives:
 
     `tasks` is a list with each task's own tensors.
     """
+
+    smooth: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -25,7 +25,8 @@ class GradientFlow:
     """The vector field f and its Jacobian's products. All arguments and results are [A, P]: a row an active task.
 
     `theta` [P] is where the flow starts and what the proximal term pulls towards, `sizes` those of the tensors in it;
-    `rates` [P] is α (None: 1); `proximal` is ρ. Every call is counted in `evaluations`, at the tasks' places in the whole batch.
+    `rates` [P] is α (None: 1); `proximal` is ρ. `watched`: kinks must fail the solve, since an adjoint of the flow follows.
+    Every call is counted in `evaluations`, at the tasks' places in the whole batch.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class GradientFlow:
         rates: Tensor | None = None,
         proximal: float = 0.0,
         rows: Tensor | None = None,
+        watched: bool = False,
     ) -> None:
         self.derivatives, self.theta, self.evaluations, self.sizes = derivatives, theta, evaluations, sizes
         self.rates, self.proximal, self.rows = rates, proximal, rows
+        self.watched = watched and not derivatives.smooth
         self._root_rates = None if rates is None else rates.sqrt()
 
     def take(self, rows: Tensor) -> GradientFlow:
@@ -53,6 +56,7 @@ class GradientFlow:
             rates=self.rates,
             proximal=self.proximal,
             rows=rows,
+            watched=self.watched,
         )
 
     @cached_property

@@ -24,6 +24,8 @@ class Result(IntEnum):
     """More steps were needed than the solver may take."""
     DRIFTED = 5
     """Backsolve didn't find θ again at t=0."""
+    KINK = 6
+    """The flow meets a kink of the support loss, where the adjoint equation doesn't hold."""
 
 
 _REMEDY = {
@@ -36,6 +38,10 @@ _REMEDY = {
     "and atol, or raise the budget",
     Result.DRIFTED: "re-integrating u backwards missed θ by {value:.3g} times the tolerance (at most {bound:.3g}): a contracting "
     "flow can't be reversed this far; use the discrete or the interpolated adjoint",
+    Result.KINK: "the flow meets a kink of the support loss, where the gradient jumps by {value:.2g} times the speed of the flow "
+    "across it, and λ would jump with it, which the adjoint equation leaves out: round the kink off (Huber's loss for an "
+    "absolute value, softplus or tanh for relu), or differentiate the steps themselves: take fixed ones such as euler's, or the "
+    "discrete adjoint",
 }
 
 

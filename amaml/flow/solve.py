@@ -11,6 +11,7 @@ from torch import Tensor
 from amaml.flow.control import SHARE, Attempt, Integration, over
 from amaml.flow.field import GradientFlow
 from amaml.flow.guard import PowerIteration
+from amaml.flow.kinks import Kinks
 from amaml.flow.result import Failure, Result, SolveError, failures_where, raise_where
 from amaml.flow.trajectory import Round, Trajectory, largest_step
 
@@ -93,7 +94,8 @@ def solve_adaptively(
     if power is not None:
         raise_where(~power.lambda_max.isfinite(), Result.NON_FINITE, 0.0)
         trajectory.lambda_max = power.lambda_max
-    problem = InnerFlow(field, trajectory, power, rtol, atol * field.scales)
+    kinks = Kinks(field, u, rtol) if field.watched else None
+    problem = InnerFlow(field, trajectory, power, kinks, rtol, atol * field.scales)
     way = trajectory.horizons[-1]
     t = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     integration = Integration(problem, trajectory.tableau, t, u, max_steps=max_steps, way=way)
@@ -116,12 +118,19 @@ class InnerFlow:
     """λmax may have grown by this much over a step that was as long as the cap allowed."""
 
     def __init__(
-        self, field: GradientFlow, trajectory: Trajectory, power: PowerIteration | None, rtol: float, atol: Tensor
+        self,
+        field: GradientFlow,
+        trajectory: Trajectory,
+        power: PowerIteration | None,
+        kinks: Kinks | None,
+        rtol: float,
+        atol: Tensor,
     ) -> None:
-        self.field, self.trajectory, self.power, self.rtol, self.atol = field, trajectory, power, rtol, atol
+        self.field, self.trajectory, self.power, self.kinks = field, trajectory, power, kinks
+        self.rtol, self.atol = rtol, atol
 
     def take(self, rows: Tensor) -> InnerFlow:
-        return InnerFlow(self.field.take(rows), self.trajectory, self.power, self.rtol, self.atol)
+        return InnerFlow(self.field.take(rows), self.trajectory, self.power, self.kinks, self.rtol, self.atol)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         return self.field(y)
@@ -160,6 +169,8 @@ class InnerFlow:
         accepted = attempt.h > 0
         _count(trajectory.steps, accepted, attempt.rows)
         _count(trajectory.rejected, attempt.tried & ~accepted, attempt.rows)
+        if self.kinks is not None:
+            self.kinks.see(self.field, attempt)
         if bool(accepted.any()):
             trajectory.append(Round(self.field, attempt.column), attempt.y, attempt.t)
 

@@ -66,7 +66,7 @@ template <class P> struct Fields {
 static_assert(Fields<Problem<float>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
 static_assert(Fields<Problem<double>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
 
-enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT };
+enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT, KINK = 6 };
 struct Failure {
     Code code;
     double time, value = NAN, bound = NAN;

@@ -158,7 +158,8 @@ def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
 
 
 def _batched(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
-    flow, solver, adjoint = problem.flow(), problem.solver, problem.adjoint
+    solver, adjoint = problem.solver, problem.adjoint
+    flow = problem.flow(watched=not adjoint.exact)
     state_bytes = problem.batch * problem.theta.numel() * problem.theta.element_size()
     snapshots = adjoint.snapshots(solver.steps(problem.horizons), state_bytes)
     solution = solver.solve(flow, problem.batch, problem.horizons, snapshots)

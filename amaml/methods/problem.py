@@ -49,12 +49,12 @@ class Problem:
         """See `Stats.target`."""
         return "discrete" if self.solver.fixed and self.adjoint.exact else "flow"
 
-    def flow(self) -> GradientFlow:
-        """The inner flow, nothing counted yet."""
+    def flow(self, *, watched: bool = False) -> GradientFlow:
+        """The inner flow, nothing counted yet. `watched`: see `GradientFlow`."""
         gradients, hvps = torch.zeros(2, self.batch, dtype=torch.int64, device=self.theta.device)
         return GradientFlow(
             self.derivatives, self.theta, Evaluations(gradients, hvps),
-            sizes=self.sizes, rates=self.rates, proximal=self.proximal,
+            sizes=self.sizes, rates=self.rates, proximal=self.proximal, watched=watched,
         )  # fmt: skip
 
     def judge(self, k: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -118,6 +118,7 @@ class MLPDerivatives:
         query: tuple[Tensor, Tensor],
     ) -> None:
         self.widths, self.activation = tuple(widths), activation
+        self.smooth = activation != "relu"
         self.support, self.query_set = support, query
         sizes = [(outputs * inputs, outputs) for inputs, outputs in pairwise(self.widths)]
         self._sizes = [size for pair in sizes for size in pair]

@@ -42,17 +42,31 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_equals_the_batched_path_to_rounding(solver: str, activation: str) -> None:
     problem = regression([2, 20, 7, 3], activation, points=(30, 11))
-    adjoint = None
-    if (
-        activation == "relu"
-    ):  # where the flow has kinks, an adjoint with steps of its own magnifies the last bits of the state
-        adjoint = amaml.Discrete()
+    adjoint = amaml.Discrete() if activation == "relu" else None  # the adjoint equation refuses relu's kinks
     a, b = both(**problem, length=1.0, solver=SOLVERS[solver], adjoint=adjoint)
     assert distance(a, b) < 1e-11
     assert torch.equal(a.stats.steps, b.stats.steps)
     assert torch.equal(a.stats.rejected, b.stats.rejected)
     assert torch.allclose(a.stats.lambda_max, b.stats.lambda_max, rtol=1e-10)
     assert a.stats.target == b.stats.target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("solver", [amaml.Dopri5(1e-3), amaml.Dopri5(1e-5), amaml.Bosh3(1e-4)], ids=repr)
+@pytest.mark.parametrize("widths", [[1, 8, 8, 1], [2, 20, 7, 3], [13, 1, 1], [1, 32, 32, 1]])
+def test_kinks_of_relu_are_met_at_the_same_places(widths: list[int], solver: Any, dtype: torch.dtype) -> None:
+    problem = regression(widths, "relu", dtype, batch=3, points=(10, 11))
+    rates = {name: 0.2 + torch.rand_like(value) for name, value in problem["params"].items()}
+    arguments = {**problem, "solver": solver, "rates": rates}
+    answered = amaml.meta_gradient(**arguments, length=1e-5)
+    with disabled():
+        assert distance(answered, amaml.meta_gradient(**arguments, length=1e-5)) < 1e-4
+        first = failure_of(**arguments, length=1.0)  # of the tasks that were the first to meet one
+    by_kernel = {failure.task: failure for failure in failure_of(**arguments, length=1.0).failures}
+    for failure in first.failures:
+        assert failure.code is by_kernel[failure.task].code is Result.KINK
+        assert failure.value == pytest.approx(by_kernel[failure.task].value, rel=1e-3)
+        assert failure.time == pytest.approx(by_kernel[failure.task].time, rel=0.1)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -47,8 +47,8 @@ from amaml.spec import (
 )
 
 Estimator = Callable[..., Estimate]
-"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate; an exact one takes `certify` too, and
-where the flow is learned `rates`, `proximal` and `wrt`."""
+"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate, of an exact one a MetaGradient; where the
+flow is learned `rates`, `proximal` and `wrt` too."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}

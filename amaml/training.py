@@ -188,8 +188,9 @@ class Training:
         return LearnedFlow.among(self._chosen)
 
     def __iter__(self) -> Iterator[Report]:
-        """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose
-        metrics come with its last report. Raises SolveError, Diverged, CertificateFailed, TimedOut."""
+        """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose metrics come
+        with its last report, and within a certificate, before its meta-iteration counts as done. Raises SolveError, Diverged,
+        CertificateFailed, TimedOut."""
         try:
             yield from self._run()
         except SolveError as error:
@@ -206,7 +207,7 @@ class Training:
                 yield from self._evaluate()
             if self.iteration == self.iterations or self._estimator is None:
                 return
-            yield self._step(self._estimator)
+            yield from self._step(self._estimator)
 
     def save_checkpoint(self, path: Path) -> None:
         """Writes all that a resume needs."""
@@ -225,12 +226,17 @@ class Training:
 
     # One meta-iteration
 
-    def _step(self, estimator: Estimator) -> Report:
+    def _step(self, estimator: Estimator) -> Iterator[Report]:
         started = time.perf_counter()
         self._check_time()
         iteration = self.iteration
         tasks = self._family.training_batch(iteration, self.spec.meta.tasks_per_batch)
         result = self._estimate(estimator, tasks, iteration)
+        every = self.spec.runtime.certify_every
+        if every is not None and (iteration + 1) % every == 0 and isinstance(result, MetaGradient):
+            for _ in result.certify():
+                yield Report("training", iteration)
+                self._check_time()
         norm = _norm(result.grad)
         loss = result.loss.double().mean().item()
         beside = self._learned.gradients(result)
@@ -258,11 +264,11 @@ class Training:
             metrics["lambda_max"] = lambda_max
         if isinstance(result, MetaGradient) and result.certificate is not None:
             metrics |= self._certified(result.certificate)
-        return Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
+        yield Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
     def _estimate(self, estimator: Estimator, tasks: dict[str, Tensor], iteration: int) -> Estimate:
-        """The method's meta-gradient, with its certificate where one is due (which an exact method alone can give)."""
-        trajectory, every = self.spec.trajectory, self.spec.runtime.certify_every
+        """The method's meta-gradient."""
+        trajectory = self.spec.trajectory
         horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
         return estimator(
             self._theta,
@@ -272,7 +278,6 @@ class Training:
             horizons=horizons,
             solver=self._solver,
             **self._learned.arguments(),
-            **({"certify": (iteration + 1) % every == 0} if every is not None else {}),
         )
 
     def _certified(self, certificate: Certificate) -> dict[str, float]:

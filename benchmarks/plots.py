@@ -64,27 +64,33 @@ def against_length(folder: Path, figures: Path) -> None:
     _save(figure, figures, "time_and_memory")
 
 
-def guard(folder: Path, figures: Path) -> None:
+COLORS = {"interpolated": "tab:green", "discrete, guard": "tab:blue", "discrete, no guard": "tab:red"}
+
+
+def adjoints(folder: Path, figures: Path) -> None:
     """Errors over the tolerance, a dot a solve; solves without a finite result at the top."""
-    data = results(folder, "guard")
+    data = results(folder, "adjoints")
     ceiling = 1e12
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    for panel, start in zip(panels, ("random", "trained"), strict=True):
-        for on, color, shift in ((True, "tab:blue", 0.9), (False, "tab:red", 1.11)):
+    lengths = sorted({row["length"] for row in data["rows"]})
+    figure, panels = plt.subplots(1, len(lengths), figsize=(11, 4.2), sharey=True, squeeze=False)
+    for panel, length in zip(panels[0], lengths, strict=True):
+        for (case, color), shift in zip(COLORS.items(), (0.8, 1.0, 1.25), strict=True):
             for dtype, marker in (("float32", "o"), ("float64", "x")):
-                own = [row for row in data["rows"] if (row["start"], row["guard"], row["dtype"]) == (start, on, dtype)]
+                own = [
+                    row for row in data["rows"] if (row["length"], row["case"], row["dtype"]) == (length, case, dtype)
+                ]
                 errors = [
                     ceiling if row["mean_over_tol"] is None else min(row["mean_over_tol"], ceiling) for row in own
                 ]
                 panel.plot([row["tol"] * shift for row in own], errors, marker, color=color, ms=4, lw=0, alpha=0.6,
-                           label=f"{'guard' if on else 'no guard'}, {dtype}")  # fmt: skip
+                           label=f"{case}, {dtype}")  # fmt: skip
         panel.axhline(data["bounds"]["mean"], color="gray", lw=0.8)
-        panel.set(xscale="log", yscale="log", xlabel="tolerance", title=f"{start} θ, T = 20")
+        panel.set(xscale="log", yscale="log", xlabel="tolerance", title=f"T = {length:g}")
         panel.invert_xaxis()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("error of the mean gradient / tolerance")
-    panels[1].legend(fontsize=7, loc="upper right")
-    _save(figure, figures, "guard")
+    panels[0][0].set_ylabel("error of the mean gradient / tolerance")
+    panels[0][-1].legend(fontsize=7, loc="upper right")
+    _save(figure, figures, "adjoints")
 
 
 def _save(figure: Any, figures: Path, name: str) -> None:
@@ -99,7 +105,7 @@ def main(folder: Path = RESULTS, figures: Path = FIGURES) -> None:
     plt.rcParams.update({"svg.hashsalt": "amaml", "figure.constrained_layout.use": True, "font.size": 9})
     work_precision(folder, figures)
     against_length(folder, figures)
-    guard(folder, figures)
+    adjoints(folder, figures)
 
 
 if __name__ == "__main__":

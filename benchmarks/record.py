@@ -21,6 +21,8 @@ import torch
 from amaml import kernel
 
 RESULTS = Path(__file__).parent / "results"
+REST = 0.05
+"""Seconds: threads of OpenMP spin for some 10 ms after their work, and so would take a core from the case that follows."""
 PACKAGES = ("torch", "numpy", "torchdiffeq", "higher", "torchopt", "torchode")
 
 
@@ -102,8 +104,8 @@ class Timing:
 def in_turn(
     cases: Mapping[str, Callable[[], Any]], *, repeats: int, budget: float, warm: bool = True
 ) -> dict[str, Timing]:
-    """Runs every case once unmeasured, then all of them in turn, round after round, until each has run `repeats` times or
-    has used up its `budget` of seconds."""
+    """Runs every case once unmeasured, then all of them in turn, each after a rest, round after round, until each has run
+    `repeats` times or has used up its `budget` of seconds."""
     timings = {name: Timing() for name in cases}
     if warm:
         for case in cases.values():
@@ -113,6 +115,7 @@ def in_turn(
             timing = timings[name]
             if sum(timing.seconds) > budget:
                 continue
+            time.sleep(REST)
             begin = time.perf_counter()
             timing.value = case()
             timing.seconds.append(time.perf_counter() - begin)

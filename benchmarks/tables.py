@@ -61,22 +61,6 @@ def flow(content: dict[str, Any]) -> str:
     return "\n\n".join(f"{where.capitalize()}:\n\n{_compared(part)}" for where, part in parts.items())
 
 
-def processors(content: dict[str, Any]) -> str:
-    """The kernel's ratios for trained θ on every processor that was measured: they differ, since peers wait for their
-    dispatch and the kernel for its arithmetic."""
-    measured = [content, json.loads((RESULTS / "speed_xeon.json").read_text())]
-    cases = {"exact MAML, 200 steps": ("exact_maml", "trained", "amaml kernel")}
-    for length in (2, 20):
-        for solver in ("dopri5 0.0003", "bosh3 0.001"):
-            cases[f"flow, T = {length}, {solver}"] = ("flow", f"trained, T={length}", f"amaml kernel, {solver}")
-    rows = []
-    for case, (part, where, own) in cases.items():
-        for peer in ("create_graph", "authors", *["diffrax, tol 1e-05"] * (part == "flow")):
-            ratios = [one["results"][part][where]["ratios"][own][peer] for one in measured]
-            rows.append([case, peer, *(f"{ratio:.1f}×" for ratio in ratios)])
-    return table(["", "peer", *(one["machine"]["cpu"] for one in measured)], rows)
-
-
 def threads(content: dict[str, Any]) -> str:
     part = content["results"]["threads"]
     rows = [
@@ -95,29 +79,40 @@ def memory(content: dict[str, Any]) -> str:
     rows = content["results"]["rows"]
     lengths = rows[0]["steps"]
     lines = [
-        [f"{row['case']}, {row['tasks']} task{'s' * (row['tasks'] > 1)} in flight", str(row["checkpoints"] or "√N"),
+        [f"{row['case']}, {row['solver']}, {row['tasks']} task{'s' * (row['tasks'] > 1)} in flight",
+         str(row["checkpoints"] or "√N"),
          *(f"{size:.2f}" for size in row["megabytes"]), *[""] * (len(lengths) - len(row["megabytes"])),
          f"{row['longest_over_shortest']:.1f}×"]
         for row in rows
     ]  # fmt: skip
     lines[-1][1] = "a graph"
-    return table(["", "kept", *(f"{steps:,} steps, MB" for steps in lengths), "longest over shortest"], lines)
+    return table(["", "kept", *(f"T = {steps / 100:,g}, MB" for steps in lengths), "longest over shortest"], lines)
 
 
-def guard(content: dict[str, Any]) -> str:
+def adjoints(content: dict[str, Any]) -> str:
     def size(value: float | None) -> str:
-        return "not finite" if value is None else f"{value:,.1f}" if value < 1e6 else f"{value:.0e}"
+        return "not finite" if value is None else f"{value:,.1f}" if value < 1e4 else f"{value:.0e}"
 
-    lines = content["results"]["summary"]
-    by_key = {(line["start"], line["dtype"], line["tol"], line["guard"]): line for line in lines}
+    by_key = {
+        (line["length"], line["dtype"], line["tol"], line["case"]): line for line in content["results"]["summary"]
+    }
     rows = []
-    for start, dtype, tol in dict.fromkeys(key[:3] for key in by_key):
-        on, off = by_key[start, dtype, tol, True], by_key[start, dtype, tol, False]
-        rows.append([f"{start} θ, {dtype}, {tol:g}", size(on["mean_over_tol"]), size(on["worst_task_over_tol"]),
-                     f"{on['within_bounds']} of {on['seeds']}", size(off["mean_over_tol"]),
-                     f"{off['within_bounds']} of {off['seeds']}"])  # fmt: skip
-    head = ["", "guard: mean / tol", "worst task / tol", "within bounds", "no guard: mean / tol", "within bounds"]
-    return table(head, rows)
+    for key in dict.fromkeys(key[:3] for key in by_key):
+        own, guarded, bare = (by_key[*key, case] for case in ("interpolated", "discrete, guard", "discrete, no guard"))
+        ratio = own["time_over_guarded"]
+        rows.append(
+            [f"T = {key[0]:g}, {key[1]}, {key[2]:g}", size(own["mean_over_tol"]), size(own["worst_task_over_tol"]),
+             f"{own['within_bounds']} of {own['solves']}", "" if ratio is None else f"{ratio:.2f}×",
+             size(guarded["mean_over_tol"]), f"{guarded['within_bounds']} of {guarded['solves']}",
+             size(bare["mean_over_tol"]), f"{bare['within_bounds']} of {bare['solves']}"]
+        )  # fmt: skip
+    head = ["", "interpolated: mean / tol", "worst task / tol", "within bounds", "time ÷ guarded discrete",
+            "discrete, guard: mean / tol", "within bounds", "discrete, no guard: mean / tol", "within bounds"]  # fmt: skip
+    apart = content["results"]["reference_from_ten_times_its_tolerance"]
+    return (
+        f"{table(head, rows)}\n\nThe references lie within {apart['mean']:.0e} (mean) and {apart['worst_task']:.0e} (any task) "
+        "of solves at ten times their tolerance."
+    )
 
 
 def scaling(content: dict[str, Any]) -> str:
@@ -154,8 +149,25 @@ def _sentence(failure: str) -> str:
 
 
 def stress(content: dict[str, Any]) -> str:
-    return table(
-        ["outcome", "problems"], [[name, str(count)] for name, count in content["results"]["outcomes"].items()]
+    results = content["results"]
+    totals = [["all", str(sum(results["outcomes"].values())), *_came_out(results["outcomes"]), "", ""]]
+    rows = [
+        [line["kind"], str(sum(line["outcomes"].values())), *_came_out(line["outcomes"]), str(line["certified"]),
+         "" if line["median_certificate_over_rtol"] is None else f"{line['median_certificate_over_rtol']:.2g}"]
+        for line in results["kinds"]
+    ]  # fmt: skip
+    head = ["kind", "problems", "within its certificate", "certificate unknown", "refused", "no reference", "silently wrong",
+            "λ controlled", "its median certificate / rtol"]  # fmt: skip
+    return table(head, rows + totals)
+
+
+def _came_out(outcomes: dict[str, int]) -> list[str]:
+    known = ("within its certificate", "certificate unknown", "no reference", "silently wrong")
+    refused = sum(count for name, count in outcomes.items() if name not in known)
+    return (
+        [str(outcomes.get(name, 0)) for name in known[:2]]
+        + [str(refused)]
+        + [str(outcomes.get(name, 0)) for name in known[2:]]
     )
 
 
@@ -250,10 +262,9 @@ def _plain(metrics: dict[str, float]) -> list[str]:
 NUMERICS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "exact_maml": ("speed", exact_maml),
     "flow": ("speed", flow),
-    "processors": ("speed", processors),
     "threads": ("speed", threads),
     "memory": ("memory", memory),
-    "guard": ("guard", guard),
+    "adjoints": ("adjoints", adjoints),
     "scaling": ("scaling", scaling),
     "figure": ("scaling", figure),
     "backsolve": ("work_precision", backsolve),

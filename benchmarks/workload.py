@@ -72,12 +72,12 @@ class Work:
         return len(self.tasks["support_x"])
 
     def reference(self) -> Tensor:
-        """Every task's gradient of the flow [B, P], float64 at tolerance 1e-12; kept on disk, since it takes a while.
+        """Every task's gradient of the flow [B, P], float64 at tolerance 1e-12, λ's too; kept on disk, since it takes a while.
         The numbers solved are the float32 ones of the work, so that only the solve's error is judged."""
-        name = f"{self.start}-T{self.length:g}-seed{self.seed}-{self._digest()}.safetensors"
+        name = f"interpolated-{self.start}-T{self.length:g}-seed{self.seed}-{self._digest()}.safetensors"
         path = REFERENCES / name
         if not path.exists():
-            exact = self.to(torch.float64).solve(amaml.Dopri5(rtol=1e-12, atol=1e-12), amaml.Discrete())
+            exact = self.to(torch.float64).solve(amaml.Dopri5(rtol=1e-12, atol=1e-12), amaml.Interpolated())
             REFERENCES.mkdir(exist_ok=True)
             save_file({"per_task": flat(exact.per_task, axes=1)}, path)
         return load_file(path)["per_task"]

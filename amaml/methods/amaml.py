@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -18,8 +20,7 @@ from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
 from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
-from amaml.methods.certificate import Certificate
-from amaml.methods.certificate import certify as certify_answer
+from amaml.methods.certificate import Certificate, Verdict, verdicts
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.parameters import Layout, Params
 from amaml.methods.problem import Answer, Problem, pose
@@ -27,15 +28,20 @@ from amaml.modes import plain_modes
 
 
 class Again:
-    """Solves once more, for derivatives that weren't asked for at first. Losses can seldom be pickled, so what comes out of a
-    pickle says what to do instead."""
+    """Solves once more: for derivatives that weren't asked for at first, and to judge the gradient. Losses can seldom be
+    pickled, so what comes out of a pickle says what to do instead."""
 
-    def __init__(self, problem: Problem, wrt: AbstractSet[Wanted]) -> None:
-        self._problem, self._wrt = problem, wrt
+    def __init__(
+        self, problem: Problem, wrt: AbstractSet[Wanted], judge: Callable[[Tensor, Tensor], Iterator[Verdict]]
+    ) -> None:
+        self._problem, self._wrt, self._judge = problem, wrt, judge
 
     @plain_modes()
-    def __call__(self, wanted: AbstractSet[Wanted]) -> Answer:
+    def derivatives(self, wanted: AbstractSet[Wanted]) -> Answer:
         return answer_to(self._problem, self._wrt | wanted)
+
+    def verdicts(self, answer: Answer) -> Iterator[Verdict]:
+        return self._judge(answer.gradients, answer.stats.gradients)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Again:
         return self
@@ -47,11 +53,14 @@ class Again:
 class NotAgain:
     """In the place of `Again` in a meta-gradient that was pickled."""
 
-    def __call__(self, wanted: AbstractSet[Wanted]) -> Answer:
+    def derivatives(self, wanted: AbstractSet[Wanted]) -> Answer:
         raise ValueError(
             f"the derivative by {', '.join(sorted(wanted))} wasn't computed before this meta-gradient was pickled: call "
             f"meta_gradient with wrt={sorted(wanted)}"
         )
+
+    def verdicts(self, answer: Answer) -> Iterator[Verdict]:
+        raise ValueError("this meta-gradient was pickled before it was certified: call meta_gradient with certify=True")
 
 
 @dataclass
@@ -63,13 +72,21 @@ class MetaGradient(Estimate):
     """The gradient's own measure of its error, where it was asked for."""
     _layout: Layout = field(repr=False)
     _answer: Answer = field(repr=False)
-    _again: Callable[[AbstractSet[Wanted]], Answer] = field(repr=False)
+    _again: Again | NotAgain = field(repr=False)
+
+    def certify(self) -> Iterator[Verdict]:
+        """Judges a task after the other, as it is iterated over; `certificate` is there at its end."""
+        found = []
+        for verdict in self._again.verdicts(self._answer):
+            found.append(verdict)
+            yield verdict
+        self.certificate = Certificate.of(found)
 
     @property
     def length(self) -> Tensor:
         """dJ/dT for each task [B]; with `horizons` dJ/dT_k [B, K]. For a fixed-step solver N stays and h = T/N changes."""
         if self._answer.length is None:
-            self._answer = self._again({"length"})
+            self._answer = self._again.derivatives({"length"})
         length = self._answer.length
         assert length is not None
         return length[:, 0] if length.shape[1] == 1 else length
@@ -78,7 +95,7 @@ class MetaGradient(Estimate):
     def rates(self) -> Any:
         """dJ/dα, like `params`: the mean over tasks."""
         if self._answer.rates is None:
-            self._answer = self._again({"rates"})
+            self._answer = self._again.derivatives({"rates"})
         assert self._answer.rates is not None
         return self._layout.unflatten_gradient(self._answer.rates.mean(dim=0))
 
@@ -86,7 +103,7 @@ class MetaGradient(Estimate):
     def proximal(self) -> Tensor:
         """dJ/dρ, a scalar: the mean over tasks."""
         if self._answer.proximal is None:
-            self._answer = self._again({"proximal"})
+            self._answer = self._again.derivatives({"proximal"})
         assert self._answer.proximal is not None
         return self._answer.proximal.mean()
 
@@ -135,21 +152,21 @@ def meta_gradient(
     )  # fmt: skip
     answer = answer_to(problem, set(wrt))
     problem.derivatives.confirm()
-    return MetaGradient(
+    judge = partial(verdicts, problem, support_loss, query_loss, tasks, layout)
+    found = MetaGradient(
         grad=layout.unflatten_gradient(answer.gradients.mean(dim=0)),
         per_task=layout.unflatten_gradient(answer.gradients),
         loss=answer.losses @ answer.losses.new_tensor(problem.weights),
         adapted=layout.unflatten(answer.adapted),
         stats=answer.stats,
-        certificate=certify_answer(
-            problem, support_loss, query_loss, tasks, layout, answer.gradients, answer.stats.gradients
-        )
-        if certify
-        else None,
+        certificate=None,
         _layout=layout,
         _answer=answer,
-        _again=Again(problem, frozenset(wrt)),
+        _again=Again(problem, frozenset(wrt), judge),
     )
+    if certify:
+        deque(found.certify(), maxlen=0)
+    return found
 
 
 def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:

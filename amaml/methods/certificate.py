@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from amaml.methods.tangent import (
     gradient_of,
 )
 from amaml.models.losses import losses_in_float64
+from amaml.modes import plain_modes
 
 PROBES = 6
 """Random directions. An error hides from all of them by a factor of 10 about once in 100,000 times."""
@@ -46,6 +48,15 @@ more than that."""
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What is known of the error of one task's meta-gradient."""
+
+    error: float
+    duality: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What is known of the error of every task's meta-gradient."""
 
@@ -57,8 +68,15 @@ class Certificate:
     reasons: tuple[str | None, ...]
     """Why an error is infinite, a sentence a task; None where it is finite."""
 
+    @staticmethod
+    def of(verdicts: Sequence[Verdict]) -> Certificate:
+        """Of the tasks in their order."""
+        numbers = [(one.error, one.duality) for one in verdicts]
+        errors, dualities = torch.tensor(numbers, dtype=torch.float64, device="cpu").unbind(dim=1)
+        return Certificate(errors, dualities, tuple(one.reason for one in verdicts))
 
-def certify(
+
+def verdicts(
     problem: Problem,
     support_loss: Loss,
     query_loss: Loss,
@@ -66,26 +84,23 @@ def certify(
     layout: Layout,
     gradients: Tensor,
     evaluations: Tensor,
-) -> Certificate:
-    """Judges the `gradients` [B, P] of a problem, whose solves took so many `evaluations` of the flow [B].
+) -> Iterator[Verdict]:
+    """Judges the `gradients` [B, P] of a problem, whose solves took so many `evaluations` of the flow [B], a task after the
+    other, since each may take seconds.
 
     In six random directions v it compares ⟨g, v⟩ with the derivative of J along v, which the tangent equation gives. For v with
     entries of N(0, 1) the mean of ⟨x, v⟩² is ‖x‖², so root mean squares over the directions estimate norms.
 
     Raises ValueError where the losses can't be evaluated in float64.
     """
-    support, query = losses_in_float64(support_loss, query_loss)
-    layout = layout.in_float64()
-    judged = zip(gradients.double().cpu().numpy(), evaluations.tolist(), strict=True)
-    verdicts = []
-    for index, (gradient, spent) in enumerate(judged):
-        task = _one(tasks, index)
-        slopes = gradient_of(support, task, layout), gradient_of(query, task, layout)
-        budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
-        verdicts.append(_verdict(problem, index, *slopes, gradient, budget))
-    numbers, reasons = zip(*verdicts, strict=True)
-    errors, dualities = torch.tensor(numbers, dtype=torch.float64, device="cpu").unbind(dim=1)
-    return Certificate(errors, dualities, reasons)
+    for index, spent in enumerate(evaluations.tolist()):
+        with plain_modes():
+            support, query = losses_in_float64(support_loss, query_loss)
+            task, precise = _one(tasks, index), layout.in_float64()
+            slopes = gradient_of(support, task, precise), gradient_of(query, task, precise)
+            budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
+            verdict = _verdict(problem, index, *slopes, gradients[index].double().cpu().numpy(), budget)
+        yield verdict
 
 
 def _one(tasks: Any, index: int) -> Any:
@@ -97,23 +112,20 @@ def _one(tasks: Any, index: int) -> Any:
     return tree_map(one, tasks)
 
 
-def _verdict(
-    problem: Problem, index: int, support: Gradient, query: Gradient, gradient: Array, budget: int
-) -> tuple[tuple[float, float], str | None]:
-    """The error and the duality of one task's gradient [P], or infinity and why."""
-    nothing = float("inf"), float("inf")
+def _verdict(problem: Problem, index: int, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
+    """Of one task's gradient [P]: infinite, and why, where nothing is known of its error."""
     try:
         with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
-            return _error(problem, support, query, gradient, budget), None
+            return Verdict(*_error(problem, support, query, gradient, budget), None)
     except Undecided as error:
-        return nothing, f"task {index}: {error}"
+        return Verdict(math.inf, math.inf, f"task {index}: {error}")
     except RuntimeError as error:  # the loss raised it, as PyTorch does
         if problem.theta.dtype != torch.float64 and "dtype" in str(error):
             raise ValueError(
                 f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as "
                 "part of tasks, or give params and losses in float64"
             ) from error
-        return nothing, f"task {index}: the losses can't be evaluated in float64: {error}"
+        return Verdict(math.inf, math.inf, f"task {index}: the losses can't be evaluated in float64: {error}")
 
 
 def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> tuple[float, float]:

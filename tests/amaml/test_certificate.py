@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import amaml
-from amaml.methods.certificate import Certificate, certify
+from amaml.methods.certificate import Certificate, verdicts
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import pose
 from amaml.methods.tangent import Tangents, Undecided, along_flow, gradient_of
@@ -51,7 +51,8 @@ def judged(
     """The certificate of gradients [B, P] that are handed in as the answer to a question."""
     problem, layout = pose(params, support, query, tasks, **question)
     problem = replace(problem, rates=rates)
-    return certify(problem, support, query, tasks, layout, gradients, torch.full((len(gradients),), spent))
+    evaluations = torch.full((len(gradients),), spent)
+    return Certificate.of([*verdicts(problem, support, query, tasks, layout, gradients, evaluations)])
 
 
 def certified(*arguments: Any, **question: Any) -> tuple[amaml.MetaGradient, Certificate]:

@@ -339,6 +339,34 @@ def test_certificates_are_among_the_metrics() -> None:
     assert all(0 < value < 1e-3 for _, value in run.metrics["certificate_error"])
 
 
+def test_a_run_can_be_stopped_amid_a_certificate(tmp_path: Path) -> None:
+    spec = small(meta={"iterations": 3, "tasks_per_batch": 3}, runtime={"certify_every": 2}, evaluation={"epochs": 1})
+    training, amid = Training(spec), []
+    for report in training:
+        if report.phase == "training" and not report.metrics:
+            amid.append(report.iteration)
+            training.save_checkpoint(tmp_path / str(len(amid)))
+    assert amid == [1, 1, 1]  # the second meta-iteration, whose three tasks are judged, isn't done yet
+    for number in (1, 2, 3):
+        resumed = Training(spec, checkpoint=tmp_path / str(number))
+        certified = [report.metrics["certificate_error"] for report in resumed if "certificate_error" in report.metrics]
+        assert len(certified) == 1
+        for name, tensor in training.initialization.items():
+            assert torch.equal(resumed.initialization[name], tensor)
+
+
+def test_time_is_looked_at_amid_a_certificate() -> None:
+    spec = small(meta={"iterations": 1, "tasks_per_batch": 3}, runtime={"certify_every": 1, "max_seconds": 1e-6})
+    training = Training(spec)
+    training._check_time = lambda: None  # type: ignore[method-assign]
+    reports = iter(training)
+    while next(reports).metrics:
+        pass
+    del training._check_time
+    with pytest.raises(TimedOut, match="after 0 of 1 meta-iterations"):
+        next(reports)
+
+
 def rough(**runtime: Any) -> JobSpec:
     """A job whose certificates are measured against the flow, from which Euler's steps of 0.1 are far."""
     return small(

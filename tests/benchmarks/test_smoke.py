@@ -48,17 +48,20 @@ def test_speed(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_memory(tmp_path: Path) -> None:
-    rows = {row["case"]: row for row in quick("memory", tmp_path)["rows"]}
-    short, long = rows["create_graph"]["megabytes"]
+    rows = {(row["case"], row["solver"]): row for row in quick("memory", tmp_path)["rows"]}
+    short, long = rows["create_graph", "euler"]["megabytes"]
     assert long > 1.5 * short, "a graph grows with the trajectory"
-    assert rows["batched"]["megabytes"][1] < long
+    assert rows["batched", "euler"]["megabytes"][1] < long
 
 
 @pytest.mark.nightly
-def test_guard(tmp_path: Path) -> None:
-    results = quick("guard", tmp_path)
-    assert len(results["rows"]) == 2 * 8 * 2
-    assert all(line["within_bounds"] == line["seeds"] == 1 for line in results["summary"] if line["guard"])
+def test_adjoints(tmp_path: Path) -> None:
+    results = quick("adjoints", tmp_path)
+    assert len(results["rows"]) == 2 * 10 * 3
+    assert all(
+        line["within_bounds"] == line["solves"] == 2 for line in results["summary"] if line["case"] == "interpolated"
+    )
+    assert results["reference_from_ten_times_its_tolerance"]["worst_task"] < 1e-9
 
 
 @pytest.mark.nightly

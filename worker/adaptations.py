@@ -26,7 +26,7 @@ from service.store.adaptations import MAX_ATTEMPTS, Taken
 from service.store.blobs import BlobNotFound, Written
 from service.store.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.crashes import classify, oom_kills
-from worker.process import AdapterProcess, Gone
+from worker.process import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
 from worker.protocol import Accident, Adapt, Adapted, NotAdapted
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings
@@ -34,7 +34,6 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 2.0
-SECONDS_TO_GET_READY: Final = 120.0
 BEAT_SECONDS: Final = 0.25
 LONGEST_BACK_OFF: Final = 5.0
 FILES_KEPT: Final = 8
@@ -97,13 +96,13 @@ class Adaptations(Thread):
 
     def _get_ready(self) -> bool:
         """Has an adapter that waits for work. False where none gets ready, or the worker is to end."""
-        if self._adapter is not None and self._adapter.requests < MOST_REQUESTS and self._is_ready(self._adapter):
-            return True
         if self._adapter is not None:
+            if self._adapter.requests < MOST_REQUESTS and self._is_ready(self._adapter, SECONDS_BETWEEN_WORK):
+                return True
             self._adapter.kill()
         # Started in this thread, which ends after it: Linux kills the child when the thread that started it ends.
         self._adapter = AdapterProcess(self._settings.adaptation_memory_bytes)
-        if self._is_ready(self._adapter):
+        if self._is_ready(self._adapter, SECONDS_TO_GET_READY):
             log.info("adapter %d is ready", self._adapter.pid)
             return True
         self._adapter.kill()
@@ -111,9 +110,9 @@ class Adaptations(Thread):
             log.error("an adapter didn't get ready; the reason stands above")
         return False
 
-    def _is_ready(self, adapter: AdapterProcess) -> bool:
-        """Waits until it says so; False if it ends or takes too long, or the worker is to end."""
-        give_up = time.monotonic() + SECONDS_TO_GET_READY
+    def _is_ready(self, adapter: AdapterProcess, seconds: float) -> bool:
+        """Waits until it says so; False if it ends or takes longer than `seconds`, or the worker is to end."""
+        give_up = time.monotonic() + seconds
         while adapter.is_alive and time.monotonic() < give_up and not self._stopping.is_set():
             if adapter.wait_until_ready(BEAT_SECONDS):
                 return True

@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 TRAINER: Final = os.environ.get("AMAML_TRAINER_MODULE", "worker.trainer")
 """The module that runs as trainer: tests of what surrounds it name one that speaks the protocol and trains nothing."""
 
+SECONDS_TO_GET_READY: Final = 120.0
+"""A new child that takes longer is ended: it imports PyTorch, and may look at its devices."""
+SECONDS_BETWEEN_WORK: Final = 10.0
+"""A child that takes longer to get ready for its next piece of work is ended."""
+
 SaidT = TypeVar("SaidT", bound=Message)
 
 

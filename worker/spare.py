@@ -12,14 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from worker.process import TrainerProcess
+from worker.process import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, TrainerProcess
 from worker.protocol import Ready
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_GET_READY = 120.0
-SECONDS_BETWEEN_JOBS = 10.0
-"""A trainer that takes longer to get ready for its next job is ended."""
 LONGEST_BACK_OFF = 30.0
 MOST_JOBS = 100
 """Of one trainer: bounds what memory a job may have left behind."""
@@ -62,7 +59,7 @@ class Spares:
     def give_back(self, trainer: TrainerProcess) -> None:
         """Takes back a trainer that got no job, or has ended one and says that it waits for the next; ends it if it is of no
         more use."""
-        is_ready = trainer.wait_until_ready(SECONDS_BETWEEN_JOBS) is not None
+        is_ready = trainer.wait_until_ready(SECONDS_BETWEEN_WORK) is not None
         with self._changed:
             if not self._closed and is_ready and trainer.is_alive and trainer.jobs < self._most_jobs():
                 self._ready.appendleft(trainer)

@@ -50,9 +50,8 @@ class Kinks:
         rows = torch.arange(len(accepted), device=accepted.device) if field.rows is None else field.rows
         changes = torch.stack([*attempt.slopes[1:], attempt.end_slope]).sub_(attempt.slopes[0]).norm(dim=2)
         change, stage = changes.max(dim=0)  # a step that slides may end on the side where it began
-        quotient = (change / (attempt.column[:, 0] * attempt.slopes[0].norm(dim=1))).nan_to_num(
-            0.0
-        )  # 0/0: nothing moves
+        way = attempt.column[:, 0] * attempt.slopes[0].norm(dim=1)
+        quotient = (change / way).nan_to_num(0.0)  # where nothing moves, 0/0
         look = accepted & (self._was_rejected[rows] | (quotient > SPIKE * self._quotient[rows]))
         self._quotient[rows] = torch.where(accepted, quotient, self._quotient[rows])
         self._was_rejected[rows] = torch.where(attempt.tried, ~accepted, self._was_rejected[rows])

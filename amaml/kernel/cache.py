@@ -9,7 +9,7 @@ from pathlib import Path
 
 SOURCES = [
     Path(__file__).with_name(name)
-    for name in ("mlp_flow.cpp", "checkpointing.h", "network.h", "problem.h", "products.h", "vectors.h")
+    for name in ("mlp_flow.cpp", "checkpointing.h", "kinks.h", "network.h", "problem.h", "products.h", "vectors.h")
 ]
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",

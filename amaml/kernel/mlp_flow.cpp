@@ -13,33 +13,19 @@
 #include <thread>
 
 #include "checkpointing.h"
+#include "kinks.h"
 #include "network.h"
 #include "problem.h"
 
 namespace {
 
-// As in amaml/flow/control.py, guard.py, kinks.py, solve.py, amaml/adjoint/equation.py and interpolated.py.
+// As in amaml/flow/control.py, guard.py, solve.py, amaml/adjoint/equation.py and interpolated.py.
 constexpr double SAFETY = 0.9, SHARE = 0.1, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
 constexpr double FRESH = 0.1, GROWTH_OF_FLOW = 2, GROWTH_OF_FIXED_STEPS = 100;
 constexpr double LAMBDA_SHARE = 0.5, ROUNDING = 4;
 constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16, SEGMENT = 16, MOST_ADJOINT_STEPS = 1000000;
-constexpr double KINK_LIMIT = 10, SPIKE = 2, LEFT = 1e-2, ULPS = 32, QUIET = 0.1;
-constexpr int64_t HALVINGS = 24;
 constexpr size_t CHEAP_BYTES = 1 << 20;  // of states of one trajectory, kept without thinning them
 constexpr size_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for each stage
-
-// Σ term(i) in double, in a fixed order that vectorises.
-template <class F> double total(int64_t n, F term) {
-    constexpr int parts = 32;  // enough that additions don't wait for one another
-    double part[parts] = {};
-    int64_t i = 0;
-    for (; i + parts <= n; i += parts)
-        for (int q = 0; q < parts; ++q) part[q] += term(i + q);
-    for (; i < n; ++i) part[i % parts] += term(i);
-    for (int half = parts / 2; half; half /= 2)
-        for (int q = 0; q < half; ++q) part[q] += part[q + half];
-    return part[0];
-}
 
 template <class T> class Task {
   public:
@@ -48,7 +34,7 @@ template <class T> class Task {
           query(p.query_points, p.widths[0], p.widths[p.layers]),
           net(p.layers, p.widths, Activation(p.activation), std::max(support.length, query.length), slots()),
           u(P), next(P), slope(P), end_slope(P), lambda(P), scratch(P), seed(P), power(P), jumps(p.horizons * P),
-          states(p.stages * P), slopes(p.stages * P) {
+          states(p.stages * P), slopes(p.stages * P), kinks(p) {
         if (p.rates)
             for (int64_t i = 0; i < P; ++i) root_rates.push_back(std::sqrt(p.rates[i]));
     }
@@ -233,7 +219,7 @@ template <class T> class Task {
     void forward_adaptive() {
         field(u.data(), slope.data());
         if (p.guard) first_looks(true);
-        if (watched()) look_around_start();
+        if (watched()) kinks.start(u.data(), to_force());
         double h = first_step(), start = 0;
         for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
             h = integrate(start, p.times[k], h);
@@ -257,8 +243,8 @@ template <class T> class Task {
             const double before = h;
             h = trial * std::min(std::isnan(wish) ? SHRINK : std::clamp(wish, SHRINK, GROW), good ? GROW : SAFETY);
             if (good && trial < before) h = std::max(h, before);  // the end, which cut it short, says little about the next
-            if (!good) { ++p.rejected[b], was_rejected = true; continue; }
-            if (watched()) look_for_kink(trial, time);
+            if (!good) { ++p.rejected[b], kinks.rejected(); continue; }
+            if (watched()) kinks.accepted({u.data(), next.data(), states.data(), slopes.data(), end_slope.data(), trial, time}, to_force());
             offer();
             sizes.push_back(T(trial)), starts.push_back(time), ++rounds;
             u.swap(next), slope.swap(end_slope);
@@ -315,69 +301,7 @@ template <class T> class Task {
 
     // ---- kinks: relu alone has them, and the adjoint equation alone minds
     bool watched() const { return p.controlled && p.backward && Activation(p.activation) == Activation::relu; }
-    T ulps(int64_t i) const { return T(ULPS) * std::numeric_limits<T>::epsilon() * std::max(std::abs(u[i]), p.scales[i]); }
-    double distance(const T* v, const T* w) const {
-        return std::sqrt(total(P, [&](int64_t i) { return (double(v[i]) - w[i]) * (double(v[i]) - w[i]); }));
-    }
-    void refuse(double jump, double t) const {
-        if (jump > KINK_LIMIT * p.rtol) throw Failure{KINK, t, jump};
-    }
-    void look_around_start() {
-        last_quotient = 0, was_rejected = false;
-        for (Values<T>* v : {&before, &after, &middle, &beside, &first, &last, &half}) v->resize(P);
-        const T unit = T(std::sqrt(double(P)));
-        for (int64_t i = 0; i < P; ++i) {
-            beside[i] = ulps(i) * p.power_start[i] * unit;
-            before[i] = u[i] - beside[i], after[i] = u[i] + beside[i];
-        }
-        force(before.data(), first.data()), force(after.data(), last.data());
-        refuse(jump(), 0);
-    }
-    // Looks at an accepted step from u to `next`.
-    void look_for_kink(double h, double t) {
-        const T* far = next.data();
-        double change = distance(end_slope.data(), slope.data());
-        for (int64_t s = 1; s < p.stages; ++s)
-            if (const double of_stage = distance(&slopes[s * P], slope.data()); of_stage > change) change = of_stage, far = &states[s * P];
-        const double way = h * std::sqrt(total(P, [&](int64_t i) { return double(slope[i]) * slope[i]; }));
-        const double quotient = change > 0 ? std::min(change / way, double(std::numeric_limits<T>::max())) : 0;
-        const bool look = was_rejected || quotient > SPIKE * last_quotient;
-        last_quotient = quotient, was_rejected = false;
-        if (look) refuse(search(far), t);
-    }
-    // The relative jump between u and `far`, 0 where there is none.
-    double search(const T* far) {
-        std::copy_n(u.data(), P, before.data()), std::copy_n(far, P, after.data());
-        force(before.data(), first.data()), force(after.data(), last.data());
-        const double change = distance(first.data(), last.data());
-        for (int64_t n = 0; n < HALVINGS; ++n) {
-            for (int64_t i = 0; i < P; ++i) middle[i] = (before[i] + after[i]) / 2;
-            force(middle.data(), half.data());
-            if (distance(half.data(), first.data()) >= distance(last.data(), half.data())) after.swap(middle), last.swap(half);
-            else before.swap(middle), first.swap(half);
-            if (!(distance(first.data(), last.data()) > LEFT * change)) return 0;
-        }
-        for (int64_t i = 0; i < P; ++i) {
-            const T way = far[i] - u[i];
-            beside[i] = way * T(std::ldexp(1.0, 10 - HALVINGS)) + (way < 0 ? -ulps(i) : ulps(i));
-        }
-        return jump();
-    }
-    // The jump between `before` and `after`, in units of the speed at which the flow crosses it; 0 if it is but rounding.
-    double jump() {
-        const auto change = [&](const Values<T>& at, T sign, const Values<T>& there) {
-            for (int64_t i = 0; i < P; ++i) middle[i] = at[i] + sign * beside[i];
-            force(middle.data(), half.data());
-            return distance(half.data(), there.data());
-        };
-        const double noise = std::max(change(before, T(-1), first), change(after, T(1), last));
-        const auto alpha = [&](int64_t i) { return double(p.rates ? p.rates[i] : T(1)); };
-        const auto across = [&](int64_t i) { return double(last[i]) - first[i]; };
-        const double size = distance(last.data(), first.data());
-        const double slopes_size = std::sqrt(total(P, [&](int64_t i) { return alpha(i) * across(i) * (alpha(i) * across(i)); }));
-        const double speed = std::abs(total(P, [&](int64_t i) { return alpha(i) * across(i) * first[i]; }));
-        return noise < QUIET * size ? size * slopes_size / speed : 0;
-    }
+    auto to_force() { return [this](const T* at, T* out) { force(at, out); }; }
 
     // ---- backward
     void backward() {
@@ -692,9 +616,7 @@ template <class T> class Task {
     Values<T> y, y_next, y_error, y_slopes, at;                  // of the adjoint equation
     double time = 0, wish = 0, gone[3] = {};                     // t, the next step, how far each integral has gone
     bool fresh = false;                                          // whether slope and step are to be found anew
-    Values<T> before, after, middle, beside, first, last, half;  // states near a kink, and the forces there
-    double last_quotient = 0;                                    // how fast the slope changed over the last step
-    bool was_rejected = false;
+    Kinks<T> kinks;
     int64_t adjoint_steps = 0;
     int64_t spacing = 1, rounds = 0;
     T lambda_now = 0;

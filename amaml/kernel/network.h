@@ -5,26 +5,12 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "products.h"
 
 constexpr int CHUNK_POINTS = 128;
-
-// Memory that starts on a cache line: a vector across two of them costs two loads.
-template <class T> struct Aligned {
-    using value_type = T;
-    static constexpr std::align_val_t line{64};
-    Aligned() = default;
-    template <class U> Aligned(const Aligned<U>&) {}
-    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
-    void deallocate(T* at, size_t) { ::operator delete(at, line); }
-    bool operator==(const Aligned&) const { return true; }
-    bool operator!=(const Aligned&) const { return false; }
-};
-template <class T> using Values = std::vector<T, Aligned<T>>;
 
 // How an array of points × features lies in memory: point by point or feature by feature, as fills vectors better.
 template <class T> struct Layout {

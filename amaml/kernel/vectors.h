@@ -1,9 +1,12 @@
-// Vectors of the machine's own width by the compiler's vector extension, sums of many at once, elementary functions.
+// Vectors of the machine's own width by the compiler's vector extension, sums of many at once, elementary functions; and
+// memory for long vectors.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -188,4 +191,30 @@ template <class T, class F> inline void with(Activation kind, F run) {
         case Activation::softplus: return run(Softplus<T>{});
         case Activation::relu: return run(Relu<T>{});
     }
+}
+
+// Memory that starts on a cache line: a vector across two of them costs two loads.
+template <class T> struct Aligned {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+    Aligned() = default;
+    template <class U> Aligned(const Aligned<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+    void deallocate(T* at, size_t) { ::operator delete(at, line); }
+    bool operator==(const Aligned&) const { return true; }
+    bool operator!=(const Aligned&) const { return false; }
+};
+template <class T> using Values = std::vector<T, Aligned<T>>;
+
+// Σ term(i) in double, in a fixed order that vectorises.
+template <class F> double total(int64_t n, F term) {
+    constexpr int parts = 32;  // enough that additions don't wait for one another
+    double part[parts] = {};
+    int64_t i = 0;
+    for (; i + parts <= n; i += parts)
+        for (int q = 0; q < parts; ++q) part[q] += term(i + q);
+    for (; i < n; ++i) part[i % parts] += term(i);
+    for (int half = parts / 2; half; half /= 2)
+        for (int q = 0; q < half; ++q) part[q] += part[q + half];
+    return part[0];
 }

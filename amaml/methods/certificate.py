@@ -93,10 +93,12 @@ def verdicts(
 
     Raises ValueError where the losses can't be evaluated in float64.
     """
+    with plain_modes():
+        support, query = losses_in_float64(support_loss, query_loss)
+        precise = layout.in_float64()
     for index, spent in enumerate(evaluations.tolist()):
         with plain_modes():
-            support, query = losses_in_float64(support_loss, query_loss)
-            task, precise = _one(tasks, index), layout.in_float64()
+            task = _one(tasks, index)
             slopes = gradient_of(support, task, precise), gradient_of(query, task, precise)
             budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
             verdict = _verdict(problem, index, *slopes, gradients[index].double().cpu().numpy(), budget)

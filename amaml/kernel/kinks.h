@@ -1,0 +1,100 @@
+// Finding out whether a flow meets a kink of its support loss, where the adjoint equation doesn't hold. As amaml/flow/kinks.py,
+// which explains it, does it for batches.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "problem.h"
+#include "vectors.h"
+
+// An accepted step with what was computed of it: the states and slopes of its stages [stages, P], the first slope at `from`.
+template <class T> struct Step {
+    const T *from, *to, *states, *slopes, *end_slope;
+    double h, time;
+};
+
+// Looks for jumps of the force along one task's flow. Throws Failure where λ would jump by too much.
+template <class T> class Kinks {
+  public:
+    explicit Kinks(const Problem<T>& problem) : p(problem), P(problem.parameters) {}
+
+    // Looks around the start u. `force` writes −du/dt without the rates: force(at, out).
+    template <class F> void start(const T* u, F force) {
+        last_quotient = 0, was_rejected = false;
+        for (Values<T>* v : {&before, &after, &middle, &beside, &first, &last, &half}) v->resize(P);
+        const T unit = T(std::sqrt(double(P)));
+        for (int64_t i = 0; i < P; ++i) {
+            beside[i] = ulps(u, i) * p.power_start[i] * unit;
+            before[i] = u[i] - beside[i], after[i] = u[i] + beside[i];
+        }
+        force(before.data(), first.data()), force(after.data(), last.data());
+        refuse(jump(force), 0);
+    }
+    void rejected() { was_rejected = true; }
+    // Looks at a step over which the slope changes much faster than over the one before, and after a rejected one.
+    template <class F> void accepted(const Step<T>& step, F force) {
+        const T* far = step.to;
+        double change = distance(step.end_slope, step.slopes);
+        for (int64_t s = 1; s < p.stages; ++s)
+            if (const double of_stage = distance(step.slopes + s * P, step.slopes); of_stage > change)
+                change = of_stage, far = step.states + s * P;
+        const double way = step.h * std::sqrt(total(P, [&](int64_t i) { return double(step.slopes[i]) * step.slopes[i]; }));
+        const double quotient = change > 0 ? std::min(change / way, double(std::numeric_limits<T>::max())) : 0;
+        const bool look = was_rejected || quotient > SPIKE * last_quotient;
+        last_quotient = quotient, was_rejected = false;
+        if (look) refuse(search(step.from, far, force), step.time);
+    }
+
+  private:
+    // As in amaml/flow/kinks.py.
+    static constexpr double LIMIT = 10, SPIKE = 2, LEFT = 1e-2, ULPS = 32, QUIET = 0.1;
+    static constexpr int64_t HALVINGS = 24;
+
+    T ulps(const T* u, int64_t i) const { return T(ULPS) * std::numeric_limits<T>::epsilon() * std::max(std::abs(u[i]), p.scales[i]); }
+    double distance(const T* v, const T* w) const {
+        return std::sqrt(total(P, [&](int64_t i) { return (double(v[i]) - w[i]) * (double(v[i]) - w[i]); }));
+    }
+    void refuse(double jump, double t) const {
+        if (jump > LIMIT * p.rtol) throw Failure{KINK, t, jump};
+    }
+    // The relative jump between u and `far`, 0 where there is none: by halving the way to where most of the change is.
+    template <class F> double search(const T* u, const T* far, F force) {
+        std::copy_n(u, P, before.data()), std::copy_n(far, P, after.data());
+        force(before.data(), first.data()), force(after.data(), last.data());
+        const double change = distance(first.data(), last.data());
+        for (int64_t n = 0; n < HALVINGS; ++n) {
+            for (int64_t i = 0; i < P; ++i) middle[i] = (before[i] + after[i]) / 2;
+            force(middle.data(), half.data());
+            if (distance(half.data(), first.data()) >= distance(last.data(), half.data())) after.swap(middle), last.swap(half);
+            else before.swap(middle), first.swap(half);
+            if (!(distance(first.data(), last.data()) > LEFT * change)) return 0;
+        }
+        for (int64_t i = 0; i < P; ++i) {
+            const T way = far[i] - u[i];
+            beside[i] = way * T(std::ldexp(1.0, 10 - HALVINGS)) + (way < 0 ? -ulps(u, i) : ulps(u, i));
+        }
+        return jump(force);
+    }
+    // The jump between `before` and `after`, in units of the speed at which the flow crosses it; 0 if it is but rounding.
+    template <class F> double jump(F force) {
+        const auto change = [&](const Values<T>& at, T sign, const Values<T>& there) {
+            for (int64_t i = 0; i < P; ++i) middle[i] = at[i] + sign * beside[i];
+            force(middle.data(), half.data());
+            return distance(half.data(), there.data());
+        };
+        const double noise = std::max(change(before, T(-1), first), change(after, T(1), last));
+        const auto alpha = [&](int64_t i) { return double(p.rates ? p.rates[i] : T(1)); };
+        const auto across = [&](int64_t i) { return double(last[i]) - first[i]; };
+        const double size = distance(last.data(), first.data());
+        const double slope_size = std::sqrt(total(P, [&](int64_t i) { return alpha(i) * across(i) * (alpha(i) * across(i)); }));
+        const double speed = std::abs(total(P, [&](int64_t i) { return alpha(i) * across(i) * first[i]; }));
+        return noise < QUIET * size ? size * slope_size / speed : 0;
+    }
+
+    const Problem<T>& p;
+    const int64_t P;
+    Values<T> before, after, middle, beside, first, last, half;  // states near a kink, and the forces there
+    double last_quotient = 0;                                    // how fast the slope changed over the last step
+    bool was_rejected = false;
+};

@@ -23,6 +23,9 @@ from amaml import kernel
 RESULTS = Path(__file__).parent / "results"
 REST = 0.05
 """Seconds: threads of OpenMP spin for some 10 ms after their work, and so would take a core from the case that follows."""
+TURN = 0.5
+"""Seconds: a short case is run again until they are over, as in training, where one meta-gradient follows another. A single run
+after a rest would measure how processors and threads wake up, too."""
 PACKAGES = ("torch", "numpy", "torchdiffeq", "higher", "torchopt", "torchode")
 
 
@@ -88,7 +91,7 @@ def backends() -> dict[str, Callable[[], Any]]:
 
 @dataclass
 class Timing:
-    """Seconds of every repeat, and what the last one gave."""
+    """Seconds of every run, and what the last one gave."""
 
     seconds: list[float] = field(default_factory=list)
     value: Any = None
@@ -98,28 +101,34 @@ class Timing:
         return statistics.median(self.seconds)
 
     def summary(self) -> dict[str, Any]:
-        return {"seconds": self.median, "repeats": len(self.seconds), "best": min(self.seconds)}
+        return {"seconds": self.median, "runs": len(self.seconds), "best": min(self.seconds)}
 
 
 def in_turn(
     cases: Mapping[str, Callable[[], Any]], *, repeats: int, budget: float, warm: bool = True
 ) -> dict[str, Timing]:
-    """Runs every case once unmeasured, then all of them in turn, each after a rest, round after round, until each has run
-    `repeats` times or has used up its `budget` of seconds."""
+    """Runs every case once unmeasured, then all of them in turn, each after a rest, round after round, until each has had
+    `repeats` turns or has used up its `budget` of seconds."""
     timings = {name: Timing() for name in cases}
     if warm:
         for case in cases.values():
             case()
     for _ in range(repeats):
         for name, case in cases.items():
-            timing = timings[name]
-            if sum(timing.seconds) > budget:
-                continue
-            time.sleep(REST)
-            begin = time.perf_counter()
-            timing.value = case()
-            timing.seconds.append(time.perf_counter() - begin)
+            if sum(timings[name].seconds) <= budget:
+                time.sleep(REST)
+                _turn(case, timings[name])
     return timings
+
+
+def _turn(case: Callable[[], Any], timing: Timing) -> None:
+    """Adds the seconds of one turn's runs."""
+    begin = end = time.perf_counter()
+    while end - begin < TURN:
+        before = end
+        timing.value = case()
+        end = time.perf_counter()
+        timing.seconds.append(end - before)
 
 
 @contextmanager

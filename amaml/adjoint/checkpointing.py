@@ -79,10 +79,10 @@ def ever_shorter_stretches(rounds: int) -> set[int]:
     """Which segments' states to keep so that about √(2N) of them are alive at any time and each segment is recomputed once.
     Kept states are used up on the way back, so an earlier stretch between two of them may be one longer."""
     due, at = set(), 0
-    length = isqrt(2 * rounds) + 1
+    length = (isqrt(8 * rounds - 7) + 1) // 2  # the least whose sum with all that are shorter reaches so many
     while at < rounds:
         due.add(at)
-        at += max(1, length)
+        at += length
         length -= 1
     return due
 

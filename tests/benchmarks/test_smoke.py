@@ -18,7 +18,7 @@ from benchmarks import peers
 from benchmarks.workload import NET, error, flat, independent_gradient, network_loss, trained_start, work
 
 ROOT = Path(__file__).parents[2]
-SUMMARY = {"seconds", "repeats", "best"}
+SUMMARY = {"seconds", "runs", "best"}
 
 
 def quick(name: str, folder: Path) -> Any:

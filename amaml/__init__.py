@@ -25,29 +25,30 @@ _HOME = {
     "SolveError": "amaml.flow.result",
     "MLP": "amaml.models.mlp",
     "regression_losses": "amaml.models.losses",
-    "train": "amaml.training",
-    "load": "amaml.initialization",
-    "adapt": "amaml.adaptation",
-    "predict": "amaml.adaptation",
+    "train": "amaml.run.training",
+    "load": "amaml.run.learned_model",
+    "LearnedModel": "amaml.run.learned_model",
+    "adapt": "amaml.run.adaptation",
+    "predict": "amaml.run.adaptation",
     "JobSpec": "amaml.spec",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the names below are resolved by __getattr__
 
 if TYPE_CHECKING:
-    from amaml.adaptation import adapt, predict
     from amaml.adjoint.backsolve import Backsolve
     from amaml.adjoint.discrete import Discrete
     from amaml.adjoint.interpolated import Interpolated
     from amaml.flow.result import SolveError
     from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun
     from amaml.flow.torchdiffeq_solver import TorchDiffEq
-    from amaml.initialization import load
     from amaml.methods.amaml import MetaGradient, meta_gradient
     from amaml.models.losses import regression_losses
     from amaml.models.mlp import MLP
+    from amaml.run.adaptation import adapt, predict
+    from amaml.run.learned_model import LearnedModel, load
+    from amaml.run.training import train
     from amaml.spec import JobSpec
-    from amaml.training import train
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
-from uuid import UUID
 
 from pydantic import Field, model_validator
 
@@ -27,6 +26,7 @@ from amaml.family_specs import (
     TableSpec,
     TestTasks,
 )
+from amaml.meta_specs import ClipSpec, InitFrom, MetaSpec, OptimizerSpec
 from amaml.method_specs import (
     METHODS,
     AdjointSpec,
@@ -48,12 +48,12 @@ from amaml.parts import Part, RuleBroken
 from amaml.solver_specs import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
 
 __all__ = [
-    "AdamSpec",
     "AdjointSpec",
     "AlpineSpec",
     "AmamlSpec",
     "AnyMethod",
     "BacksolveSpec",
+    "ClipSpec",
     "ComlnSpec",
     "Conv4Spec",
     "CosMixtureSpec",
@@ -64,6 +64,7 @@ __all__ = [
     "Horizon",
     "ImagesSpec",
     "ImamlSpec",
+    "InitFrom",
     "InterpolatedSpec",
     "JobSpec",
     "MLPSpec",
@@ -72,6 +73,7 @@ __all__ = [
     "MetaSpec",
     "MethodSpec",
     "ModelSpec",
+    "OptimizerSpec",
     "Part",
     "PoissonSpec",
     "RandomSpec",
@@ -170,27 +172,6 @@ class TrajectorySpec(Part):
                     f"horizons must increase strictly in `at`, got {times}: sort them and drop repeats", "horizons"
                 )
         return self
-
-
-class AdamSpec(Part):
-    kind: Literal["adam", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
-    schedule: Literal["constant", "inverse_sqrt", "cosine"] = "constant"
-
-
-class InitFrom(Part):
-    job: UUID = Field(strict=False)
-    """A job of this workspace whose θ this one starts from."""
-    step: Annotated[int, Field(ge=0)] | None = None
-    """A checkpoint of that job; null takes its finished initialization."""
-
-
-class MetaSpec(Part):
-    iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    """Meta-iterations: meta-gradients computed and applied."""
-    tasks_per_batch: Annotated[int, Field(ge=1, le=4_096)] = 16
-    optimizer: AdamSpec = AdamSpec()
-    init_from: InitFrom | None = None
 
 
 # ------------------------------------------------------------------------------------- evaluation and runtime
@@ -334,6 +315,27 @@ class JobSpec(Part):
                 "validation tasks are to select, and validation_classes is 0: set it to null or at least ways, or set "
                 "evaluation.select to last",
                 "family", "validation_classes",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _validation_tasks_that_end_the_run(self) -> Self:
+        for name in ("patience", "target"):
+            if getattr(self.meta, name) is not None and self.evaluation.select != "validation":
+                raise RuleBroken(
+                    f"{name} looks at the validation score, which select = last doesn't compute: set evaluation.select to "
+                    f"validation, or meta.{name} to null",
+                    "meta", name,
+                )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _rate_for_something_learned(self) -> Self:
+        if self.meta.learn_lr is not None and not getattr(self.method, "learn", ()):
+            raise RuleBroken(
+                f"learn_lr is the rate of what the method learns beside θ, and {self.method.kind} learns nothing else here: set "
+                "meta.learn_lr to null, or name length, rates or proximal in method.learn",
+                "meta", "learn_lr",
             )  # fmt: skip
         return self
 

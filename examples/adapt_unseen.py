@@ -21,8 +21,8 @@ from amaml.registry import build_family, build_model
 
 def main(initialization: Path, ratings: Path) -> int:
     torch.set_num_threads(1)  # tensors this small gain nothing from a second thread
-    learned = amaml.load(initialization)
-    spec = learned.spec
+    model = amaml.LearnedModel.read(initialization)
+    learned, spec = model.module, model.spec
     parameters = sum(parameter.numel() for parameter in learned.parameters())
     print(f"rebuilt from {initialization.name} alone: {spec.model.kind} with {parameters} parameters")
 

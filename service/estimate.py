@@ -214,8 +214,9 @@ def _seconds(spec: JobSpec, parameters: int, gradients: float, hvps: float) -> f
     solve = (_GRADIENT_FLOPS * gradients + _HVP_FLOPS * hvps) * work
     flow = _GRADIENT_FLOPS * _evaluations(spec.solver, _mean_length(spec))[0] * work
     tuning = _GRADIENT_FLOPS * spec.evaluation.epochs * work
-    every = spec.meta.iterations if isinstance(spec.method, RandomSpec) else spec.evaluation.every
-    evaluations = math.ceil(spec.meta.iterations / every)
+    evaluations = 1 + math.ceil(spec.meta.iterations / spec.evaluation.every)  # the start's too
+    if isinstance(spec.method, RandomSpec):
+        evaluations = 1
     flops = solve * spec.meta.iterations * spec.meta.tasks_per_batch
     flops += (flow + tuning) * evaluations * spec.evaluation.tasks
     gradient, hvp = _call_seconds(spec)

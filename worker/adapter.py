@@ -27,6 +27,8 @@ from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, to_adap
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from amaml.run.learned_model import LearnedModel
+
 NETWORKS_KEPT: Final = 8
 
 
@@ -58,8 +60,8 @@ def _warm_up() -> None:
     """Imports all that an adaptation needs, by doing a tiny one."""
     import torch  # noqa: PLC0415
 
-    from amaml.initialization import metadata_of, write  # noqa: PLC0415
     from amaml.registry import build_family, build_model  # noqa: PLC0415
+    from amaml.run.initialization import metadata_of, write  # noqa: PLC0415
     from amaml.spec import JobSpec, MLPSpec, SinusoidSpec  # noqa: PLC0415
 
     spec = JobSpec(family=SinusoidSpec(test_tasks=1), model=MLPSpec(hidden=[2]))
@@ -86,12 +88,13 @@ def _adapt(order: Adapt) -> Adapted:
 
 def _answer(request: AdaptationRequest, initialization: str, folder: Path, adaptation_id: str) -> Adapted:
     """Does what is asked; the answer lies in files in the folder."""
-    from amaml.adaptation import adapt, loss_curve, predict  # noqa: PLC0415
+    from amaml.run.adaptation import adapt, loss_curve, predict  # noqa: PLC0415
 
-    model = _network(initialization)
+    learned = _network(initialization)
+    model = learned.module
     how: dict[str, Any] = {"by": request.by, "length": request.length, "epochs": request.epochs, "lr": request.lr}
-    x, y = _inputs(model, request.support.x), request.support.y
-    query = None if request.query is None else _inputs(model, request.query.x)
+    x, y = _inputs(learned, request.support.x), request.support.y
+    query = None if request.query is None else _inputs(learned, request.query.x)
     adapted = adapt(model, x, y, units="raw", **how)
     if not all(bool(tensor.isfinite().all()) for tensor in adapted.parameters()):
         raise Diverged(
@@ -114,46 +117,45 @@ def _answer(request: AdaptationRequest, initialization: str, folder: Path, adapt
     if "weights" in request.wanted:
         weights = folder / "weights.safetensors"
         told = {"adaptation_id": adaptation_id, **request.model_dump(include={"by", "length", "epochs", "lr"})}
-        _save(adapted, weights, told)
-    result = AdaptationResult(outputs=getattr(model, "outputs"), predictions=predictions, curve=curve)  # noqa: B009 - amaml.load's
+        _save(learned, adapted, weights, told)
+    result = AdaptationResult(outputs=learned.outputs, predictions=predictions, curve=curve)
     path = folder / "result.json"
     path.write_text(result.model_dump_json())
     return Adapted(result=str(path), weights=None if weights is None else str(weights))
 
 
 @lru_cache(maxsize=NETWORKS_KEPT)
-def _network(initialization: str) -> nn.Module:
+def _network(initialization: str) -> LearnedModel:
     """The file's name is its content's hash, so what was loaded once holds."""
-    from amaml.initialization import load  # noqa: PLC0415
+    from amaml.run.learned_model import LearnedModel  # noqa: PLC0415
 
-    return load(initialization)
+    return LearnedModel.read(initialization)
 
 
-def _inputs(model: nn.Module, rows: list[Any]) -> Tensor | list[Any]:
+def _inputs(learned: LearnedModel, rows: list[Any]) -> Tensor | list[Any]:
     """Rows of numbers; one-hot ones for names of inputs."""
     if not isinstance(rows[0], str):
         return rows
     import torch  # noqa: PLC0415
 
-    number = {name: index for index, name in enumerate(getattr(model, "inputs"))}  # noqa: B009
+    number = {name: index for index, name in enumerate(learned.inputs)}
     return torch.eye(len(number))[[number[name] for name in rows]]
 
 
-def _save(adapted: nn.Module, path: Path, told: dict[str, Any]) -> None:
+def _save(learned: LearnedModel, adapted: nn.Module, path: Path, told: dict[str, Any]) -> None:
     """A file like an initialization, of the adapted parameters: `amaml.load` reads it."""
     import json  # noqa: PLC0415
 
-    from amaml.initialization import write  # noqa: PLC0415
+    from amaml.run.initialization import write  # noqa: PLC0415
 
-    learned, metadata = getattr(adapted, "learned"), getattr(adapted, "metadata")  # noqa: B009
-    tensors = {**dict(adapted.named_parameters()), **learned.logarithms}
-    write(path, tensors, {**metadata, "adapted": json.dumps(told, sort_keys=True)})
+    tensors = {**dict(adapted.named_parameters()), **learned.learned.logarithms}
+    write(path, tensors, {**learned.metadata, "adapted": json.dumps(told, sort_keys=True)})
 
 
 def _failure(error: Exception) -> NotAdapted:
     """Why it can't be done, with the sentence that is shown."""
     from amaml.flow.result import SolveError  # noqa: PLC0415
-    from amaml.initialization import InitializationError  # noqa: PLC0415
+    from amaml.run.initialization import InitializationError  # noqa: PLC0415
 
     if isinstance(error, SolveError):
         return NotAdapted(

@@ -9,7 +9,7 @@ from worker.protocol import AlongFlow, Evaluated
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from amaml.evaluation import Evaluation
+    from amaml.run.evaluation import Evaluation
 
 
 def evaluated(step: int, found: Evaluation) -> Evaluated:

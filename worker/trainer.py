@@ -45,7 +45,7 @@ from worker.protocol import (
 )
 
 if TYPE_CHECKING:
-    from amaml.training import Report, Training
+    from amaml.run.training import Report, Training
 
 SECONDS_BETWEEN_MESSAGES = 0.1
 
@@ -184,13 +184,13 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Imports all that a job needs, by running a tiny one: torch imports much of itself only when it is first used."""
-    from amaml.spec import AdamSpec, EvaluationSpec, JobSpec, MetaSpec, MLPSpec, SinusoidSpec  # noqa: PLC0415
-    from amaml.training import train  # noqa: PLC0415
+    from amaml.run.training import train  # noqa: PLC0415
+    from amaml.spec import EvaluationSpec, JobSpec, MetaSpec, MLPSpec, OptimizerSpec, SinusoidSpec  # noqa: PLC0415
 
     tiny = JobSpec(
         family=SinusoidSpec(shots=2, queries=2, test_tasks=1),
         model=MLPSpec(hidden=[2]),
-        meta=MetaSpec(iterations=1, tasks_per_batch=1, optimizer=AdamSpec()),
+        meta=MetaSpec(iterations=1, tasks_per_batch=1, optimizer=OptimizerSpec()),
         evaluation=EvaluationSpec(tasks=1, epochs=1),
     )
     train(tiny)
@@ -198,22 +198,21 @@ def _warm_up() -> None:
 
 def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     """Runs the job to its end, or until told to stop."""
-    import torch  # noqa: PLC0415 - imported with amaml.training
+    import torch  # noqa: PLC0415 - imported with amaml.run.training
 
+    from amaml.run.training import Training  # noqa: PLC0415
     from amaml.spec import JobSpec  # noqa: PLC0415
-    from amaml.training import Training  # noqa: PLC0415
 
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that runtime.device auto means the CPU
     torch.set_num_threads(run.threads)
     spec = JobSpec.model_validate_json(json.dumps(run.spec))
     folder = Path(run.folder)
-    training = Training(
-        spec,
-        {dataset: Path(path) for dataset, path in run.datasets.items()},
-        initialization=_path(run.initialization),
-        checkpoint=_path(run.checkpoint),
-    )
+    datasets = {dataset: Path(path) for dataset, path in run.datasets.items()}
+    if run.checkpoint is None:
+        training = Training.start(spec, datasets, initialization=_path(run.initialization))
+    else:
+        training = Training.resume(spec, Path(run.checkpoint), datasets)
     failpoint("trainer.ready_to_run")
     telling = Telling(wire, training, PeakMemory(run.device))
     committed = training.iteration
@@ -246,11 +245,11 @@ def _failure(error: Exception) -> Failed:
     """The run's own failure, with the sentence that the job shows."""
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from amaml.checkpoint import CheckpointError  # noqa: PLC0415
     from amaml.families.base import DataError  # noqa: PLC0415
     from amaml.flow.result import SolveError  # noqa: PLC0415
-    from amaml.initialization import InitializationError  # noqa: PLC0415
-    from amaml.training import CertificateFailed, Diverged, TimedOut  # noqa: PLC0415
+    from amaml.run.checkpoint import CheckpointError  # noqa: PLC0415
+    from amaml.run.initialization import InitializationError  # noqa: PLC0415
+    from amaml.run.training import CertificateFailed, Diverged, TimedOut  # noqa: PLC0415
 
     reasons: Mapping[type[Exception], FailureReason] = {
         SolveError: "solver_failed",

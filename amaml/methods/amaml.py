@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from amaml.adjoint.protocol import Adjoint
 from amaml.adjoint.sensitivity import Sensitivity, Wanted
@@ -82,30 +83,31 @@ class MetaGradient(Estimate):
             yield verdict
         self.certificate = Certificate.of(found)
 
+    def by_task(self, name: Wanted) -> Any:
+        """The derivative with respect to the flow's length, rates or proximal strength, for each task: with a first axis B."""
+        if getattr(self._answer, name) is None:
+            self._answer = self._again.derivatives({name})
+        found: Tensor = getattr(self._answer, name)
+        if name == "rates":
+            return self._layout.unflatten_gradient(found)
+        return found[:, 0] if name == "length" and found.shape[1] == 1 else found
+
     @property
     def length(self) -> Tensor:
         """dJ/dT for each task [B]; with `horizons` dJ/dT_k [B, K]. For a fixed-step solver N stays and h = T/N changes."""
-        if self._answer.length is None:
-            self._answer = self._again.derivatives({"length"})
-        length = self._answer.length
-        assert length is not None
-        return length[:, 0] if length.shape[1] == 1 else length
+        length: Tensor = self.by_task("length")
+        return length
 
     @property
     def rates(self) -> Any:
         """dJ/dα, like `params`: the mean over tasks."""
-        if self._answer.rates is None:
-            self._answer = self._again.derivatives({"rates"})
-        assert self._answer.rates is not None
-        return self._layout.unflatten_gradient(self._answer.rates.mean(dim=0))
+        return tree_map(lambda tensor: tensor.mean(dim=0), self.by_task("rates"))
 
     @property
     def proximal(self) -> Tensor:
         """dJ/dρ, a scalar: the mean over tasks."""
-        if self._answer.proximal is None:
-            self._answer = self._again.derivatives({"proximal"})
-        assert self._answer.proximal is not None
-        return self._answer.proximal.mean()
+        mean: Tensor = self.by_task("proximal").mean()
+        return mean
 
 
 @plain_modes()

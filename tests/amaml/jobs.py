@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from amaml.spec import JobSpec
-from amaml.training import Report
+from torch import nn
+
+from amaml.models.mlp import build
+from amaml.run.training import Report
+from amaml.spec import JobSpec, MLPSpec
 
 METHODS: list[dict[str, Any]] = [
     {"kind": "maml"},
@@ -40,6 +43,14 @@ def small(**changes: dict[str, Any]) -> JobSpec:
     for name, change in changes.items():
         parts[name] = {**parts.get(name, {}), **change}
     return JobSpec.model_validate_json(json.dumps(parts))
+
+
+def frozen_first_layer(spec: MLPSpec, in_features: int, out_features: int) -> nn.Module:
+    """A network whose first layer is not to be trained: for MLPSpec.implementation."""
+    net = build(spec, in_features=in_features, out_features=out_features)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(not name.startswith("0."))
+    return net
 
 
 def sha256(path: Path) -> str:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amaml.adaptation import adapt, loss_curve, predict
-from amaml.families.scaling import Scaling
-from amaml.initialization import load, metadata_of, write
 from amaml.models.mlp import MLP
 from amaml.registry import build_family
+from amaml.run.adaptation import adapt, loss_curve, predict
+from amaml.run.initialization import metadata_of, write
+from amaml.run.learned_model import LearnedModel, load
 from amaml.spec import CosMixtureSpec, EvaluationSpec, JobSpec, MLPSpec, RuntimeSpec, SolverSpec, TrajectorySpec
 
 SPEC = JobSpec(
@@ -64,8 +64,11 @@ def test_by_flow_over_the_runs_own_length(model: nn.Module) -> None:
     # θ is that after 10 meta-iterations, when the trajectory was 0.5 long: five steps of 0.1
     assert_alike(adapted, trained(model, x, y, lambda p: torch.optim.SGD(p, lr=0.1), 5))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert adapted.spec == SPEC
     assert isinstance(adapted, nn.Module)
+    own = LearnedModel.of(adapted)
+    assert own is not None
+    assert own.module is adapted
+    assert own.spec == SPEC
 
 
 def test_by_flow_over_another_length(model: nn.Module) -> None:
@@ -82,8 +85,9 @@ def test_by_finetune(model: nn.Module, given: dict[str, Any], epochs: int, lr: f
 
 def test_raw_units(model: nn.Module) -> None:
     x, y = rows()
-    scaling = model.scaling
-    assert isinstance(scaling, Scaling)
+    learned = LearnedModel.of(model)
+    assert learned is not None
+    scaling = learned.scaling
     raw_x = x * x.new_tensor(scaling.x_std) + x.new_tensor(scaling.x_mean)
     adapted = adapt(model, raw_x, scaling.raw_y(y), units="raw")
     assert_alike(adapted, adapt(model, x, y))

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, one_hot
 
 import amaml
-from amaml.adaptation import adapt, predict
 from amaml.flow.result import Result
 from amaml.kernel import disabled
 from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
 from amaml.methods.reptile import reptile
+from amaml.run.adaptation import adapt, predict
+from tests.amaml.jobs import small
 from tests.amaml.problems import Tensors, apart, cosines, flat, network, start, unrolled
 
 LOSS = Callable[[Tensors, Tensors], Tensor]
@@ -367,11 +369,9 @@ def test_losses_of_ones_own_are_solved_without_autocast() -> None:
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_predictions_are_made_without_autocast() -> None:
-    from amaml.families.scaling import Scaling
-
-    net = own_network("other")
-    object.__setattr__(net, "scaling", Scaling((0.0,), (1.0,), (0.0,), (1.0,)))
+def test_predictions_are_made_without_autocast(tmp_path: Path) -> None:
+    amaml.train(small(meta={"iterations": 1}, evaluation={"epochs": 1})).save(tmp_path / "init")
+    net = amaml.load(tmp_path / "init")
     expected = predict(net, [[0.3], [0.5]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(predict(net, [[0.3], [0.5]]), expected)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import amaml
-from amaml.initialization import load
 from amaml.models.conv4 import Conv4
 from amaml.models.losses import classification_losses
+from amaml.run.learned_model import load
+from amaml.run.training import Training, train
 from amaml.spec import JobSpec
-from amaml.training import Training, train
 from tests.amaml.jobs import bits, sha256, small
 from tests.amaml.problems import (
     Tensors,
@@ -156,17 +156,17 @@ def test_every_method_trains_to_the_same_bits_twice(kind: str) -> None:
 
 def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     spec = on_cuda(solver={"kind": "dopri5", "step": None})
-    whole = Training(spec)
+    whole = Training.start(spec)
     reports = list(whole)
     whole.save_initialization(tmp_path / "whole")
-    broken = Training(spec)
+    broken = Training.start(spec)
     seen = []
     for report in broken:
         seen.append(report)
         if report.iteration == 7:
             broken.save_checkpoint(tmp_path / "checkpoint")
             break
-    again = Training(spec, checkpoint=tmp_path / "checkpoint")
+    again = Training.resume(spec, tmp_path / "checkpoint")
     seen += list(again)
     again.save_initialization(tmp_path / "again")
     assert bits(seen) == bits(reports)

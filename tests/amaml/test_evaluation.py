@@ -10,8 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amaml import evaluation
-from amaml.evaluation import (
+from amaml.families.base import Tasks
+from amaml.flow.result import SolveError
+from amaml.flow.solvers import Dopri5, Euler
+from amaml.flow.torchdiffeq_solver import TorchDiffEq
+from amaml.models.mlp import MLP
+from amaml.objectives import nrmse
+from amaml.run import evaluation
+from amaml.run.evaluation import (
     Curve,
     Evaluation,
     Flow,
@@ -22,12 +28,6 @@ from amaml.evaluation import (
     mean_and_error,
     predictions,
 )
-from amaml.families.base import Tasks
-from amaml.flow.result import SolveError
-from amaml.flow.solvers import Dopri5, Euler
-from amaml.flow.torchdiffeq_solver import TorchDiffEq
-from amaml.models.mlp import MLP
-from amaml.objectives import nrmse
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[MLP, dict[str, Tensor], Tasks]:

@@ -18,8 +18,8 @@ from amaml.families.base import DataError
 from amaml.families.images import ImagesFamily, digits, split_classes
 from amaml.objectives import accuracy
 from amaml.registry import build_family
+from amaml.run.training import Training, train
 from amaml.spec import ImagesSpec, JobSpec
-from amaml.training import Training, train
 
 DATASET = "0198b2a0-0000-7000-8000-000000000001"
 
@@ -205,7 +205,7 @@ def test_no_validation_class_is_told_before_the_run() -> None:
     with pytest.raises(
         DataError, match=r"no class is left for validation: set family\.validation_classes to at least 5"
     ):
-        Training(JobSpec.model_validate(parts))
+        Training.start(JobSpec.model_validate(parts))
     parts["family"]["validation_classes"] = 0
     with pytest.raises(ValidationError, match="validation_classes is 0"):
         JobSpec.model_validate(parts)
@@ -251,7 +251,7 @@ def test_a_files_convolution_is_rebuilt_and_adapts(tmp_path: Path) -> None:
     chosen = np.concatenate([np.flatnonzero(data.labels == label)[:8] for label in (2, 5, 7)])
     x, y = data.images[chosen].reshape(24, -1), np.repeat([0, 1, 2], 8)
     adapted = amaml.adapt(model, x.tolist(), y.tolist(), by="finetune", epochs=40, lr=0.01, units="raw")
-    chances = amaml.adaptation.predict(adapted, x.tolist())
+    chances = amaml.run.adaptation.predict(adapted, x.tolist())
     assert chances.shape == (24, 3)
     assert (chances.argmax(dim=1).numpy() == y).mean() > 0.9
     again = train(job({"kind": "conv4", "filters": 8}, iterations=2))

@@ -18,8 +18,8 @@ from amaml.families.synthetic import judged_points
 from amaml.flow.derivatives import TracedDerivatives
 from amaml.methods.parameters import Layout
 from amaml.registry import build_family
+from amaml.run.training import train
 from amaml.spec import JobSpec, PoissonSpec
-from amaml.training import train
 
 DIMS = pytest.mark.parametrize("dim", [1, 2])
 
@@ -219,5 +219,5 @@ def test_it_learns_without_ever_seeing_a_support_solution(tmp_path: Any) -> None
     x = np.array([[0.0], [0.25], [0.5], [0.75], [1.0]])
     y = np.array([1.0, 0.0, 0.0, 0.0, 3.0])  # u'' = 0, u(0) = 1, u(1) = 3: the straight line between
     adapted = amaml.adapt(model, torch.tensor(x), torch.tensor(y), by="finetune", epochs=1500, lr=0.01, units="raw")
-    found = amaml.adaptation.predict(adapted, torch.tensor(x))[:, 0]
+    found = amaml.run.adaptation.predict(adapted, torch.tensor(x))[:, 0]
     torch.testing.assert_close(found, torch.tensor([1.0, 1.5, 2.0, 2.5, 3.0]), atol=0.1, rtol=0)

@@ -19,8 +19,8 @@ import amaml
 from amaml.families.base import DataError
 from amaml.families.table import TableFamily
 from amaml.registry import build_family
+from amaml.run.training import train
 from amaml.spec import JobSpec, TableSpec
-from amaml.training import train
 
 DATASET = UUID("0198b2a0-0000-7000-8000-000000000001")
 HEADER = ["patient", "age", "dose", "ward", "reading"]
@@ -296,11 +296,11 @@ def test_it_learns_and_the_file_adapts_in_the_tables_units(tmp_path: Path) -> No
     assert run.metrics["tasks_left_out"] == [(0, 0.0)]
     run.save(tmp_path / "init.safetensors")
     model = amaml.load(tmp_path / "init.safetensors")
-    own = [row for row in table if row[0] == run.training._family._tasks_of["test"][0]]  # type: ignore[attr-defined]
+    own = [row for row in table if row[0] == run.training.setup.family._tasks_of["test"][0]]  # type: ignore[attr-defined]
     x, y = [row[1:3] for row in own], [row[4] for row in own]
     adapted = amaml.adapt(model, x[:4], y[:4], units="raw")
-    error = amaml.adaptation.predict(adapted, x[4:])[:, 0] - torch.tensor(y[4:])
-    before = amaml.adaptation.predict(model, x[4:])[:, 0] - torch.tensor(y[4:])
+    error = amaml.run.adaptation.predict(adapted, x[4:])[:, 0] - torch.tensor(y[4:])
+    before = amaml.run.adaptation.predict(model, x[4:])[:, 0] - torch.tensor(y[4:])
     assert error.square().mean() < 0.5 * before.square().mean()
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from amaml.families.scaling import Scaling
-from amaml.initialization import InitializationError, load, metadata_of, put, read, write
 from amaml.models.mlp import MLP
 from amaml.registry import build_family, build_model
+from amaml.run.initialization import InitializationError, metadata_of, put, read, write
+from amaml.run.learned_model import LearnedModel, load
 from amaml.spec import CosMixtureSpec, JobSpec, MLPSpec, RuntimeSpec
 
 SPEC = JobSpec(
@@ -51,11 +52,14 @@ def test_the_file_alone_rebuilds_the_model(file: Path) -> None:
     own = MLP(2, [4, 3], 1, "softplus").double()
     own.load_state_dict(theta())
     assert torch.equal(model(x), own(x))
-    assert model.spec == SPEC
-    assert isinstance(model.scaling, Scaling)
-    assert model.inputs == ["x1", "x2"]
-    said = model.metadata
-    assert isinstance(said, dict)
+    learned = LearnedModel.of(model)
+    assert learned is not None
+    assert learned.module is model
+    assert learned.spec == SPEC
+    assert isinstance(learned.scaling, Scaling)
+    assert learned.inputs == ["x1", "x2"]
+    assert (learned.in_features, learned.out_features, learned.iteration) == (2, 1, 7)
+    said = learned.metadata
     assert said["job_id"] == "a job"
     assert (said["iteration"], said["seed"], said["spec_sha256"]) == ("7", "5", SPEC.sha256())
     assert set(json.loads(said["versions"])) == {"amaml", "numpy", "python", "safetensors", "torch"}
@@ -63,7 +67,7 @@ def test_the_file_alone_rebuilds_the_model(file: Path) -> None:
 
 def test_scaling_survives_to_the_last_bit(file: Path) -> None:
     family = build_family(SPEC.family, seed=5, dtype=torch.float64, device=torch.device("cpu"), datasets={})
-    assert load(file).scaling == family.scaling
+    assert LearnedModel.read(file).scaling == family.scaling
 
 
 def test_any_safetensors_reader_finds_the_parameters(file: Path) -> None:

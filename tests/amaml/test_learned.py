@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import amaml
-from amaml.evaluation import Flow, adapted_by_flow, score_by_flow
-from amaml.initialization import read
-from amaml.learned import LENGTH, PROXIMAL, RATES, LearnedFlow
 from amaml.registry import build_family, build_model
-from amaml.training import Diverged, Training, train
+from amaml.run.evaluation import Flow, adapted_by_flow, score_by_flow
+from amaml.run.initialization import read
+from amaml.run.learned_flow import LENGTH, PROXIMAL, RATES, LearnedFlow
+from amaml.run.learned_model import LearnedModel
+from amaml.run.training import Diverged, Training, train
 from tests.amaml.jobs import bits, sha256, small
 
 ALL = {"kind": "amaml", "proximal": 0.5, "learn": ["length", "rates", "proximal"]}
@@ -120,16 +121,16 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, method: dict[str, A
         evaluation={"every": 2, "epochs": 2, "select": select},
         solver={"guard": False},
     )
-    whole = Training(spec)
+    whole = Training.start(spec)
     undisturbed = list(whole)
     whole.save_initialization(tmp_path / "whole")
-    first, before = Training(spec), []
+    first, before = Training.start(spec), []
     for report in first:
         before.append(report)
         if report.iteration == 3:
             break
     first.save_checkpoint(tmp_path / "checkpoint")
-    second = Training(spec, checkpoint=tmp_path / "checkpoint")
+    second = Training.resume(spec, tmp_path / "checkpoint")
     assert bits(before) + bits(list(second)) == bits(undisturbed)
     second.save_initialization(tmp_path / "resumed")
     assert sha256(tmp_path / "whole") == sha256(tmp_path / "resumed")
@@ -156,7 +157,9 @@ def test_it_lies_in_the_file_and_is_what_evaluation_and_adaptation_flow_by(tmp_p
     tensors, _ = read(tmp_path / "init")
     assert set(tensors) == {*run.initialization, *run.learned.logarithms}
     model = amaml.load(tmp_path / "init")
-    assert (model.learned.length, model.learned.proximal) == (run.learned.length, run.learned.proximal)
+    loaded = LearnedModel.of(model)
+    assert loaded is not None
+    assert (loaded.learned.length, loaded.learned.proximal) == (run.learned.length, run.learned.proximal)
 
     flow = Flow(run.learned.length, amaml.Euler(0.1, guard=False), run.learned.proximal, run.learned.rates)
     scores = score_by_flow(model, run.initialization, _family(spec).evaluation_batch("test", 4), flow)
@@ -175,7 +178,7 @@ def test_a_run_from_its_file_starts_at_its_theta_and_the_specs_own_flow(tmp_path
     first = train(small(method=ALL, meta={"iterations": 2}, evaluation={"epochs": 1}))
     first.save(tmp_path / "init")
     job = "0198b2a0-0000-7000-8000-000000000002"
-    training = Training(small(method=ALL, meta={"init_from": {"job": job}}), initialization=tmp_path / "init")
+    training = Training.start(small(method=ALL, meta={"init_from": {"job": job}}), initialization=tmp_path / "init")
     assert all(torch.equal(training.initialization[name], own) for name, own in first.initialization.items())
     assert training.learned.length == pytest.approx(0.5)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import amaml
-from amaml.adaptation import adapt, loss_curve
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import classification_losses
 from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.run.adaptation import adapt, loss_curve
 from tests.amaml.problems import Tensors, apart, flat, unrolled
 
 STEPS, STEP = 6, 0.04

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from amaml.run.training import Report, Training
 from amaml.spec import JobSpec
-from amaml.training import Report, Training
 from tests.amaml.jobs import METHODS, bits, name_of, sha256, small
 from tests.support.cases import Case, cases, job
 
@@ -27,11 +27,11 @@ def _one_thread() -> None:
 def check(spec: JobSpec, stop: int, folder: Path, datasets: dict[str, Path] | None = None) -> None:
     """Runs it as a whole, and again in two parts that meet after `stop` iterations; compares results and metrics."""
     files = datasets or {}
-    whole = Training(spec, files)
+    whole = Training.start(spec, files)
     undisturbed = list(whole)
     whole.save_initialization(folder / "whole", {"job_id": "a"})
 
-    first = Training(spec, files)
+    first = Training.start(spec, files)
     before: list[Report] = []
     for report in first:
         before.append(report)
@@ -39,7 +39,7 @@ def check(spec: JobSpec, stop: int, folder: Path, datasets: dict[str, Path] | No
             break
     first.save_checkpoint(folder / "checkpoint")
     torch.manual_seed(torch.seed())
-    second = Training(spec, files, checkpoint=folder / "checkpoint")
+    second = Training.resume(spec, folder / "checkpoint", files)
     assert second.iteration == stop
     after = list(second)
     second.save_initialization(folder / "resumed", {"job_id": "a"})
@@ -67,9 +67,18 @@ def test_every_kind_of_run_resumes_to_the_same_bits(case: Case, tmp_path: Path) 
     [
         small(),
         small(evaluation={"select": "validation", "every": 4}, solver={"kind": "dopri5", "step": None}),
-        small(runtime={"dtype": "float64"}, meta={"optimizer": {"kind": "sgd", "schedule": "cosine"}}),
+        small(runtime={"dtype": "float64"}, meta={"optimizer": {"kind": "sgd", "schedule": "cosine", "momentum": 0.9}}),
+        small(
+            method={"learn": ["rates", "length"]},
+            meta={
+                "optimizer": {"kind": "adamw", "betas": [0.5, 0.9], "weight_decay": 0.1, "warmup": 5},
+                "clip": {"window": 10},
+                "learn_lr": 0.1,
+                "average": 0.9,
+            },
+        ),
     ],
-    ids=["adam", "selected on validation", "sgd"],
+    ids=["adam", "selected on validation", "sgd", "clipped, averaged and learned"],
 )
 @pytest.mark.parametrize("stop", [7, 10])
 def test_so_do_optimizers_schedules_and_selections(tmp_path: Path, spec: JobSpec, stop: int) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from amaml.initialization import metadata_of, write
 from amaml.registry import build_family, build_model
+from amaml.run.initialization import metadata_of, write
 from amaml.spec import JobSpec, MLPSpec, SinusoidSpec
 from tests.support.waiting import CEILING_SECONDS
 from worker.process import AdapterProcess, Gone

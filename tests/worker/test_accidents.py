@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from amaml.adaptation_request import AdaptationRequest
-from amaml.initialization import load
+from amaml.run.learned_model import LearnedModel
 from amaml.spec import JobSpec, TableSpec
 from service.store import adaptations
 from service.store.database import transaction
@@ -221,7 +221,7 @@ def test_a_trainer_that_is_ending_gets_no_other_job(worker: WorkerProcess) -> No
 def learned(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> UUID:
     """A job that has succeeded with an initialization for y = f(x)."""
     path = regression(tmp_path_factory.mktemp("learned") / "init")
-    job_id = submit(JobSpec.model_validate_json(load(path).spec.canonical()), wake=False)
+    job_id = submit(JobSpec.model_validate_json(LearnedModel.read(path).spec.canonical()), wake=False)
     claim(job_id)
     succeed(job_id, path.read_bytes())
     return job_id

@@ -14,9 +14,10 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from amaml.adaptation import adapt, loss_curve, predict
-from amaml.initialization import load, metadata_of, write
 from amaml.registry import build_family, build_model
+from amaml.run.adaptation import adapt, loss_curve, predict
+from amaml.run.initialization import metadata_of, write
+from amaml.run.learned_model import LearnedModel, load
 from amaml.spec import (
     Conv4Spec,
     FamilySpec,
@@ -115,10 +116,11 @@ def test_the_adapter_gives_the_librarys_bits(
     path = regression(tmp_path / "init", solver=SolverSpec(**solver), trajectory=TrajectorySpec(length=1.0))
     support, query = points(10), points(4, seed=2)
     result = done(adapter, path, tmp_path / "out", {"support": support, "query": query, **how})
-    model = load(path)
+    learned = LearnedModel.read(path)
+    model = learned.module
     adapted = adapt(model, support["x"], support["y"], units="raw", **how)
     assert result["predictions"] == predict(adapted, query["x"]).tolist()
-    assert result["outputs"] == model.outputs
+    assert result["outputs"] == learned.outputs
     curve = result["curve"]
     own = loss_curve(model, support["x"], support["y"], query=(query["x"], query["y"]), units="raw", **how)
     assert (curve["at"], curve["support"], curve["query"]) == (own.at, own.support, own.query)
@@ -227,7 +229,7 @@ def http(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def learned(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[UUID, Path]:
     """A job that has succeeded, and its initialization."""
     path = regression(tmp_path_factory.mktemp("learned") / "init", runtime=RuntimeSpec(dtype="float64"))
-    spec = JobSpec.model_validate_json(load(path).spec.canonical())
+    spec = JobSpec.model_validate_json(LearnedModel.read(path).spec.canonical())
     job_id = submit(spec, wake=False)
     claim(job_id)
     succeed(job_id, path.read_bytes())

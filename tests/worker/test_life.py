@@ -83,7 +83,7 @@ def test_a_job_succeeds_with_initialization_metrics_and_events(worker: WorkerPro
     assert job.ended_at > job.started_at > job.created_at
     metrics = metrics_of(job_id)
     assert list(metrics["meta_loss"]) == list(range(1, 31))
-    assert list(metrics["nrmse_tuned"]) == [30]
+    assert list(metrics["nrmse_tuned"]) == [0, 30]
     assert job.metrics["meta_loss"] == metrics["meta_loss"][30]
     events = events_of(job_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -201,7 +201,7 @@ def test_what_a_job_leaves_for_the_report(worker: WorkerProcess) -> None:
         found = list(session.scalars(select(Evaluation).where(Evaluation.job_id == job.id).order_by(Evaluation.step)))
         (result,) = studies.results(session, study_id)
     assert [(one.step, one.metric, one.higher_is_better) for one in found] == [
-        (step, "nrmse", False) for step in (10, 20, 30)
+        (step, "nrmse", False) for step in (0, 10, 20, 30)
     ]
     metrics = metrics_of(job.id)
     for one in found:

@@ -118,7 +118,7 @@ def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: Trai
     assert succeeded.parameters == 25
     assert Path(succeeded.path).is_file()
     assert list(points(heard, "meta_loss")) == list(range(1, 26))
-    assert list(points(heard, "nrmse_tuned")) == [25]
+    assert list(points(heard, "nrmse_tuned")) == [0, 25]
     assert [said.step for said in heard if isinstance(said, Checkpoint)] == [10, 20]
 
 

@@ -2,7 +2,7 @@
 
 Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`,
 `out_features`, `objective`, `scaling`, `inputs`, `outputs`, `picture`, `versions`, `tensors_sha256`, and `job_id`
-where there is a job. Where the method trains the flow too, `learned/NAME` are beside θ (see `amaml.learned`). Checkpoints
+where there is a job. Where the method trains the flow too, `learned/NAME` are beside θ (see `LearnedFlow`). Checkpoints
 are the same file with more tensors. No parameter's name holds a slash, all others do. Equal contents give equal bytes: no
 time is in it.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import struct
 from collections.abc import Mapping
@@ -22,13 +21,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from amaml.families.base import Family
-from amaml.families.scaling import Scaling
-from amaml.learned import LearnedFlow
-from amaml.registry import build_model, objective_named
 from amaml.spec import JobSpec
 
 FORMAT = "amaml-initialization-1"
@@ -38,41 +33,8 @@ class InitializationError(ValueError):
     """The file isn't an initialization, or is damaged; the message says which and what to do."""
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
-    """The network at θ, rebuilt from the file alone (an initialization or a checkpoint).
-
-    It maps standardised inputs [n, d] to standardised targets [n, o], or to a score a class. Beside its parameters it has
-    `spec` (JobSpec), `objective` (its losses and metric), `scaling` (raw units ↔ standardised), `inputs` and `outputs` (what
-    each of them is), `learned` (LearnedFlow: what was trained of the flow) and `metadata` (all of the file's).
-    Raises InitializationError for a foreign or damaged file, OSError if it can't be read.
-    """
-    tensors, metadata = read(Path(path))
-    theta, learned = _theta_among(tensors), LearnedFlow.among(tensors)
-    try:
-        spec = JobSpec.model_validate_json(metadata["spec"])
-        sizes = {name: int(metadata[name]) for name in ("in_features", "out_features")}
-        scaling = Scaling(**{name: tuple(values) for name, values in json.loads(metadata["scaling"]).items()})
-        objective = objective_named(spec.family, metadata["objective"])
-        inputs, outputs = (list(json.loads(metadata[name])) for name in ("inputs", "outputs"))
-        picture = json.loads(metadata["picture"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InitializationError(
-            f"{path}: its metadata can't be read ({_sentence(error)}): it was made by another version of amaml, or a family or "
-            "model of an entry point that isn't installed here"
-        ) from error
-    model = build_model(spec.model, seed=spec.runtime.seed, picture=picture and tuple(picture), **sizes)
-    put(model, theta, path)
-    beside = {
-        "spec": spec, "objective": objective, "scaling": scaling, "inputs": inputs, "outputs": outputs, "learned": learned,
-        "metadata": metadata,
-    }  # fmt: skip
-    for name, value in beside.items():
-        object.__setattr__(model, name, value)  # plain attributes: torch's own setter types them as tensors
-    return model
-
-
-def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
-    """Sets the model's parameters to θ, taking over its dtype. Raises InitializationError where names or shapes differ."""
+def require_like(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
+    """Raises InitializationError where θ's names or shapes differ from those of the model's parameters."""
     own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     given = {name: tuple(tensor.shape) for name, tensor in theta.items()}
     if own != given:
@@ -81,6 +43,11 @@ def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
             f"{source}: parameter {name} has shape {given.get(name, 'none')}, the model's has {own.get(name, 'none')}: "
             "give an initialization of the same model, inputs and outputs"
         )
+
+
+def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
+    """Sets the model's parameters to θ, taking over its dtype. Raises InitializationError where names or shapes differ."""
+    require_like(model, theta, source)
     model.to(next(iter(theta.values())).dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -144,10 +111,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_theta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """θ and the metadata, without what a checkpoint holds beside them."""
     tensors, metadata = read(path)
-    return _theta_among(tensors), metadata
+    return theta_among(tensors), metadata
 
 
-def _theta_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def theta_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """θ alone, among all of a file's tensors."""
     return {name: tensor for name, tensor in tensors.items() if "/" not in name}
 
 
@@ -168,10 +136,3 @@ def _canonical(data: bytes) -> bytes:
     encoded = header.encode()
     encoded += b" " * (-len(encoded) % 8)  # tensors start at a multiple of 8
     return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"spec {'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return f"{type(error).__name__}: {error}"

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 
-from amaml.spec import AdamSpec, TrajectorySpec
+from amaml.spec import OptimizerSpec, TrajectorySpec
 
 INVERSE_SQRT_AFTER = 1000
 """Meta-iterations after which the inverse square root schedule has fallen to 1/√2."""
 
 
-def learning_rate(optimizer: AdamSpec, iteration: int, iterations: int) -> float:
-    """The rate in this meta-iteration (from 0): lr; lr/√(1 + i/1000); or half a cosine from lr to 0."""
+def rate_factor(optimizer: OptimizerSpec, iteration: int, iterations: int) -> float:
+    """What the meta-optimizer's rate is multiplied by in this meta-iteration (from 0): 1; 1/√(1 + i/1000); or half a cosine
+    from 1 to 0; during the warm-up less."""
+    warmth = min(1.0, (iteration + 1) / optimizer.warmup) if optimizer.warmup else 1.0
     match optimizer.schedule:
         case "constant":
-            return optimizer.lr
+            return warmth
         case "inverse_sqrt":
-            return optimizer.lr / math.sqrt(1 + iteration / INVERSE_SQRT_AFTER)
+            return warmth / math.sqrt(1 + iteration / INVERSE_SQRT_AFTER)
         case "cosine":
-            return optimizer.lr * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+            return warmth * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
 
 
 def length_at(trajectory: TrajectorySpec, iteration: int) -> float:

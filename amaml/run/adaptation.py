@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from amaml.evaluation import Flow, adapted_by_flow, fine_tuned, states_by_flow
 from amaml.families.base import Tasks
 from amaml.families.scaling import Scaling
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import FixedStep
-from amaml.learned import LearnedFlow
 from amaml.models.private import copied
 from amaml.modes import plain_modes
 from amaml.objectives import CLASSIFICATION, REGRESSION, Objective
 from amaml.registry import build_solver
-from amaml.spec import EvaluationSpec, JobSpec, SolverSpec, TrajectorySpec
+from amaml.run.evaluation import Flow, adapted_by_flow, fine_tuned, states_by_flow
+from amaml.run.learned_model import LearnedModel
+from amaml.spec import EvaluationSpec, SolverSpec, TrajectorySpec
 
 Rows = Tensor | Sequence[Any]
 """Rows of numbers: a tensor, nested lists, or whatever `torch.as_tensor` takes."""
@@ -60,9 +60,9 @@ def adapt(
     """A copy of `model` trained on one task's support rows; the model itself stays as it is.
 
     `x` [n, d] (or [n] where d is 1) and `y` [n, o] (or [n] where o is 1), in the units that the model itself maps
-    between: standardised as its family was. With units="raw" they are converted by the `scaling` that a loaded model
-    has; `predict` takes and gives raw units too. Where the model classifies, `y` is the index of each row's class among
-    its `outputs` ([n] or [n, 1]), or a probability a class [n, o].
+    between: standardised as its family was. With units="raw" they are converted by the `scaling` of a loaded model
+    (see `LearnedModel`); `predict` takes and gives raw units too. Where the model classifies, `y` is the index of each row's
+    class among the model's `outputs` ([n] or [n, 1]), or a probability a class [n, o].
 
     by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
     learned ones where it learned them.
@@ -157,8 +157,8 @@ def _epochs(
     if by != "finetune":
         raise ValueError(f"by must be flow or finetune, got {by!r}")
     _refuse("finetune", "flow", length=length)
-    spec = getattr(model, "spec", None)
-    how = spec.evaluation if isinstance(spec, JobSpec) else EvaluationSpec()
+    loaded = LearnedModel.of(model)
+    how = EvaluationSpec() if loaded is None else loaded.spec.evaluation
     epochs = how.epochs if epochs is None else epochs
     lr = how.lr if lr is None else lr
     if epochs < 1 or not (math.isfinite(lr) and lr > 0):
@@ -240,34 +240,32 @@ def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
 
 def _sizes(model: nn.Module) -> tuple[int | None, int | None]:
     """Inputs and outputs of the model, where it says: a loaded one does, and so does an `MLP`."""
-    metadata = getattr(model, "metadata", None)
-    if metadata is not None:
-        return int(metadata["in_features"]), int(metadata["out_features"])
+    loaded = LearnedModel.of(model)
+    if loaded is not None:
+        return loaded.in_features, loaded.out_features
     widths = getattr(model, "widths", (None, None))
     return widths[0], widths[-1]
 
 
 def _objective(model: nn.Module) -> Objective:
     """A loaded model's own; one of the caller's own regresses."""
-    objective = getattr(model, "objective", REGRESSION)
-    assert isinstance(objective, Objective), "only amaml.load gives a model an objective"
-    return objective
+    loaded = LearnedModel.of(model)
+    return REGRESSION if loaded is None else loaded.objective
 
 
 def _scaling(model: nn.Module) -> Scaling:
-    scaling = getattr(model, "scaling", None)
-    if not isinstance(scaling, Scaling):  # a model of the caller's own: a wrong value, not a wrong type
-        raise ValueError("the model has no scaling: load it by amaml.load, or work in standardised units")  # noqa: TRY004
-    return scaling
+    loaded = LearnedModel.of(model)
+    if loaded is None:
+        raise ValueError("the model has no scaling: load it by amaml.load, or work in standardised units")
+    return loaded.scaling
 
 
 def _flow(model: nn.Module, length: float | None, epochs: int | None, lr: float | None) -> Flow:
     _refuse("flow", "finetune", epochs=epochs, lr=lr)
-    spec = getattr(model, "spec", None)
-    if not isinstance(spec, JobSpec):
+    loaded = LearnedModel.of(model)
+    if loaded is None:
         return Flow(TrajectorySpec().length if length is None else _positive(length), build_solver(SolverSpec()))
-    learned, last = getattr(model, "learned", LearnedFlow({})), int(getattr(model, "metadata", {})["iteration"]) - 1
-    flow: Flow = learned.flow(spec, max(last, 0), build_solver(spec.solver))
+    flow = loaded.learned.flow(loaded.spec, max(loaded.iteration - 1, 0), build_solver(loaded.spec.solver))
     return flow if length is None else replace(flow, length=_positive(length))
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amaml.evaluation import Flow
 from amaml.flow.solvers import Solver
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.estimate import Estimate
-from amaml.schedules import length_at
+from amaml.run.evaluation import Flow
+from amaml.run.schedules import length_at
 from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
 
 PREFIX = "learned/"
@@ -95,17 +95,17 @@ class LearnedFlow:
         )
 
     def gradients(self, result: Estimate) -> dict[str, Tensor]:
-        """dJ/d logarithm by name, from the solve that gave θ's meta-gradient."""
+        """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient."""
         if not self.logarithms:
             return {}
         assert isinstance(result, MetaGradient), "a spec learns the flow with a method that differentiates it"
         gradients = {}
         if LENGTH in self.logarithms:
-            gradients[LENGTH] = self.logarithms[LENGTH].exp() * result.length.double().mean()
+            gradients[LENGTH] = self.logarithms[LENGTH].exp() * result.by_task("length").double()
         if PROXIMAL in self.logarithms:
-            gradients[PROXIMAL] = self.logarithms[PROXIMAL].exp() * result.proximal.double()
+            gradients[PROXIMAL] = self.logarithms[PROXIMAL].exp() * result.by_task("proximal").double()
         for name, logarithm in self._log_rates.items():
-            gradients[name] = logarithm.exp() * result.rates[name.removeprefix(RATES)]
+            gradients[name] = logarithm.exp() * result.by_task("rates")[name.removeprefix(RATES)]
         return gradients
 
     def trouble(self) -> str | None:

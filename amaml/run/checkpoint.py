@@ -1,8 +1,8 @@
 """The file that a killed run goes on from, to the same bits: an initialization with more tensors and a state.
 
-Tensors: θ by parameter name, `learned/NAME` (what is trained beside it, see `amaml.learned`), `best/NAME` (the best of both
-on validation tasks, if there is one) and `optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no
-generator's state is needed.
+Tensors: θ by parameter name, `learned/NAME` (what is trained beside it, see `LearnedFlow`), `best/NAME` (the best of both
+on validation tasks, if there is one), `average/NAME` (the moving average of both, if one is taken), `clip/norms` (those that a
+clip's median is of) and `optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no generator's state is needed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from amaml.initialization import read, versions, write
 from amaml.kernel.library import backend
-from amaml.learned import LearnedFlow
+from amaml.run.initialization import read, versions, write
+from amaml.run.learned_flow import LearnedFlow
 from amaml.spec import JobSpec
 
 FORMAT = "amaml-checkpoint-1"
@@ -36,11 +36,13 @@ class Progress:
 
     iteration: int = 0
     """Meta-iterations done."""
-    evaluated: int = 0
-    """The meta-iteration after which the last finished evaluation was."""
+    evaluated: int = -1
+    """The meta-iteration after which the last finished evaluation was; −1 before the first."""
     seconds: float = 0.0
     """Spent in all attempts so far."""
     threads: int = 1
+    left_out: int = 0
+    """Tasks whose solves became infinite or NaN, and which the meta-gradients went without."""
     over_limit: int = 0
     """Certificates over runtime.certify_limit in a row, up to now."""
     undecided: str | None = None
@@ -49,6 +51,10 @@ class Progress:
     """What each test task scores fine-tuned from the random start, once it is known."""
     best: tuple[int, float] | None = None
     """Meta-iteration and validation score of the best θ so far."""
+    worse: int = 0
+    """Evaluations in a row whose validation score was no better."""
+    ended_by: Literal["patience", "target"] | None = None
+    """What ended the run before its last meta-iteration."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Checkpoint:
     theta: dict[str, Tensor]
     learned: dict[str, Tensor]
     best: dict[str, Tensor]
+    average: dict[str, Tensor]
+    norms: list[float]
     optimizer: OptimizerState
     progress: Progress
 
@@ -64,6 +72,9 @@ def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device
     """Writes it, whole or not at all. `metadata` is what the run's initialization would hold."""
     tensors = checkpoint.theta | checkpoint.learned
     tensors |= {f"best/{name}": tensor for name, tensor in checkpoint.best.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in checkpoint.average.items()}
+    if checkpoint.norms:
+        tensors["clip/norms"] = torch.tensor(checkpoint.norms, dtype=torch.float64)
     for index, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
     beside = {"progress": json.dumps(asdict(checkpoint.progress)), "machine": json.dumps(_machine(device))}
@@ -94,10 +105,16 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
     return Checkpoint(
         theta={name: tensor for name, tensor in tensors.items() if "/" not in name},
         learned=LearnedFlow.among(tensors).logarithms,
-        best={name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")},
+        best=_below("best/", tensors),
+        average=_below("average/", tensors),
+        norms=tensors["clip/norms"].tolist() if "clip/norms" in tensors else [],
         optimizer=optimizer,
         progress=Progress(**progress),
     )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _machine(device: torch.device) -> dict[str, str]:

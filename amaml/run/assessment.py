@@ -1,0 +1,111 @@
+"""What a run finds out about its θ now and then: scores on the test tasks, and whether it is the best so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.run.checkpoint import Progress
+from amaml.run.evaluation import (
+    Evaluation,
+    Flow,
+    along_flow,
+    evaluate,
+    fine_tuning_curve,
+    mean_and_error,
+    score_by_flow,
+)
+from amaml.run.initialization import theta_among
+from amaml.run.learned_flow import LearnedFlow
+from amaml.run.outcome import Diverged
+from amaml.run.setup import Setup
+from amaml.run.state import State, copied
+
+Metrics = dict[str, float]
+
+
+def is_due(setup: Setup, state: State) -> bool:
+    """At the start, every so many meta-iterations and after the last, but once."""
+    at, how = state.progress.iteration, setup.spec.evaluation
+    return at > state.progress.evaluated and (at % how.every == 0 or at == setup.spec.meta.iterations)
+
+
+def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, Evaluation]]:
+    """Evaluates what the run has come to on the test tasks and, if they choose, on the validation tasks; yields now and then, so
+    that a caller sees that it lives. Raises Diverged where a score isn't finite."""
+    how, family, metric = setup.spec.evaluation, setup.family, setup.family.objective.metric
+    tasks, flow, theta = family.evaluation_batch("test", how.tasks), flow_of(setup, state), theta_among(state.current)
+    tuning: dict[str, Any] = {"epochs": how.epochs, "lr": how.lr, "objective": family.objective}
+    metrics = {}
+    after = state.progress  # what it becomes at the end: an assessment that is cut short is done again
+    if how.select == "validation":
+        name = f"{metric.name}_validation"
+        validation = family.evaluation_batch("validation", how.tasks)
+        metrics[name], _ = _mean(state, name, score_by_flow(setup.net, theta, validation, flow, family.objective))
+        after = _judged(setup, state.progress, metrics[name])
+    found = yield from evaluate(setup.net, theta, tasks, flow=flow, **tuning)
+    if state.progress.random is None:
+        curve = found.curve
+        if not all(torch.equal(tensor, theta[name]) for name, tensor in setup.random_start.items()):
+            curve = yield from fine_tuning_curve(setup.net, setup.random_start, tasks, **tuning)
+        _mean(state, f"{metric.name}_random", curve.last)
+        state.progress.random = curve.last.tolist()
+    way = None
+    if has_ended(setup, after):
+        way = yield from along_flow(setup.net, theta, tasks, flow, family.objective)
+    predicted = family.baselines("test", how.tasks)
+    found = replace(
+        found,
+        along_flow=way,
+        random=torch.tensor(state.progress.random, dtype=torch.float64),
+        baselines={name: metric.score(one, tasks["query_y"]) for name, one in predicted.items()},
+    )
+    metrics["tuned_best_epoch"] = float(found.curve.best_epoch)
+    for kind, scores in found.scores.items():
+        name = f"{metric.name}_{kind}"
+        metrics[name], error = _mean(state, name, scores)
+        if not math.isnan(error):  # one task alone has no standard error
+            metrics[f"{name}_error"] = error
+    if after.best != state.progress.best:
+        state.best = copied(state.current)
+    state.progress = replace(after, evaluated=after.iteration, random=state.progress.random)
+    return metrics, found
+
+
+def has_ended(setup: Setup, progress: Progress) -> bool:
+    """Whether no meta-iteration is to follow."""
+    return progress.ended_by is not None or progress.iteration == setup.spec.meta.iterations
+
+
+def flow_of(setup: Setup, state: State) -> Flow:
+    """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen task that
+    is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
+    learned, last = LearnedFlow.among(state.current), max(state.progress.iteration - 1, 0)
+    return learned.flow(setup.spec, last, setup.solver.guarded(False))
+
+
+def _judged(setup: Setup, progress: Progress, score: float) -> Progress:
+    """After this score on the validation tasks: whether it is the best so far, and whether it ends the run, since it is good
+    enough, or there was no better one for long."""
+    better, meta = setup.family.objective.metric.better, setup.spec.meta
+    if progress.best is not None and not better(score, progress.best[1]):
+        worse = progress.worse + 1
+        is_over = meta.patience is not None and worse >= meta.patience
+        return replace(progress, worse=worse, ended_by="patience" if is_over else None)
+    is_enough = meta.target is not None and not better(meta.target, score)
+    return replace(progress, best=(progress.iteration, score), worse=0, ended_by="target" if is_enough else None)
+
+
+def _mean(state: State, name: str, scores: Tensor) -> tuple[float, float]:
+    """Over the tasks, with its standard error."""
+    if not bool(scores.isfinite().all()):
+        raise Diverged(
+            f"{name} of {int((~scores.isfinite()).sum())} of {len(scores)} tasks is not finite after meta-iteration "
+            f"{state.progress.iteration}: lower evaluation.lr, trajectory.length or solver.step"
+        )
+    return mean_and_error(scores)

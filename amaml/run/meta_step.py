@@ -1,0 +1,70 @@
+"""One step of the meta-optimizer: the tasks' gradients are clipped, averaged and applied, and θ's moving average follows.
+
+Gradients through long training have heavy tails over tasks: a few tasks hold nearly all of the second moment, on which Adam's
+step rests. A clip of each task's gradient, at the median of the norms seen lately, takes them away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from amaml.methods.estimate import Estimate
+from amaml.run.outcome import Diverged
+from amaml.run.schedules import rate_factor
+from amaml.run.setup import Setup
+from amaml.run.state import State
+from amaml.spec import ClipSpec
+
+
+def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float]:
+    """Steps all that is trained; gives the step's metrics. Raises Diverged where the loss or a gradient isn't finite."""
+    meta, at = setup.spec.meta, state.progress.iteration
+    per_task = {**estimate.per_task, **state.learned.gradients(estimate)}
+    gradient = {name: tensor.mean(dim=0) for name, tensor in per_task.items()}
+    loss, norm = estimate.loss.double().mean().item(), _norm(gradient[name] for name in state.theta)
+    if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(gradient.values()))):
+        raise Diverged.in_training(at, meta.iterations, f"its meta-loss is {loss:g}, its meta-gradient's norm {norm:g}")
+    metrics = {"meta_loss": loss, "gradient_norm": norm}
+    if meta.clip is not None:
+        of_task = meta.clip.per == "task"
+        norms = _norms([per_task[name] for name in state.theta]) if of_task else [norm]
+        factors = clip_factors(meta.clip, norms, state)
+        gradient = {name: _weighted_mean(tensor, factors) for name, tensor in per_task.items()}
+        metrics["clipped"] = sum(factor < 1 for factor in factors) / len(factors)
+    for name, tensor in state.trained.items():
+        tensor.grad = gradient[name] if tensor.requires_grad or name not in state.theta else None
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["base_lr"] * rate_factor(meta.optimizer, at, meta.iterations)
+    state.optimizer.step()
+    if meta.average is not None:
+        state.follow(min(meta.average, (2 + at) / (11 + at)))  # the first steps count for little
+    return metrics
+
+
+def clip_factors(clip: ClipSpec, norms: list[float], state: State) -> list[float]:
+    """What each gradient is multiplied by: at most 1. Adds their `norms` to those that were seen lately."""
+    state.norms = [*state.norms, *norms][-clip.window :]
+    bound = clip.factor * (median(state.norms) if clip.at == "median" else clip.at)
+    return [min(1.0, bound / norm) if norm > 0 else 1.0 for norm in norms]
+
+
+def _weighted_mean(per_task: Tensor, factors: list[float]) -> Tensor:
+    """Over the tasks [B, …]; one factor holds for them all."""
+    weights = per_task.new_tensor(factors).reshape(-1, *[1] * (per_task.ndim - 1))
+    return (per_task * weights).mean(dim=0)
+
+
+def _norms(per_task: list[Tensor]) -> list[float]:
+    """Of each task's gradient, in float64."""
+    squares = torch.stack([tensor.double().flatten(1).square().sum(dim=1) for tensor in per_task]).sum(dim=0)
+    norms: list[float] = squares.sqrt().tolist()
+    return norms
+
+
+def _norm(gradient: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(tensor.double().square().sum().item() for tensor in gradient))

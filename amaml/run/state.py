@@ -1,0 +1,133 @@
+"""All of a run that changes while it goes on: where it starts, and how a checkpoint brings it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.run import initialization as initializations
+from amaml.run.checkpoint import Checkpoint, Progress
+from amaml.run.learned_flow import LearnedFlow
+from amaml.run.setup import Setup
+from amaml.spec import MetaSpec
+
+
+@dataclass
+class State:
+    theta: dict[str, Tensor]
+    """By parameter name; those that are frozen don't ask for a gradient."""
+    learned: LearnedFlow
+    """What is trained of the flow beside it."""
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The best θ on validation tasks so far, with what was trained beside it; empty where there is none."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of θ and what is trained beside it; empty where none is taken."""
+    norms: list[float] = field(default_factory=list)
+    """Of the gradients that were seen lately, for the clip's median."""
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """θ and the logarithms of the flow's quantities, by the names that they have in files."""
+        return {**self.theta, **self.learned.logarithms}
+
+    @property
+    def current(self) -> dict[str, Tensor]:
+        """What evaluations judge: the moving average of all that is trained where one is taken, else what is trained."""
+        return self.average or self.trained
+
+    def follow(self, decay: float) -> None:
+        """Moves the average on: so much stays as it was."""
+        for name, tensor in self.trained.items():
+            self.average.setdefault(name, tensor.detach().clone()).mul_(decay).add_(tensor.detach(), alpha=1 - decay)
+
+    @property
+    def chosen(self) -> dict[str, Tensor]:
+        """What the run has learned so far, copied: the best of it on validation tasks where they choose, else the last of it."""
+        return copied(self.best or self.current)
+
+    @property
+    def chosen_at(self) -> int:
+        """The meta-iteration after which it was so."""
+        return self.progress.best[0] if self.best and self.progress.best else self.progress.iteration
+
+    def checkpoint(self) -> Checkpoint:
+        """What of it a file holds."""
+        own = self.optimizer.state_dict()["state"]
+        tensors = {index: {key: value for key, value in one.items() if value is not None} for index, one in own.items()}
+        return Checkpoint(
+            self.theta, self.learned.logarithms, self.best, self.average, self.norms, tensors, self.progress
+        )
+
+
+def start(setup: Setup, initialization: Path | None) -> State:
+    """A run's beginning: at the random start, or at the θ of a file.
+
+    Raises ValueError where the spec starts from a job whose file isn't given, InitializationError for a file that doesn't fit.
+    """
+    spec, theta = setup.spec, _like(setup, setup.random_start)
+    if initialization is not None:
+        given, _ = initializations.read_theta(initialization)
+        initializations.require_like(setup.net, given, initialization)
+        theta = _like(setup, given)
+    elif spec.meta.init_from is not None:
+        raise ValueError(
+            f"the spec starts from job {spec.meta.init_from.job}: give its file as initialization, "
+            "or set meta.init_from to null"
+        )
+    learned = LearnedFlow.start(spec, theta)
+    average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
+    progress = Progress(threads=setup.threads)
+    if setup.estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
+        progress.iteration = spec.meta.iterations
+    return State(theta, learned, _optimizer(spec.meta, theta, learned), progress, average=average)
+
+
+def resume(setup: Setup, saved: Checkpoint) -> State:
+    """Where the run was when the checkpoint was written."""
+    theta = _like(setup, saved.theta)
+    names = LearnedFlow.start(setup.spec, theta).logarithms  # in the order in which the optimizer has them
+    learned = LearnedFlow({name: saved.learned[name].to(setup.device) for name in names})
+    optimizer = _optimizer(setup.spec.meta, theta, learned)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.optimizer})
+    order = {**theta, **learned.logarithms}  # sums are taken in it, and files have another
+    best, average = (
+        {name: one[name].to(setup.device) for name in order if name in one} for one in (saved.best, saved.average)
+    )
+    return State(theta, learned, optimizer, saved.progress, best, average, saved.norms)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _like(setup: Setup, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of θ as the run's network has it: on its device, of its dtype, with the same parameters frozen."""
+    return {
+        name: theta[name].detach().to(own.device, own.dtype, copy=True).requires_grad_(own.requires_grad)
+        for name, own in setup.random_start.items()
+    }
+
+
+def _optimizer(meta: MetaSpec, theta: Mapping[str, Tensor], learned: LearnedFlow) -> torch.optim.Optimizer:
+    """Over θ, and beside it what is learned of the flow, at a rate of its own and without decay. A group's `base_lr` is the rate
+    that the schedule starts from."""
+    spec, own = meta.optimizer, dict[str, Any]()
+    kind: type[Any] = torch.optim.SGD
+    if spec.kind == "sgd":
+        own["momentum"] = spec.momentum
+    else:
+        kind = torch.optim.Adam if spec.kind == "adam" else torch.optim.AdamW
+        own["betas"] = spec.betas
+    groups = [
+        {"params": [one for one in theta.values() if one.requires_grad], "weight_decay": spec.weight_decay, "base_lr": spec.lr},
+        {"params": [*learned.logarithms.values()], "weight_decay": 0.0, "base_lr": meta.learn_lr or spec.lr},
+    ]  # fmt: skip
+    optimizer: torch.optim.Optimizer = kind([group for group in groups if group["params"]], lr=spec.lr, **own)
+    return optimizer

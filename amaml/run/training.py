@@ -1,0 +1,298 @@
+"""The meta-training loop: draw tasks, get the meta-gradient, step θ; evaluate now and then; resumable to the bit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaml.flow.result import Result, SolveError
+from amaml.methods.amaml import MetaGradient
+from amaml.methods.certificate import Certificate
+from amaml.methods.estimate import Estimate
+from amaml.registry import Estimator
+from amaml.run import checkpoint as checkpoints
+from amaml.run import initialization as initializations
+from amaml.run import setup as setups
+from amaml.run import state as states
+from amaml.run.assessment import assess, has_ended, is_due
+from amaml.run.evaluation import Evaluation
+from amaml.run.learned_flow import PREFIX, LearnedFlow
+from amaml.run.meta_step import meta_step
+from amaml.run.outcome import CertificateFailed, Diverged, TimedOut
+from amaml.run.schedules import length_at
+from amaml.run.setup import Setup
+from amaml.run.state import State
+from amaml.spec import JobSpec
+
+__all__ = ["CertificateFailed", "Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
+
+_log = logging.getLogger(__name__)
+CERTIFICATES_IN_A_ROW = 3
+"""Certificates over their limit that fail a run: one may be of a batch with an odd task."""
+LEFT_OUT = 0.01
+"""Share of a run's tasks that may be left out because they can't be solved; one in any case. More aren't accidents."""
+_NO_DATA: Mapping[str, Path] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Report:
+    """The run got further."""
+
+    phase: str
+    """`training` or `evaluating`."""
+    iteration: int
+    """Meta-iterations done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    """What the metrics of an evaluation are means of."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished run."""
+
+    spec: JobSpec
+    initialization: dict[str, Tensor]
+    """θ by parameter name."""
+    learned: LearnedFlow
+    """What was trained of the flow beside it."""
+    metrics: dict[str, list[tuple[int, float]]]
+    """name → [(meta-iteration, value), …]."""
+    evaluations: dict[int, Evaluation]
+    """Meta-iteration → what every test task scored, with its fine-tuning curve."""
+    training: Training
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file that `amaml.load` reads."""
+        self.training.save_initialization(Path(path))
+
+
+def train(
+    spec: JobSpec | Mapping[str, Any],
+    datasets: Mapping[str, Path] = _NO_DATA,
+    *,
+    initialization: str | os.PathLike[str] | None = None,
+) -> TrainingRun:
+    """Runs the spec (or what validates as one) in this process. `datasets`: data set id → path; `initialization`: the file
+    that θ starts from.
+
+    Raises DataError, SolveError, Diverged, CertificateFailed, TimedOut, InitializationError.
+    """
+    if not isinstance(spec, JobSpec):
+        spec = JobSpec.model_validate(spec)
+    start_from = None if initialization is None else Path(initialization)
+    training = Training.start(spec, datasets, initialization=start_from)
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    evaluations: dict[int, Evaluation] = {}
+    for report in training:
+        if report.evaluation is not None:
+            evaluations[report.iteration] = report.evaluation
+        for name, value in report.metrics.items():
+            metrics.setdefault(name, []).append((report.iteration, value))
+    return TrainingRun(spec, training.initialization, training.learned, metrics, evaluations, training)
+
+
+class Training:
+    """A run that can be stopped at every report and resumed elsewhere from its checkpoint, ending in the same bits
+    on the same kind of CPU. Iterating over it runs it."""
+
+    def __init__(self, setup: Setup, state: State) -> None:
+        """See `start` and `resume`."""
+        self.spec, self.iterations = setup.spec, setup.spec.meta.iterations
+        self.setup, self.state = setup, state
+        self._began = time.monotonic() - state.progress.seconds
+
+    @classmethod
+    def start(
+        cls, spec: JobSpec, datasets: Mapping[str, Path] = _NO_DATA, *, initialization: Path | None = None
+    ) -> Training:
+        """A new run, from the random start or the θ of a file; `datasets`: data set id → path. Process-wide it sets torch's
+        number of threads and its deterministic algorithms.
+
+        Raises DataError if the data can't serve the spec, ValueError for a device or file that isn't there,
+        InitializationError.
+        """
+        setup = setups.build(spec, datasets, spec.runtime.threads or torch.get_num_threads())
+        return cls(setup, states.start(setup, initialization))
+
+    @classmethod
+    def resume(cls, spec: JobSpec, checkpoint: Path, datasets: Mapping[str, Path] = _NO_DATA) -> Training:
+        """The run that wrote the checkpoint, where it was, with its number of threads. Raises CheckpointError too."""
+        saved = checkpoints.restore(checkpoint, spec, setups.device_of(spec))
+        setup = setups.build(spec, datasets, saved.progress.threads)
+        return cls(setup, states.resume(setup, saved))
+
+    @property
+    def iteration(self) -> int:
+        """Meta-iterations done."""
+        return self.state.progress.iteration
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers θ has."""
+        return sum(tensor.numel() for tensor in self.state.theta.values())
+
+    @property
+    def initialization(self) -> dict[str, Tensor]:
+        """What the run has learned so far: the last θ, or with evaluation.select = validation the best evaluated one."""
+        return {name: tensor for name, tensor in self.state.chosen.items() if not name.startswith(PREFIX)}
+
+    @property
+    def learned(self) -> LearnedFlow:
+        """What of the flow was trained beside that θ."""
+        return LearnedFlow.among(self.state.chosen)
+
+    def __iter__(self) -> Iterator[Report]:
+        """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose metrics come
+        with its last report, and within a certificate, before its meta-iteration counts as done. Raises SolveError, Diverged,
+        CertificateFailed, TimedOut."""
+        try:
+            yield from self._run()
+        except SolveError as error:
+            if error.code is Result.NON_FINITE:
+                raise Diverged.in_training(self.iteration, self.iterations, str(error)) from error
+            raise
+
+    def _run(self) -> Iterator[Report]:
+        counts = self.setup.family.counts
+        if self.iteration == 0 and counts:
+            yield Report("training", 0, {name: float(count) for name, count in counts.items()})
+        while True:
+            self._check_certificates()
+            if is_due(self.setup, self.state):
+                yield from self._evaluate()
+            if has_ended(self.setup, self.state.progress) or self.setup.estimator is None:
+                return
+            yield from self._step(self.setup.estimator)
+
+    def _step(self, estimator: Estimator) -> Iterator[Report]:
+        """One meta-iteration."""
+        started = time.perf_counter()
+        self._check_time()
+        tasks = self.setup.family.training_batch(self.iteration, self.spec.meta.tasks_per_batch)
+        estimate, left_out = self._estimate_of_finite(estimator, tasks)
+        yield from self._certify(estimate)
+        metrics = meta_step(self.setup, self.state, estimate)
+        self.state.progress.iteration += 1
+        self.state.progress.left_out += left_out
+        if left_out:
+            metrics["left_out"] = float(left_out)
+        if trouble := self.state.learned.trouble():
+            raise Diverged.in_training(self.iteration, self.iterations, trouble)
+        metrics |= {**_of_solve(estimate), **self.state.learned.metrics}
+        if isinstance(estimate, MetaGradient) and estimate.certificate is not None:
+            metrics |= self._certified(estimate.certificate)
+        yield Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
+
+    def _estimate_of_finite(self, estimator: Estimator, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
+        """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
+        SolveError where they are all, or with those before them more than a run may leave out."""
+        left_out, size = 0, len(tasks["support_x"])
+        allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
+        while True:
+            try:
+                return self._estimate(estimator, tasks), left_out
+            except SolveError as error:
+                failed = {failure.task for failure in error.failures if failure.code is Result.NON_FINITE}
+                finite = [row for row in range(size - left_out) if row not in failed]
+                left_out += len(failed)
+                if not (failed and finite) or self.state.progress.left_out + left_out > allowed:
+                    raise
+                _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
+                tasks = {name: tensor[finite] for name, tensor in tasks.items()}
+
+    def _estimate(self, estimator: Estimator, tasks: dict[str, Tensor]) -> Estimate:
+        """The method's meta-gradient."""
+        trajectory, learned = self.spec.trajectory, self.state.learned
+        horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
+        return estimator(
+            self.state.theta,
+            *self.setup.losses,
+            tasks,
+            length=None if horizons else learned.length or length_at(trajectory, self.iteration),
+            horizons=horizons,
+            solver=self.setup.solver,
+            **learned.arguments(),
+        )
+
+    def _evaluate(self) -> Iterator[Report]:
+        work = assess(self.setup, self.state)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                metrics, found = end.value
+                yield Report("evaluating", self.iteration, metrics, found)
+                return
+            self._check_time()
+            yield Report("evaluating", self.iteration)
+
+    def _certify(self, estimate: Estimate) -> Generator[Report, None, None]:
+        """Measures the meta-gradient's error now and then: a report a task."""
+        every = self.spec.runtime.certify_every
+        if every is not None and (self.iteration + 1) % every == 0 and isinstance(estimate, MetaGradient):
+            for _ in estimate.certify():
+                yield Report("training", self.iteration)
+                self._check_time()
+
+    def _certified(self, certificate: Certificate) -> dict[str, float]:
+        """The certificate's metrics, of the worst task; counts those in a row that are over the limit."""
+        error, progress = certificate.error.max().item(), self.state.progress
+        over = error > self.spec.runtime.certify_limit
+        progress.over_limit = progress.over_limit + 1 if over else 0
+        progress.undecided = next((reason for reason in certificate.reasons if reason is not None), None)
+        if progress.undecided is not None:
+            _log.warning("certificate after meta-iteration %d: %s", self.iteration, progress.undecided)
+        return {"certificate_error": error, "certificate_over_limit": float(over)}
+
+    def _check_certificates(self) -> None:
+        """Raises CertificateFailed, once the report that shows the last of them is out; a run resumed from there, too."""
+        progress = self.state.progress
+        if progress.over_limit >= CERTIFICATES_IN_A_ROW:
+            why = "" if progress.undecided is None else f" (it is infinite: {progress.undecided})"
+            raise CertificateFailed(
+                f"the meta-gradient's relative error was over runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
+                f"{progress.over_limit} certificates in a row, the last after meta-iteration {self.iteration} of "
+                f"{self.iterations}{why}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
+                "leave solver.guard and method.adjoint to the solver (null), or raise the limit"
+            )
+
+    def _check_time(self) -> None:
+        limit = self.spec.runtime.max_seconds
+        if limit is not None and self._seconds() > limit:
+            raise TimedOut(
+                f"runtime.max_seconds of {limit:g} was used up after {self.iteration} of {self.iterations} meta-iterations: "
+                "raise it, or ask for fewer iterations or cheaper evaluations"
+            )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Writes all that a resume needs."""
+        self.state.progress.seconds = self._seconds()
+        metadata = initializations.metadata_of(self.spec, self.setup.family, self.iteration)
+        checkpoints.save(path, self.state.checkpoint(), metadata, self.setup.device)
+
+    def save_initialization(self, path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Writes the file that `amaml.load` reads; `metadata` is added to its own (a job's id, say)."""
+        own = initializations.metadata_of(self.spec, self.setup.family, self.state.chosen_at)
+        initializations.write(path, self.state.chosen, {**own, **metadata})
+
+
+def _of_solve(estimate: Estimate) -> dict[str, float]:
+    """What the solves took, a task on average, and the stiffest task's λmax."""
+    stats = estimate.stats
+    metrics = {"gradients": stats.gradients.double().mean().item(), "hvps": stats.hvps.double().mean().item()}
+    lambda_max = stats.lambda_max.max().item()
+    return metrics if math.isnan(lambda_max) else {**metrics, "lambda_max": lambda_max}  # NaN: nothing estimated it

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from amaml.parts import Part, RuleBroken
-from amaml.spec import Length
+from amaml.trajectory_specs import Length
 
 MAX_ROWS: Final = 10_000
 """As many as a spec may ask for in `shots`."""

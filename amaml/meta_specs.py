@@ -7,7 +7,10 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from amaml.method_specs import AnyMethod
 from amaml.parts import Part, RuleBroken
+from amaml.solver_specs import SolverSpec
+from amaml.trajectory_specs import TrajectorySpec
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ADAMS = ("adam", "adamw")
@@ -65,6 +68,21 @@ class InitFrom(Part):
     """A checkpoint of that job; null takes its finished initialization."""
 
 
+class PhaseSpec(Part):
+    """A share of the run's meta-iterations with a method of its own. θ and what was learned beside it go on into the next phase,
+    the optimizer begins anew. What is null here is the run's."""
+
+    method: Annotated[AnyMethod, Field(discriminator="kind")]
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of meta.iterations."""
+    optimizer: OptimizerSpec | None = None
+    """Its schedule runs over the phase."""
+    clip: ClipSpec | None = None
+    trajectory: TrajectorySpec | None = None
+    """The last phase's is the run's, for which evaluations flow."""
+    solver: SolverSpec | None = None
+
+
 class MetaSpec(Part):
     iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     """Meta-iterations: meta-gradients computed and applied."""
@@ -81,3 +99,5 @@ class MetaSpec(Part):
     target: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
     """Ends the run when the validation score has come so far; null: never."""
     init_from: InitFrom | None = None
+    phases: Annotated[list[PhaseSpec], Field(min_length=1, max_length=64)] | None = None
+    """One after another; their shares add up to 1, and `method` is the last one's. null: one phase, of `method`."""

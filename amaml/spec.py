@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import entry_points
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from amaml.family_specs import (
     AlpineSpec,
@@ -26,7 +27,7 @@ from amaml.family_specs import (
     TableSpec,
     TestTasks,
 )
-from amaml.meta_specs import ClipSpec, InitFrom, MetaSpec, OptimizerSpec
+from amaml.meta_specs import ClipSpec, InitFrom, MetaSpec, OptimizerSpec, PhaseSpec
 from amaml.method_specs import (
     METHODS,
     AdjointSpec,
@@ -46,6 +47,7 @@ from amaml.method_specs import (
 )
 from amaml.parts import Part, RuleBroken
 from amaml.solver_specs import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
+from amaml.trajectory_specs import Horizon, TrajectorySpec
 
 __all__ = [
     "AdjointSpec",
@@ -75,6 +77,7 @@ __all__ = [
     "ModelSpec",
     "OptimizerSpec",
     "Part",
+    "PhaseSpec",
     "PoissonSpec",
     "RandomSpec",
     "RatingsSpec",
@@ -93,7 +96,6 @@ __all__ = [
 ]
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Length = Annotated[float, Field(gt=0, le=10_000)]
 
 
 # ----------------------------------------------------------------------------------------------------- models
@@ -129,49 +131,6 @@ class Conv4Spec(ModelSpec):
     kind: Literal["conv4"] = "conv4"
     filters: Annotated[int, Field(ge=1, le=256)] = 32
     """Channels of every block."""
-
-
-# ------------------------------------------------------------------------- trajectory, meta-optimizer
-
-
-class Horizon(Part):
-    at: Length
-    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-
-
-ScheduleEntry = Annotated[
-    tuple[Annotated[int, Field(ge=0, strict=True)], Annotated[Length, Field(strict=True)]], Field(strict=False)
-]
-
-
-class TrajectorySpec(Part):
-    length: Length = 2.0
-    """T: how long the inner flow runs. With step h it is T/h steps of gradient descent at learning rate h."""
-    schedule: Annotated[list[ScheduleEntry], Field(min_length=1, max_length=1_000)] | None = None
-    """[[iteration, T], …]: from that iteration on the trajectory has that length; before the first, `length`."""
-    horizons: Annotated[list[Horizon], Field(min_length=1, max_length=64)] | None = None
-    """Several lengths judged at once in one solve, instead of `length`."""
-
-    @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> Self:
-        if self.schedule is not None and self.horizons is not None:
-            raise RuleBroken(
-                "schedule and horizons exclude each other: give one of them and leave the other null", "horizons"
-            )
-        if self.schedule is not None:
-            starts = [start for start, _ in self.schedule]
-            if starts != sorted(set(starts)):
-                raise RuleBroken(
-                    f"schedule's iterations must increase strictly, got {starts}: sort them and drop repeats",
-                    "schedule",
-                )
-        if self.horizons is not None:
-            times = [horizon.at for horizon in self.horizons]
-            if times != sorted(set(times)):
-                raise RuleBroken(
-                    f"horizons must increase strictly in `at`, got {times}: sort them and drop repeats", "horizons"
-                )
-        return self
 
 
 # ------------------------------------------------------------------------------------- evaluation and runtime
@@ -280,6 +239,11 @@ class JobSpec(Part):
         kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
         if kind in DESCENDING and isinstance(solver, dict) and "kind" not in solver:
             data = {**data, "solver": {"kind": "euler", **solver}}
+        meta = data.get("meta")
+        phases = meta.get("phases") if isinstance(meta, dict) else getattr(meta, "phases", None)
+        if method is None and isinstance(phases, list) and phases:
+            last = phases[-1].get("method") if isinstance(phases[-1], dict) else getattr(phases[-1], "method", None)
+            data = {**data, "method": last}
         return data
 
     @model_validator(mode="after")
@@ -331,7 +295,8 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _rate_for_something_learned(self) -> Self:
-        if self.meta.learn_lr is not None and not getattr(self.method, "learn", ()):
+        methods = [self.method, *(phase.method for phase in self.meta.phases or [])]
+        if self.meta.learn_lr is not None and not any(getattr(method, "learn", ()) for method in methods):
             raise RuleBroken(
                 f"learn_lr is the rate of what the method learns beside θ, and {self.method.kind} learns nothing else here: set "
                 "meta.learn_lr to null, or name length, rates or proximal in method.learn",
@@ -413,6 +378,88 @@ class JobSpec(Part):
                 "meta", "init_from",
             )  # fmt: skip
         return self
+
+    @model_validator(mode="after")
+    def _phases_that_can_run(self) -> Self:
+        """Writes back what the solver decides in each phase."""
+        if self.meta.phases is None:
+            return self
+        total = sum(phase.share for phase in self.meta.phases)
+        if abs(total - 1) > 1e-6:
+            raise RuleBroken(
+                f"the shares of the phases add up to {total:g}, and must to 1: scale them", "meta", "phases"
+            )
+        completed, learned = [], set[str]()
+        for number, (phase, iterations) in enumerate(zip(self.meta.phases, self._iterations_of_phases(), strict=True)):
+            at = ("meta", "phases", str(number))
+            if isinstance(phase.method, RandomSpec):
+                raise RuleBroken("random trains nothing, so it is no phase: leave it out", *at, "method", "kind")
+            if not iterations:
+                raise RuleBroken(
+                    f"share {phase.share:g} of {self.meta.iterations} meta-iterations is none: raise it, or meta.iterations",
+                    *at,
+                    "share",
+                )
+            if learned and not isinstance(phase.method, AmamlSpec | ComlnSpec):
+                raise RuleBroken(
+                    f"a phase before has learned {', '.join(sorted(learned))} of the flow, by which {phase.method.kind} doesn't "
+                    "flow: use amaml or comln from there on", *at, "method", "kind",
+                )  # fmt: skip
+            learned |= set(getattr(phase.method, "learn", ()))
+            alone = self._during(phase, at)
+            solver = None if phase.solver is None else alone.solver
+            completed.append(phase.model_copy(update={"method": alone.method, "solver": solver}))
+        last = self.meta.phases[-1]
+        for name in ("trajectory", "solver"):
+            if getattr(last, name) is not None:
+                raise RuleBroken(
+                    f"the last phase trains for the run's own {name}: say it at {name}, and leave it null here",
+                    *at,
+                    name,
+                )
+        if self.method != completed[-1].method:
+            raise RuleBroken("method is that of the last phase: leave it out, or make them alike", "method", "kind")
+        object.__setattr__(self, "meta", self.meta.model_copy(update={"phases": completed}))
+        return self
+
+    def _during(self, phase: PhaseSpec, at: tuple[str, ...]) -> JobSpec:
+        """The spec of a run that is this phase alone. Raises RuleBroken, for what stands in the spec `at` that place."""
+        learns = bool(getattr(phase.method, "learn", ()))
+        meta = self.meta.model_copy(
+            update={
+                "phases": None,
+                "optimizer": phase.optimizer or self.meta.optimizer,
+                "clip": phase.clip or self.meta.clip,
+                "learn_lr": self.meta.learn_lr if learns else None,
+            }
+        )
+        runtime = self.runtime if phase.method.exact else self.runtime.model_copy(update={"certify_every": None})
+        parts = {name: getattr(self, name) for name in type(self).model_fields}
+        parts |= {"method": phase.method, "meta": meta, "runtime": runtime}
+        parts |= {name: getattr(phase, name) or parts[name] for name in ("trajectory", "solver")}
+        try:
+            return type(self).model_validate(parts)
+        except ValidationError as error:
+            broken = error.errors()[0].get("ctx", {}).get("error")
+            if not isinstance(broken, RuleBroken):
+                raise
+            is_of_phase = bool(broken.field) and broken.field[0] in PhaseSpec.model_fields
+            place = (*at, *broken.field) if is_of_phase else broken.field
+            raise RuleBroken(str(broken), *place) from error
+
+    def _iterations_of_phases(self) -> list[range]:
+        ends = accumulate(phase.share for phase in self.meta.phases or [])
+        rounded = [0, *(round(self.meta.iterations * min(end, 1.0)) for end in ends)]
+        rounded[-1] = self.meta.iterations
+        return [range(begin, end) for begin, end in pairwise(rounded)]
+
+    @property
+    def phases(self) -> list[tuple[range, JobSpec]]:
+        """The meta-iterations (from 0) of every phase, and the spec that holds for them; one phase where none are named."""
+        if self.meta.phases is None:
+            return [(range(self.meta.iterations), self)]
+        specs = [self._during(phase, ()) for phase in self.meta.phases]
+        return list(zip(self._iterations_of_phases(), specs, strict=True))
 
     def canonical(self) -> str:
         """The completed spec as JSON with sorted keys and no spaces: equal specs give equal text."""

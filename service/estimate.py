@@ -7,6 +7,7 @@ MLP of 1,153 parameters on two cores: another family, network or machine may wel
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -90,17 +91,30 @@ BASIS: Final = (
 
 
 def estimate(spec: JobSpec) -> Estimate:
-    gradients, hvps = _method_evaluations(spec)
-    solves = spec.meta.iterations * spec.meta.tasks_per_batch
+    phases = [_Phase(iterations, own, *_method_evaluations(own)) for iterations, own in spec.phases]
     parameters = _parameters(spec)
     return Estimate(
         parameters=parameters,
-        gradients=round(gradients * solves),
-        hvps=round(hvps * solves),
-        seconds=None if parameters is None else _seconds(spec, parameters, gradients, hvps),
-        memory_bytes=None if parameters is None else _memory(spec, parameters, gradients),
+        gradients=round(sum(phase.gradients * phase.solves for phase in phases)),
+        hvps=round(sum(phase.hvps * phase.solves for phase in phases)),
+        seconds=None if parameters is None else _seconds(spec, phases, parameters),
+        memory_bytes=None if parameters is None else _memory(spec, parameters, max(one.gradients for one in phases)),
         basis=BASIS,
     )
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Some of the meta-iterations, and what a task costs in one of them."""
+
+    iterations: range
+    spec: JobSpec
+    gradients: float
+    hvps: float
+
+    @property
+    def solves(self) -> int:
+        return len(self.iterations) * self.spec.meta.tasks_per_batch
 
 
 def expected_seconds(spec: JobSpec) -> float | None:
@@ -207,21 +221,22 @@ def _query_points(family: FamilySpec) -> int:
     return queries * family.ways if isinstance(family, ImagesSpec) else queries
 
 
-def _seconds(spec: JobSpec, parameters: int, gradients: float, hvps: float) -> float:
+def _seconds(spec: JobSpec, phases: list[_Phase], parameters: int) -> float:
     work = _multiplications(spec, parameters) * _support_points(spec.family)
     if isinstance(spec.family, PoissonSpec):
         work *= _RESIDUAL[spec.family.dim]
-    solve = (_GRADIENT_FLOPS * gradients + _HVP_FLOPS * hvps) * work
     flow = _GRADIENT_FLOPS * _evaluations(spec.solver, _mean_length(spec))[0] * work
     tuning = _GRADIENT_FLOPS * spec.evaluation.epochs * work
     evaluations = 1 + math.ceil(spec.meta.iterations / spec.evaluation.every)  # the start's too
     if isinstance(spec.method, RandomSpec):
         evaluations = 1
-    flops = solve * spec.meta.iterations * spec.meta.tasks_per_batch
+    flops = work * sum((_GRADIENT_FLOPS * one.gradients + _HVP_FLOPS * one.hvps) * one.solves for one in phases)
     flops += (flow + tuning) * evaluations * spec.evaluation.tasks
     gradient, hvp = _call_seconds(spec)
-    looks = _GUARD_HVPS if hvps and spec.solver.guard and spec.solver.kind in _STAGES else 0
-    calls = spec.meta.iterations * (gradients * gradient + (hvps + looks) * hvp)
+    calls = 0.0
+    for one in phases:
+        looks = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
+        calls += len(one.iterations) * (one.gradients * gradient + (one.hvps + looks) * hvp)
     calls += evaluations * (_evaluations(spec.solver, _mean_length(spec))[0] + spec.evaluation.epochs) * gradient
     return round(flops / _FLOPS_PER_SECOND[spec.runtime.dtype] + calls, 1)
 

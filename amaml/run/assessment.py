@@ -86,7 +86,7 @@ def flow_of(setup: Setup, state: State) -> Flow:
     """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen task that
     is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
     learned, last = LearnedFlow.among(state.current), max(state.progress.iteration - 1, 0)
-    return learned.flow(setup.spec, last, setup.solver.guarded(False))
+    return learned.flow(setup.spec, last, setup.phases[-1].solver.guarded(False))
 
 
 def _judged(setup: Setup, progress: Progress, score: float) -> Progress:

@@ -7,13 +7,14 @@ dJ/dτ = T·dJ/dT, and so on. Learned T: Deleu et al. 2022 (COMLN); learned rate
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from amaml.flow.solvers import Solver
+from amaml.method_specs import Learnable
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.estimate import Estimate
 from amaml.run.evaluation import Flow
@@ -35,19 +36,24 @@ class LearnedFlow:
     def __init__(self, logarithms: Mapping[str, Tensor]) -> None:
         self.logarithms = dict(logarithms)
 
-    @classmethod
-    def start(cls, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
-        """Where training starts: the spec's own length and proximal strength, and rates of 1."""
-        learn = spec.method.learn if isinstance(spec.method, AmamlSpec | ComlnSpec) else ()
+    def joined(self, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
+        """With what the spec's method learns, where that isn't there yet: from its length and proximal strength, and rates of
+        1."""
+        learn, logarithms = _learn(spec), dict(self.logarithms)
         device = next(iter(theta.values())).device
-        logarithms = {}
-        if "length" in learn:
+        if "length" in learn and LENGTH not in logarithms:
             logarithms[LENGTH] = torch.tensor(math.log(spec.trajectory.length), dtype=torch.float64, device=device)
-        if "proximal" in learn:
+        if "proximal" in learn and PROXIMAL not in logarithms:
             logarithms[PROXIMAL] = torch.tensor(math.log(spec.method.proximal), dtype=torch.float64, device=device)
-        if "rates" in learn:
+        if "rates" in learn and self.rates is None:
             logarithms |= {RATES + name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-        return cls(logarithms)
+        return LearnedFlow(logarithms)
+
+    def trained_by(self, spec: JobSpec) -> dict[str, Tensor]:
+        """Those that the spec's method trains; the others stay as they were learned before."""
+        prefixes = {"length": LENGTH, "proximal": PROXIMAL, "rates": RATES}
+        own = tuple(prefixes[name] for name in _learn(spec))
+        return {name: tensor for name, tensor in self.logarithms.items() if name.startswith(own)}
 
     @classmethod
     def among(cls, tensors: Mapping[str, Tensor]) -> LearnedFlow:
@@ -76,14 +82,10 @@ class LearnedFlow:
         metrics = {"learned_length": self.length, "learned_proximal": self.proximal, "learned_rates": self._mean_rate}
         return {name: value for name, value in metrics.items() if value is not None}
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, spec: JobSpec) -> dict[str, Any]:
         """Of `meta_gradient`, beside the length."""
-        wrt = [name for name, value in (("length", self.length), ("proximal", self.proximal)) if value is not None]
-        given: dict[str, Any] = {} if self.proximal is None else {"proximal": self.proximal}
-        if self._log_rates:
-            wrt.append("rates")
-            given["rates"] = self.rates
-        return {**given, "wrt": wrt} if wrt else {}
+        given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(_learn(spec)) or None}
+        return {name: value for name, value in given.items() if value is not None}
 
     def flow(self, spec: JobSpec, iteration: int, solver: Solver) -> Flow:
         """The inner flow in this meta-iteration (from 0): what is learned of it, and the spec's for the rest."""
@@ -94,17 +96,19 @@ class LearnedFlow:
             self.rates,
         )
 
-    def gradients(self, result: Estimate) -> dict[str, Tensor]:
-        """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient."""
-        if not self.logarithms:
+    def gradients(self, spec: JobSpec, result: Estimate) -> dict[str, Tensor]:
+        """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient; of those that
+        the spec's method trains."""
+        learn = _learn(spec)
+        if not learn:
             return {}
         assert isinstance(result, MetaGradient), "a spec learns the flow with a method that differentiates it"
         gradients = {}
-        if LENGTH in self.logarithms:
+        if "length" in learn:
             gradients[LENGTH] = self.logarithms[LENGTH].exp() * result.by_task("length").double()
-        if PROXIMAL in self.logarithms:
+        if "proximal" in learn:
             gradients[PROXIMAL] = self.logarithms[PROXIMAL].exp() * result.by_task("proximal").double()
-        for name, logarithm in self._log_rates.items():
+        for name, logarithm in self._log_rates.items() if "rates" in learn else ():
             gradients[name] = logarithm.exp() * result.by_task("rates")[name.removeprefix(RATES)]
         return gradients
 
@@ -127,6 +131,10 @@ class LearnedFlow:
         if not self._log_rates:
             return None
         return torch.cat([logarithm.double().exp().flatten() for logarithm in self._log_rates.values()]).mean().item()
+
+
+def _learn(spec: JobSpec) -> Sequence[Learnable]:
+    return spec.method.learn if isinstance(spec.method, AmamlSpec | ComlnSpec) else ()
 
 
 def _exponential(logarithm: Tensor | None) -> float | None:

@@ -23,8 +23,9 @@ from amaml.spec import ClipSpec
 
 def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float]:
     """Steps all that is trained; gives the step's metrics. Raises Diverged where the loss or a gradient isn't finite."""
-    meta, at = setup.spec.meta, state.progress.iteration
-    per_task = {**estimate.per_task, **state.learned.gradients(estimate)}
+    at, phase = state.progress.iteration, setup.phase(state.progress.iteration)
+    meta, iterations = phase.spec.meta, phase.iterations
+    per_task = {**estimate.per_task, **state.learned.gradients(phase.spec, estimate)}
     gradient = {name: tensor.mean(dim=0) for name, tensor in per_task.items()}
     loss, norm = estimate.loss.double().mean().item(), _norm(gradient[name] for name in state.theta)
     if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(gradient.values()))):
@@ -37,9 +38,9 @@ def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float
         gradient = {name: _weighted_mean(tensor, factors) for name, tensor in per_task.items()}
         metrics["clipped"] = sum(factor < 1 for factor in factors) / len(factors)
     for name, tensor in state.trained.items():
-        tensor.grad = gradient[name] if tensor.requires_grad or name not in state.theta else None
+        tensor.grad = gradient.get(name)
     for group in state.optimizer.param_groups:
-        group["lr"] = group["base_lr"] * rate_factor(meta.optimizer, at, meta.iterations)
+        group["lr"] = group["base_lr"] * rate_factor(meta.optimizer, at - iterations.start, len(iterations))
     state.optimizer.step()
     if meta.average is not None:
         state.follow(min(meta.average, (2 + at) / (11 + at)))  # the first steps count for little

@@ -18,6 +18,17 @@ from amaml.spec import JobSpec
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Some of the meta-iterations (from 0), and what holds for them."""
+
+    iterations: range
+    spec: JobSpec
+    solver: Solver
+    estimator: Estimator | None
+    """None for the method that trains nothing."""
+
+
+@dataclass(frozen=True)
 class Setup:
     spec: JobSpec
     device: torch.device
@@ -27,9 +38,11 @@ class Setup:
     """The architecture, at the random start."""
     losses: tuple[Loss, Loss]
     """Of the support and of the query set, by parameters and task."""
-    solver: Solver
-    estimator: Estimator | None
-    """None for the method that trains nothing."""
+    phases: tuple[Phase, ...]
+
+    def phase(self, iteration: int) -> Phase:
+        """The one that does this meta-iteration (from 0); the last one where there is none any more."""
+        return next((phase for phase in self.phases if iteration in phase.iterations), self.phases[-1])
 
     @property
     def random_start(self) -> dict[str, Tensor]:
@@ -57,8 +70,10 @@ def build(spec: JobSpec, datasets: Mapping[str, Path], threads: int) -> Setup:
         family=family,
         net=net,
         losses=family.objective.losses(net),
-        solver=build_solver(spec.solver),
-        estimator=build_estimator(spec.method),
+        phases=tuple(
+            Phase(iterations, own, build_solver(own.solver), build_estimator(own.method))
+            for iterations, own in spec.phases
+        ),
     )
 
 

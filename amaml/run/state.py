@@ -13,8 +13,8 @@ from torch import Tensor
 from amaml.run import initialization as initializations
 from amaml.run.checkpoint import Checkpoint, Progress
 from amaml.run.learned_flow import LearnedFlow
-from amaml.run.setup import Setup
-from amaml.spec import MetaSpec
+from amaml.run.setup import Phase, Setup
+from amaml.spec import JobSpec
 
 
 @dataclass
@@ -46,6 +46,15 @@ class State:
         """Moves the average on: so much stays as it was."""
         for name, tensor in self.trained.items():
             self.average.setdefault(name, tensor.detach().clone()).mul_(decay).add_(tensor.detach(), alpha=1 - decay)
+
+    def enter(self, phase: Phase) -> None:
+        """Goes on by the next phase: what it learns joins what was learned, the optimizer and the clip's norms begin anew."""
+        self.learned = self.learned.joined(phase.spec, self.theta)
+        self.optimizer = _optimizer(phase.spec, self.theta, self.learned)
+        self.norms = []
+        if self.average:
+            for name, tensor in self.learned.logarithms.items():
+                self.average.setdefault(name, tensor.clone())
 
     @property
     def chosen(self) -> dict[str, Tensor]:
@@ -81,20 +90,25 @@ def start(setup: Setup, initialization: Path | None) -> State:
             f"the spec starts from job {spec.meta.init_from.job}: give its file as initialization, "
             "or set meta.init_from to null"
         )
-    learned = LearnedFlow.start(spec, theta)
+    learned = LearnedFlow({}).joined(setup.phases[0].spec, theta)
     average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
     progress = Progress(threads=setup.threads)
-    if setup.estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
+    if (
+        setup.phases[0].estimator is None
+    ):  # nothing is trained: all iterations count as done, and the start is evaluated
         progress.iteration = spec.meta.iterations
-    return State(theta, learned, _optimizer(spec.meta, theta, learned), progress, average=average)
+    return State(theta, learned, _optimizer(setup.phases[0].spec, theta, learned), progress, average=average)
 
 
 def resume(setup: Setup, saved: Checkpoint) -> State:
     """Where the run was when the checkpoint was written."""
     theta = _like(setup, saved.theta)
-    names = LearnedFlow.start(setup.spec, theta).logarithms  # in the order in which the optimizer has them
-    learned = LearnedFlow({name: saved.learned[name].to(setup.device) for name in names})
-    optimizer = _optimizer(setup.spec.meta, theta, learned)
+    now, learned = setup.phase(saved.progress.iteration), LearnedFlow({})
+    for phase in setup.phases[: setup.phases.index(now) + 1]:
+        learned = learned.joined(phase.spec, theta)
+    for name, logarithm in learned.logarithms.items():
+        logarithm.copy_(saved.learned[name])
+    optimizer = _optimizer(now.spec, theta, learned)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.optimizer})
     order = {**theta, **learned.logarithms}  # sums are taken in it, and files have another
     best, average = (
@@ -115,9 +129,10 @@ def _like(setup: Setup, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _optimizer(meta: MetaSpec, theta: Mapping[str, Tensor], learned: LearnedFlow) -> torch.optim.Optimizer:
+def _optimizer(phase: JobSpec, theta: Mapping[str, Tensor], learned: LearnedFlow) -> torch.optim.Optimizer:
     """Over θ, and beside it what is learned of the flow, at a rate of its own and without decay. A group's `base_lr` is the rate
     that the schedule starts from."""
+    meta = phase.meta
     spec, own = meta.optimizer, dict[str, Any]()
     kind: type[Any] = torch.optim.SGD
     if spec.kind == "sgd":
@@ -127,7 +142,7 @@ def _optimizer(meta: MetaSpec, theta: Mapping[str, Tensor], learned: LearnedFlow
         own["betas"] = spec.betas
     groups = [
         {"params": [one for one in theta.values() if one.requires_grad], "weight_decay": spec.weight_decay, "base_lr": spec.lr},
-        {"params": [*learned.logarithms.values()], "weight_decay": 0.0, "base_lr": meta.learn_lr or spec.lr},
+        {"params": [*learned.trained_by(phase).values()], "weight_decay": 0.0, "base_lr": meta.learn_lr or spec.lr},
     ]  # fmt: skip
     optimizer: torch.optim.Optimizer = kind([group for group in groups if group["params"]], lr=spec.lr, **own)
     return optimizer

@@ -19,7 +19,6 @@ from amaml.flow.result import Result, SolveError
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.certificate import Certificate
 from amaml.methods.estimate import Estimate
-from amaml.registry import Estimator
 from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run import setup as setups
@@ -30,7 +29,7 @@ from amaml.run.learned_flow import PREFIX, LearnedFlow
 from amaml.run.meta_step import meta_step
 from amaml.run.outcome import CertificateFailed, Diverged, TimedOut
 from amaml.run.schedules import length_at
-from amaml.run.setup import Setup
+from amaml.run.setup import Phase, Setup
 from amaml.run.state import State
 from amaml.spec import JobSpec
 
@@ -171,20 +170,22 @@ class Training:
             self._check_certificates()
             if is_due(self.setup, self.state):
                 yield from self._evaluate()
-            if has_ended(self.setup, self.state.progress) or self.setup.estimator is None:
+            if has_ended(self.setup, self.state.progress):
                 return
-            yield from self._step(self.setup.estimator)
+            yield from self._step(self.setup.phase(self.iteration))
 
-    def _step(self, estimator: Estimator) -> Iterator[Report]:
+    def _step(self, phase: Phase) -> Iterator[Report]:
         """One meta-iteration."""
         started = time.perf_counter()
         self._check_time()
         tasks = self.setup.family.training_batch(self.iteration, self.spec.meta.tasks_per_batch)
-        estimate, left_out = self._estimate_of_finite(estimator, tasks)
+        estimate, left_out = self._estimate_of_finite(phase, tasks)
         yield from self._certify(estimate)
         metrics = meta_step(self.setup, self.state, estimate)
         self.state.progress.iteration += 1
         self.state.progress.left_out += left_out
+        if self.iteration == phase.iterations.stop != self.iterations:
+            self.state.enter(self.setup.phase(self.iteration))
         if left_out:
             metrics["left_out"] = float(left_out)
         if trouble := self.state.learned.trouble():
@@ -194,14 +195,14 @@ class Training:
             metrics |= self._certified(estimate.certificate)
         yield Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
-    def _estimate_of_finite(self, estimator: Estimator, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
+    def _estimate_of_finite(self, phase: Phase, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
         """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
         SolveError where they are all, or with those before them more than a run may leave out."""
         left_out, size = 0, len(tasks["support_x"])
         allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
         while True:
             try:
-                return self._estimate(estimator, tasks), left_out
+                return self._estimate(phase, tasks), left_out
             except SolveError as error:
                 failed = {failure.task for failure in error.failures if failure.code is Result.NON_FINITE}
                 finite = [row for row in range(size - left_out) if row not in failed]
@@ -211,18 +212,19 @@ class Training:
                 _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
                 tasks = {name: tensor[finite] for name, tensor in tasks.items()}
 
-    def _estimate(self, estimator: Estimator, tasks: dict[str, Tensor]) -> Estimate:
+    def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> Estimate:
         """The method's meta-gradient."""
-        trajectory, learned = self.spec.trajectory, self.state.learned
+        assert phase.estimator is not None, "a method that trains nothing has no meta-iteration to do"
+        trajectory, learned = phase.spec.trajectory, self.state.learned
         horizons = None if trajectory.horizons is None else [(one.at, one.weight) for one in trajectory.horizons]
-        return estimator(
+        return phase.estimator(
             self.state.theta,
             *self.setup.losses,
             tasks,
             length=None if horizons else learned.length or length_at(trajectory, self.iteration),
             horizons=horizons,
-            solver=self.setup.solver,
-            **learned.arguments(),
+            solver=phase.solver,
+            **learned.arguments(phase.spec),
         )
 
     def _evaluate(self) -> Iterator[Report]:

@@ -47,7 +47,7 @@ def test_a_step_goes_down_the_objectives_own_gradient(solver: dict[str, Any], ow
         evaluation={"epochs": 1},
     )
     found = train(spec).learned.logarithms
-    began = LearnedFlow.start(spec, dict(_net(spec).named_parameters())).logarithms
+    began = LearnedFlow({}).joined(spec, dict(_net(spec).named_parameters())).logarithms
     assert math.exp(began[LENGTH]) == pytest.approx(0.5)
     assert math.exp(began[PROXIMAL]) == pytest.approx(0.5)
 

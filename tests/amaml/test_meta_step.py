@@ -265,7 +265,9 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted(
             break
     assert report.metrics["left_out"] == 1.0
     tasks = {name: tensor[[0, 2]] for name, tensor in training.setup.family.training_batch(2, 3).items()}
-    alone = amaml.meta_gradient(before, *training.setup.losses, tasks, length=0.5, solver=training.setup.solver)
+    alone = amaml.meta_gradient(
+        before, *training.setup.losses, tasks, length=0.5, solver=training.setup.phases[0].solver
+    )
     norm = sum(float(tensor.double().square().sum()) for tensor in alone.grad.values()) ** 0.5
     assert report.metrics["gradient_norm"] == pytest.approx(norm, rel=1e-6)
     assert all("left_out" not in report.metrics for report in training)

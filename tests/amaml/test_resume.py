@@ -77,8 +77,18 @@ def test_every_kind_of_run_resumes_to_the_same_bits(case: Case, tmp_path: Path) 
                 "average": 0.9,
             },
         ),
+        small(
+            meta={
+                "average": 0.9,
+                "phases": [
+                    {"method": {"kind": "reptile"}, "share": 0.35, "optimizer": {"lr": 0.01}},
+                    {"method": {"kind": "amaml", "learn": ["rates"]}, "share": 0.3, "clip": {"window": 10}},
+                    {"method": {"kind": "comln"}, "share": 0.35},
+                ],
+            },
+        ),
     ],
-    ids=["adam", "selected on validation", "sgd", "clipped, averaged and learned"],
+    ids=["adam", "selected on validation", "sgd", "clipped, averaged and learned", "phases"],
 )
 @pytest.mark.parametrize("stop", [7, 10])
 def test_so_do_optimizers_schedules_and_selections(tmp_path: Path, spec: JobSpec, stop: int) -> None:

@@ -65,6 +65,14 @@ def test_adjoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+def test_tails(tmp_path: Path) -> None:
+    results = quick("tails", tmp_path)
+    assert results["tasks"] == 100
+    assert 0 < results["median"] < results["percentile_99"] <= results["largest"]
+    assert 0 < results["share_of_the_second_moment_of_the_top_percent"] < 1
+
+
+@pytest.mark.nightly
 def test_work_precision(tmp_path: Path) -> None:
     rows = quick("work_precision", tmp_path)["rows"]
     assert {row["solver"] for row in rows} == {

@@ -47,6 +47,19 @@ def test_every_method_is_counted(method: dict[str, Any], gradients: int, hvps: i
     assert counted.seconds > 0
 
 
+def test_phases_are_added_up() -> None:
+    solver, trajectory = {"kind": "euler", "step": 0.1}, {"length": 3.0}
+    reptile = {"method": {"kind": "reptile"}, "share": 0.3, "trajectory": {"length": 1.0}}
+    phases = [reptile, {"method": {"kind": "amaml"}, "share": 0.7}]
+    counted = of(meta={"iterations": 10, "tasks_per_batch": 4, "phases": phases}, solver=solver, trajectory=trajectory)
+    assert (counted.gradients, counted.hvps) == (3 * 4 * 10 + 7 * 4 * 30, 7 * 4 * 30)
+    counted = of(meta={"iterations": 10_000, "phases": phases}, solver=solver, trajectory=trajectory)
+    alone = of(meta={"iterations": 10_000}, solver=solver, trajectory=trajectory)
+    assert counted.seconds is not None
+    assert alone.seconds is not None
+    assert counted.seconds < alone.seconds
+
+
 def test_a_schedule_is_averaged_over_the_iterations() -> None:
     meta = {"iterations": 10, "tasks_per_batch": 1}
     solver = {"kind": "euler", "step": 0.1}

@@ -1,4 +1,4 @@
-"""How the norms of the tasks' exact gradients are spread, after Reptile has trained θ: what a clip of each task's gradient is for.
+"""How the norms of the tasks' exact gradients are spread after Reptile has trained θ: what a clip of each is for.
 
 3,000 tasks of CosMixture in two dimensions, T=3 in 60 Euler steps, float32.
 """

@@ -121,6 +121,12 @@ class Succeeded(Message):
     kind: Literal["succeeded"] = "succeeded"
     path: str
     parameters: int
+    iteration: int
+    """Meta-iterations done."""
+    reason: str | None = None
+    """Why those aren't all: a machine word."""
+    detail: str | None = None
+    """The same as a sentence."""
 
 
 class Stopped(Message):

@@ -153,9 +153,9 @@ class Supervisor:
                 self._take(told)
             case Checkpoint(step=step, path=path):
                 self._commit_checkpoint(step, Path(path))
-            case Succeeded(path=path, parameters=parameters):
+            case Succeeded() as end:
                 self._stage = "done"
-                self._end_succeeded(Path(path), parameters)
+                self._end_succeeded(end)
             case Failed(reason=reason, detail=detail):
                 self._stage = "done"
                 self._end_failed(reason, detail)
@@ -253,12 +253,14 @@ class Supervisor:
 
     # Ending
 
-    def _end_succeeded(self, path: Path, parameters: int) -> NoReturn:
-        blob_id = self._upload(path)
+    def _end_succeeded(self, end: Succeeded) -> NoReturn:
+        blob_id = self._upload(Path(end.path))
         failpoint("finish.uploaded")
 
         def finish(session: Session, job: Job) -> None:
-            attempts.succeeded(session, job, blob_id, parameters)
+            attempts.succeeded(
+                session, job, blob_id, end.parameters, iteration=end.iteration, reason=end.reason, detail=end.detail
+            )
             failpoint("finish.before_commit")
 
         self._write(finish)

@@ -238,7 +238,10 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     path = folder / "initialization.safetensors"
     training.save_initialization(path, {"job_id": run.job_id})
     failpoint("trainer.initialization_written")
-    return Succeeded(path=str(path), parameters=training.parameters)
+    reason, detail = training.early_end or (None, None)
+    return Succeeded(
+        path=str(path), parameters=training.parameters, iteration=training.iteration, reason=reason, detail=detail
+    )
 
 
 def _failure(error: Exception) -> Failed:

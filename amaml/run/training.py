@@ -151,6 +151,24 @@ class Training:
         """What of the flow was trained beside that θ."""
         return LearnedFlow.among(self.state.chosen)
 
+    @property
+    def early_end(self) -> tuple[str, str] | None:
+        """Why the run has ended before its last meta-iteration, if it has: a machine word and a sentence."""
+        meta, progress = self.spec.meta, self.state.progress
+        if progress.ended_by is None or progress.best is None or self.iteration == self.iterations:
+            return None
+        after = f"so the run ended after {self.iteration} of {self.iterations} meta-iterations"
+        step, score = progress.best
+        if progress.ended_by == "target":
+            return (
+                "target_reached",
+                f"The validation score came to {score:.4g} (meta.target is {meta.target:g}), {after}.",
+            )
+        return "patience_spent", (
+            f"The validation score was no better in {progress.worse} evaluations in a row (meta.patience) than the {score:.4g} "
+            f"after meta-iteration {step}, {after}."
+        )
+
     def __iter__(self) -> Iterator[Report]:
         """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose metrics come
         with its last report, and within a certificate, before its meta-iteration counts as done. Raises SolveError, Diverged,

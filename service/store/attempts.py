@@ -26,14 +26,24 @@ _ASKED: Final[dict[State, State]] = {"pausing": "paused", "cancelling": "cancell
 LONGEST_BACK_OFF = timedelta(minutes=1)
 
 
-def succeeded(session: Session, job: Job, blob_id: UUID, parameters: int) -> None:
-    """The trainer finished: the blob is the learned initialization."""
+def succeeded(
+    session: Session,
+    job: Job,
+    blob_id: UUID,
+    parameters: int,
+    *,
+    iteration: int,
+    reason: str | None = None,
+    detail: str | None = None,
+) -> None:
+    """The trainer finished after so many meta-iterations: the blob is the learned initialization. `reason` and `detail` say why
+    it did so before the last one, if it did."""
     _end(session, job, "succeeded", None)
     job.initialization_blob_id = blob_id
     blobs.give(session, blob_id, job.workspace_id)
     job.parameters = parameters
-    job.iteration = job.iterations
-    become(session, job, "succeeded")
+    job.iteration = iteration
+    become(session, job, "succeeded", reason=reason, detail=detail)
 
 
 def failed(session: Session, job: Job, reason: str, detail: str) -> None:

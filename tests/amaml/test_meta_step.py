@@ -199,6 +199,11 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     scores = [report.metrics["nrmse_validation"] for report in reports if "nrmse_validation" in report.metrics]
     best = scores.index(min(scores))
     assert training.iteration == 5 * (best + 2) < 40
+    assert training.early_end is not None
+    assert training.early_end[0] == "patience_spent"
+    assert (
+        f"no better in 2 evaluations in a row (meta.patience) than the {min(scores):.4g} after" in training.early_end[1]
+    )
     assert reports[-1].evaluation is not None
     assert reports[-1].evaluation.along_flow is not None
     for number in (3, len(reports) // 2, len(reports) - 1, len(reports)):
@@ -217,6 +222,9 @@ def test_a_target_ends_a_run_that_is_good_enough() -> None:
     run = train(small(meta={"target": target}, **how))
     assert run.metrics["nrmse_validation"][-1] == (step, target)
     assert run.training.iteration == step < 20
+    assert run.training.early_end is not None
+    assert run.training.early_end[0] == "target_reached"
+    assert train(small()).training.early_end is None
 
 
 @pytest.mark.parametrize(

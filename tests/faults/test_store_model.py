@@ -151,7 +151,7 @@ class Store(RuleBasedStateMachine):
     def succeed(self, which: int) -> None:
         def succeed(session: Session, row: Job) -> None:
             progress.add_metrics(session, row, {"meta_loss": [(step + 1, 0.5) for step in range(ITERATIONS)]})
-            attempts.succeeded(session, row, blob_id, 7)
+            attempts.succeeded(session, row, blob_id, 7, iteration=row.iterations)
 
         blob_id = blobs.write([b"weights"]).blob_id
         job = self.write(which, succeed)

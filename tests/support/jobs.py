@@ -128,7 +128,7 @@ def succeed(
 
     def finish(session: Session, job: Job) -> None:
         progress.add_metrics(session, job, metrics or {})
-        attempts.succeeded(session, job, written.blob_id, 2_000)
+        attempts.succeeded(session, job, written.blob_id, 2_000, iteration=job.iterations)
 
     held(job_id, finish)
 

@@ -72,7 +72,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
         if stop is not None:
             return Stopped(step=iteration)
     tell()
-    return Succeeded(path=str(_save(run, digest)), parameters=len(digest))
+    return Succeeded(path=str(_save(run, digest)), parameters=len(digest), iteration=iterations)
 
 
 def _start(run: Run, iterations: int) -> tuple[int, bytes]:

@@ -136,7 +136,7 @@ WRITES: dict[str, Callable[[Session, Job], Any]] = {
     "metrics": lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(5, 0.5)]}),
     "event": progress.tell,
     "checkpoint": lambda session, job: progress.add_checkpoint(session, job, 5, blobs.write([b"x"]).blob_id),
-    "success": lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 7),
+    "success": lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 7, iteration=9),
     "failure": lambda session, job: attempts.failed(session, job, "diverged", "It diverged."),
     "stop": attempts.stopped,
     "crash": lambda session, job: attempts.crashed(session, job, "killed", "It was killed"),
@@ -313,10 +313,30 @@ def test_events_are_numbered_without_gaps_when_writers_meet() -> None:
     assert [one.seq for one in events_of(job_id)] == list(range(1, 27))
 
 
+def test_a_job_that_ended_early_says_after_how_many_meta_iterations_and_why() -> None:
+    job_id = submit(spec())
+    held(
+        taken(),
+        lambda session, job: attempts.succeeded(
+            session,
+            job,
+            blobs.write([b"x"]).blob_id,
+            25,
+            iteration=2,
+            reason="target_reached",
+            detail="It came to 0.1.",
+        ),
+    )
+    job = job_of(job_id)
+    assert (job.state, job.iteration) == ("succeeded", 2)
+    assert job.iterations > 2
+    assert (job.status_reason, job.status_detail) == ("target_reached", "It came to 0.1.")
+
+
 def test_attempts_say_why_they_ended() -> None:
     job_id = submit(spec())
     held(taken(), lambda session, job: attempts.crashed(session, job, "stalled", "It stood still"))
-    held(taken(), lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 25))
+    held(taken(), lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 25, iteration=9))
     assert [(one.number, one.reason) for one in attempts_of(job_id)] == [(1, "stalled"), (2, "succeeded")]
     with transaction() as session:
         assert session.scalars(select(func.count()).select_from(Attempt).where(Attempt.ended_at.is_(None))).one() == 0

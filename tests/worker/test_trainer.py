@@ -122,6 +122,15 @@ def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: Trai
     assert [said.step for said in heard if isinstance(said, Checkpoint)] == [10, 20]
 
 
+def test_a_run_that_ends_early_says_so(warm: TrainerProcess, tmp_path: Path) -> None:
+    give(warm, run(spec(25, evaluation={"every": 5, "epochs": 5, "select": "validation"}, meta={"target": 1e6}), tmp_path))
+    succeeded = hear(warm, Succeeded)[-1]
+    assert isinstance(succeeded, Succeeded)
+    assert (succeeded.iteration, succeeded.reason) == (0, "target_reached")
+    assert succeeded.detail is not None
+    assert "after 0 of 25 meta-iterations" in succeeded.detail
+
+
 def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Path) -> None:
     whole = spec(25, evaluation={"every": 10, "tasks": 2, "epochs": 5, "select": "validation"})
     give(warm, run(whole, tmp_path / "whole"))

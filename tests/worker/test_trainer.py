@@ -123,7 +123,10 @@ def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: Trai
 
 
 def test_a_run_that_ends_early_says_so(warm: TrainerProcess, tmp_path: Path) -> None:
-    give(warm, run(spec(25, evaluation={"every": 5, "epochs": 5, "select": "validation"}, meta={"target": 1e6}), tmp_path))
+    give(
+        warm,
+        run(spec(25, evaluation={"every": 5, "epochs": 5, "select": "validation"}, meta={"target": 1e6}), tmp_path),
+    )
     succeeded = hear(warm, Succeeded)[-1]
     assert isinstance(succeeded, Succeeded)
     assert (succeeded.iteration, succeeded.reason) == (0, "target_reached")

@@ -63,9 +63,22 @@ class ClipSpec(Part):
 
 class InitFrom(Part):
     job: UUID = Field(strict=False)
-    """A job of this workspace whose θ this one starts from."""
+    """A job of this workspace that this one starts from."""
     step: Annotated[int, Field(ge=0)] | None = None
     """A checkpoint of that job; null takes its finished initialization."""
+    state: Literal["theta", "learned", "full"] = "theta"
+    """What is taken over: θ; with it what was learned of the flow; or, from a checkpoint, all of the run, which goes on from that
+    meta-iteration with its optimizer."""
+
+    @model_validator(mode="after")
+    def _checkpoint_that_has_it_all(self) -> Self:
+        if self.state == "full" and self.step is None:
+            raise RuleBroken(
+                "full goes on from a checkpoint, since a finished initialization has no optimizer: name the checkpoint's step, "
+                "or set state to learned",
+                "step",
+            )
+        return self
 
 
 class PhaseSpec(Part):

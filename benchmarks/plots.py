@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.record import RESULTS
 
@@ -41,6 +42,7 @@ def work_precision(folder: Path, figures: Path) -> None:
                        linestyle=":" if "no guard" in solver else "-")  # fmt: skip
         panel.set(xscale="log", yscale="log", ylim=(1e-9, 1e3), title=f"T = {length:g}",
                   xlabel="gradients + Hessian-vector products, a task")  # fmt: skip
+        panel.xaxis.set_minor_formatter(NullFormatter())  # over so short an axis they would overlap
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("relative error of the flow's gradient")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=7)

@@ -83,11 +83,7 @@ def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device
 
 def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
     """Reads it back for this spec on this machine. Raises CheckpointError, InitializationError for a damaged file."""
-    tensors, metadata = read(path)
-    if metadata["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} is an initialization, not a checkpoint: start a new run from it by meta.init_from"
-        )
+    saved, metadata = load(path)
     if metadata["spec_sha256"] != spec.sha256():
         raise CheckpointError(
             f"{path} is of a run with another spec (sha256 {metadata['spec_sha256'][:12]}, this one's is "
@@ -95,6 +91,17 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
         )
     _check_alike("libraries", json.loads(metadata["versions"]), versions())
     _check_alike("machine", json.loads(metadata["machine"]), _machine(device))
+    return saved
+
+
+def load(path: Path) -> tuple[Checkpoint, dict[str, str]]:
+    """What it holds, and its metadata, whoever wrote it. Raises CheckpointError for an initialization, InitializationError for a
+    damaged file."""
+    tensors, metadata = read(path)
+    if metadata["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} is an initialization, not a checkpoint: start a new run from it by meta.init_from"
+        )
     progress: dict[str, Any] = json.loads(metadata["progress"])
     progress["best"] = tuple(progress["best"]) if progress["best"] is not None else None
     optimizer: OptimizerState = {}
@@ -102,7 +109,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
         if name.startswith("optimizer/"):
             _, index, key = name.split("/")
             optimizer.setdefault(int(index), {})[key] = tensor
-    return Checkpoint(
+    saved = Checkpoint(
         theta={name: tensor for name, tensor in tensors.items() if "/" not in name},
         learned=LearnedFlow.among(tensors).logarithms,
         best=_below("best/", tensors),
@@ -111,6 +118,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
         optimizer=optimizer,
         progress=Progress(**progress),
     )
+    return saved, metadata
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

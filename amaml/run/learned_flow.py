@@ -38,8 +38,8 @@ class LearnedFlow:
 
     def joined(self, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
         """With what the spec's method learns, where that isn't there yet: from its length and proximal strength, and rates of
-        1."""
-        learn, logarithms = _learn(spec), dict(self.logarithms)
+        1. Always in the same order, in which the optimizer has them."""
+        learn, logarithms = learnable(spec), dict(self.logarithms)
         device = next(iter(theta.values())).device
         if "length" in learn and LENGTH not in logarithms:
             logarithms[LENGTH] = torch.tensor(math.log(spec.trajectory.length), dtype=torch.float64, device=device)
@@ -47,12 +47,13 @@ class LearnedFlow:
             logarithms[PROXIMAL] = torch.tensor(math.log(spec.method.proximal), dtype=torch.float64, device=device)
         if "rates" in learn and self.rates is None:
             logarithms |= {RATES + name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-        return LearnedFlow(logarithms)
+        order = [LENGTH, PROXIMAL, *(RATES + name for name in theta)]
+        return LearnedFlow({name: logarithms[name] for name in order if name in logarithms})
 
     def trained_by(self, spec: JobSpec) -> dict[str, Tensor]:
         """Those that the spec's method trains; the others stay as they were learned before."""
         prefixes = {"length": LENGTH, "proximal": PROXIMAL, "rates": RATES}
-        own = tuple(prefixes[name] for name in _learn(spec))
+        own = tuple(prefixes[name] for name in learnable(spec))
         return {name: tensor for name, tensor in self.logarithms.items() if name.startswith(own)}
 
     @classmethod
@@ -84,7 +85,7 @@ class LearnedFlow:
 
     def arguments(self, spec: JobSpec) -> dict[str, Any]:
         """Of `meta_gradient`, beside the length."""
-        given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(_learn(spec)) or None}
+        given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(learnable(spec)) or None}
         return {name: value for name, value in given.items() if value is not None}
 
     def flow(self, spec: JobSpec, iteration: int, solver: Solver) -> Flow:
@@ -99,7 +100,7 @@ class LearnedFlow:
     def gradients(self, spec: JobSpec, result: Estimate) -> dict[str, Tensor]:
         """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient; of those that
         the spec's method trains."""
-        learn = _learn(spec)
+        learn = learnable(spec)
         if not learn:
             return {}
         assert isinstance(result, MetaGradient), "a spec learns the flow with a method that differentiates it"
@@ -133,7 +134,8 @@ class LearnedFlow:
         return torch.cat([logarithm.double().exp().flatten() for logarithm in self._log_rates.values()]).mean().item()
 
 
-def _learn(spec: JobSpec) -> Sequence[Learnable]:
+def learnable(spec: JobSpec) -> Sequence[Learnable]:
+    """What the spec's method learns of the flow."""
     return spec.method.learn if isinstance(spec.method, AmamlSpec | ComlnSpec) else ()
 
 

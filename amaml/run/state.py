@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run.checkpoint import Checkpoint, Progress
-from amaml.run.learned_flow import LearnedFlow
+from amaml.run.initialization import InitializationError
+from amaml.run.learned_flow import LearnedFlow, learnable
 from amaml.run.setup import Phase, Setup
-from amaml.spec import JobSpec
+from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
 
 
 @dataclass
@@ -76,45 +78,88 @@ class State:
 
 
 def start(setup: Setup, initialization: Path | None) -> State:
-    """A run's beginning: at the random start, or at the θ of a file.
+    """A run's beginning: at the random start, or at what meta.init_from takes over from a file (θ alone where that is null).
 
-    Raises ValueError where the spec starts from a job whose file isn't given, InitializationError for a file that doesn't fit.
+    Raises ValueError where the spec starts from a job whose file isn't given, InitializationError or CheckpointError for a file
+    that doesn't fit.
     """
-    spec, theta = setup.spec, _like(setup, setup.random_start)
-    if initialization is not None:
-        given, _ = initializations.read_theta(initialization)
-        initializations.require_like(setup.net, given, initialization)
-        theta = _like(setup, given)
-    elif spec.meta.init_from is not None:
+    spec, source = setup.spec, setup.spec.meta.init_from
+    if initialization is None and source is not None:
         raise ValueError(
-            f"the spec starts from job {spec.meta.init_from.job}: give its file as initialization, "
-            "or set meta.init_from to null"
+            f"the spec starts from job {source.job}: give its file as initialization, or set meta.init_from to null"
         )
-    learned = LearnedFlow({}).joined(setup.phases[0].spec, theta)
+    if initialization is not None and source is not None and source.state == "full":
+        return _forked(setup, initialization)
+    first, theta, learned = setup.phases[0], _like(setup, setup.random_start), LearnedFlow({})
+    if initialization is not None:
+        tensors, _ = initializations.read(initialization)
+        theta = _of_file(setup, tensors, initialization)
+        if source is not None and source.state == "learned":
+            learned = _learned_of_file(setup, first, LearnedFlow.among(tensors), initialization)
+    learned = learned.joined(first.spec, theta)
     average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
     progress = Progress(threads=setup.threads)
-    if (
-        setup.phases[0].estimator is None
-    ):  # nothing is trained: all iterations count as done, and the start is evaluated
+    if first.estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
         progress.iteration = spec.meta.iterations
-    return State(theta, learned, _optimizer(setup.phases[0].spec, theta, learned), progress, average=average)
+    return State(theta, learned, _optimizer(first.spec, theta, learned), progress, average=average)
 
 
 def resume(setup: Setup, saved: Checkpoint) -> State:
     """Where the run was when the checkpoint was written."""
-    theta = _like(setup, saved.theta)
-    now, learned = setup.phase(saved.progress.iteration), LearnedFlow({})
-    for phase in setup.phases[: setup.phases.index(now) + 1]:
-        learned = learned.joined(phase.spec, theta)
-    for name, logarithm in learned.logarithms.items():
-        logarithm.copy_(saved.learned[name])
+    theta, now = _like(setup, saved.theta), setup.phase(saved.progress.iteration)
+    learned = LearnedFlow(_on(setup, saved.learned)).joined(now.spec, theta)
     optimizer = _optimizer(now.spec, theta, learned)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.optimizer})
     order = {**theta, **learned.logarithms}  # sums are taken in it, and files have another
     best, average = (
-        {name: one[name].to(setup.device) for name in order if name in one} for one in (saved.best, saved.average)
+        _on(setup, {name: one[name] for name in order if name in one}) for one in (saved.best, saved.average)
     )
     return State(theta, learned, optimizer, saved.progress, best, average, saved.norms)
+
+
+def _forked(setup: Setup, path: Path) -> State:
+    """Another run's state, from which this one goes on. Raises InitializationError where it can't."""
+    saved, metadata = checkpoints.load(path)
+    spec, at = JobSpec.model_validate_json(metadata["spec"]), saved.progress.iteration
+    if at >= setup.spec.meta.iterations:
+        raise InitializationError(
+            f"{path}: it was written after {at} meta-iterations, and meta.iterations is {setup.spec.meta.iterations}, of which "
+            "none is left: raise it, or set meta.init_from.state to learned"
+        )
+    _of_file(setup, saved.theta, path)
+    theirs = next((own for iterations, own in spec.phases if at in iterations), spec)
+    for what, then, now in (
+        ("meta.optimizer.kind", theirs.meta.optimizer.kind, setup.phase(at).spec.meta.optimizer.kind),
+        ("method.learn", sorted(learnable(theirs)), sorted(learnable(setup.phase(at).spec))),
+    ):
+        if then != now:
+            raise InitializationError(
+                f"{path}: the run that wrote it has {what} {then}, and this one {now}, so that its optimizer can't go on: make "
+                "them alike, or set meta.init_from.state to learned"
+            )
+    progress = replace(saved.progress, threads=setup.threads, seconds=0.0, random=None, ended_by=None)
+    return resume(setup, replace(saved, progress=progress))
+
+
+def _of_file(setup: Setup, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """θ among a file's tensors."""
+    theta = initializations.theta_among(tensors)
+    initializations.require_like(setup.net, theta, path)
+    return _like(setup, theta)
+
+
+def _learned_of_file(setup: Setup, first: Phase, learned: LearnedFlow, path: Path) -> LearnedFlow:
+    """What was learned of the flow, as the first phase takes it over."""
+    if learned.logarithms and not isinstance(first.spec.method, AmamlSpec | ComlnSpec):
+        raise InitializationError(
+            f"{path}: it holds what was learned of the flow, by which {first.spec.method.kind} doesn't flow: use amaml or comln, "
+            "or set meta.init_from.state to theta"
+        )
+    return LearnedFlow(_on(setup, learned.logarithms))
+
+
+def _on(setup: Setup, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(setup.device) for name, tensor in tensors.items()}
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

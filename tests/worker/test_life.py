@@ -215,7 +215,7 @@ def test_what_a_job_leaves_for_the_report(worker: WorkerProcess) -> None:
         assert one.curve["epochs"] == [0, 10, 20]
         assert one.curve["mean"][-1] == pytest.approx(metrics["nrmse_tuned"][one.step])
         assert one.curve["error"][-1] == pytest.approx(metrics["nrmse_tuned_error"][one.step])
-    assert [one.along_flow is None for one in found] == [True, True, False]
+    assert [one.along_flow is None for one in found] == [True, True, True, False]
     assert (found[-1].along_flow or {})["times"][-1] == 1.0
     memory = list(metrics["memory_bytes"].values())
     assert 0 <= memory[0] <= memory[-1] < 200e6  # of the run alone: the process itself is larger

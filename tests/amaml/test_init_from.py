@@ -1,0 +1,131 @@
+"""What a run takes over from another: θ, with it what was learned of the flow, or all of it, to go on to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from amaml.run.checkpoint import CheckpointError
+from amaml.run.initialization import InitializationError
+from amaml.run.learned_flow import RATES
+from amaml.run.training import Training, train
+from amaml.spec import JobSpec
+from tests.amaml.jobs import bits, small
+
+JOB = "0198b2a0-0000-7000-8000-000000000002"
+LEARNS: dict[str, Any] = {
+    "method": {"learn": ["rates"]},
+    "meta": {"optimizer": {"kind": "adamw", "lr": 0.02}, "clip": {"window": 20}, "average": 0.9},
+    "evaluation": {"every": 5, "epochs": 2, "select": "validation"},
+}
+
+
+def spec(state: str | None = None, step: int | None = None, **changes: Any) -> JobSpec:
+    parts = {name: {**LEARNS.get(name, {}), **changes.get(name, {})} for name in {*LEARNS, *changes}}
+    if state is not None:
+        parts["meta"]["init_from"] = {"job": JOB, "state": state, "step": step}
+    return small(**parts)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints and the initialization of a run of 20 meta-iterations."""
+    torch.set_num_threads(1)
+    folder, training = tmp_path_factory.mktemp("source"), Training.start(spec())
+    for report in training:
+        training.save_checkpoint(folder / f"{report.iteration}")
+    training.save_initialization(folder / "init")
+    return folder
+
+
+@pytest.mark.parametrize("step", [7, 10])
+def test_a_fork_with_the_same_spec_ends_in_the_bits_of_the_run_itself(source: Path, tmp_path: Path, step: int) -> None:
+    undisturbed = Training.start(spec())
+    reports = bits(list(undisturbed))
+    fork = Training.start(spec("full", step), initialization=source / str(step))
+    assert fork.iteration == step
+    ours = []
+    for report in fork:
+        ours.append(report)
+        if report.iteration == 13:
+            break
+    fork.save_checkpoint(tmp_path / "checkpoint")
+    ours += list(Training.resume(spec("full", step), tmp_path / "checkpoint"))
+    assert bits(ours) == [point for point in reports if point[0] > step]
+    ended = Training.resume(spec("full", step), tmp_path / "checkpoint")
+    list(ended)
+    for state in ("theta", "average", "best"):
+        for name, tensor in getattr(undisturbed.state, state).items():
+            assert torch.equal(getattr(ended.state, state)[name], tensor)
+
+
+def test_a_fork_of_more_meta_iterations_is_the_longer_run(source: Path) -> None:
+    """The source's last checkpoint but one: its last evaluation isn't one of the longer run."""
+    longer: dict[str, Any] = {"meta": {"iterations": 27}}
+    undisturbed = Training.start(spec(**longer))
+    list(undisturbed)
+    fork = Training.start(spec("full", 20, **longer), initialization=source / "20")
+    list(fork)
+    for name, tensor in undisturbed.initialization.items():
+        assert torch.equal(fork.initialization[name], tensor)
+
+
+def test_what_was_learned_of_the_flow_is_taken_over(source: Path) -> None:
+    begun = Training.start(spec("learned"), initialization=source / "init")
+    assert begun.iteration == 0
+    learned = begun.learned.logarithms
+    assert set(learned) == {RATES + name for name in begun.initialization}
+    assert any(float(tensor.abs().max()) > 0 for tensor in learned.values())
+    plain = Training.start(spec("theta"), initialization=source / "init")
+    assert all(float(tensor.abs().max()) == 0 for tensor in plain.learned.logarithms.values())
+    for name, tensor in begun.initialization.items():
+        assert torch.equal(plain.initialization[name], tensor)
+
+
+def test_it_holds_though_the_method_learns_it_no_more(source: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"method": {"learn": []}, "meta": {"iterations": 3}}
+    run = Training.start(spec("learned", **how), initialization=source / "init")
+    before = run.learned.logarithms
+    for report in run:
+        if report.iteration == 2:
+            break
+    run.save_checkpoint(tmp_path / "checkpoint")
+    resumed = Training.resume(spec("learned", **how), tmp_path / "checkpoint")
+    list(run), list(resumed)
+    for name, tensor in before.items():
+        assert torch.equal(run.state.learned.logarithms[name], tensor)
+    for name, tensor in run.initialization.items():
+        assert torch.equal(resumed.initialization[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "file", "sentence"),
+    [
+        ({"meta": {"iterations": 7}}, "7", "after 7 meta-iterations, and meta.iterations is 7, of which none is left"),
+        ({"meta": {"optimizer": {"kind": "sgd"}}}, "7", "has meta.optimizer.kind adamw, and this one sgd"),
+        ({"method": {"learn": []}}, "7", r"has method.learn \['rates'\], and this one \[\]"),
+        ({"model": {"hidden": [9]}}, "7", "give an initialization of the same model"),
+    ],
+)
+def test_a_fork_that_can_not_go_on_is_refused(source: Path, changes: dict[str, Any], file: str, sentence: str) -> None:
+    with pytest.raises(InitializationError, match=sentence):
+        Training.start(spec("full", 7, **changes), initialization=source / file)
+
+
+def test_a_fork_needs_a_checkpoint(source: Path) -> None:
+    with pytest.raises(CheckpointError, match="is an initialization, not a checkpoint"):
+        Training.start(spec("full", 7), initialization=source / "init")
+    with pytest.raises(ValidationError, match="name the checkpoint's step, or set state to learned"):
+        spec("full")
+
+
+def test_a_method_that_does_not_flow_by_what_was_learned_is_refused(source: Path) -> None:
+    reptile: dict[str, Any] = {"method": {"kind": "reptile"}, "meta": {"iterations": 2, "init_from": {"job": JOB}}}
+    assert train(small(**reptile), initialization=source / "init").training.iteration == 2
+    reptile["meta"]["init_from"]["state"] = "learned"
+    with pytest.raises(InitializationError, match="by which reptile doesn't flow: use amaml or comln"):
+        train(small(**reptile), initialization=source / "init")

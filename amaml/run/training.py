@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -216,19 +216,20 @@ class Training:
     def _estimate_of_finite(self, phase: Phase, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
         """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
         SolveError where they are all, or with those before them more than a run may leave out."""
-        left_out, size = 0, len(tasks["support_x"])
+        size = len(tasks["support_x"])
+        rows = list(range(size))
         allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
         while True:
             try:
-                return self._estimate(phase, tasks), left_out
+                return self._estimate(phase, {name: tensor[rows] for name, tensor in tasks.items()}), size - len(rows)
             except SolveError as error:
-                failed = {failure.task for failure in error.failures if failure.code is Result.NON_FINITE}
-                finite = [row for row in range(size - left_out) if row not in failed]
-                left_out += len(failed)
-                if not (failed and finite) or self.state.progress.left_out + left_out > allowed:
-                    raise
+                failures = [replace(failure, task=rows[failure.task]) for failure in error.failures]
+                failed = {failure.task for failure in failures if failure.code is Result.NON_FINITE}
+                rows = [row for row in rows if row not in failed]
+                left_out = self.state.progress.left_out + size - len(rows)
+                if not (failed and rows) or left_out > allowed:
+                    raise SolveError(failures) from error
                 _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
-                tasks = {name: tensor[finite] for name, tensor in tasks.items()}
 
     def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> Estimate:
         """The method's meta-gradient."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import amaml
+from amaml.flow.result import Failure, Result, SolveError
 from amaml.run.evaluation import Flow, score_by_flow
 from amaml.run.learned_flow import RATES
 from amaml.run.outcome import Diverged
@@ -279,6 +280,18 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted(
     norm = sum(float(tensor.double().square().sum()) for tensor in alone.grad.values()) ** 0.5
     assert report.metrics["gradient_norm"] == pytest.approx(norm, rel=1e-6)
     assert all("left_out" not in report.metrics for report in training)
+
+
+def test_a_task_is_named_by_its_place_in_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solvers name those that failed first, and the rest is solved again without them."""
+    training = Training.start(small())
+
+    def fails(*_: Any) -> None:
+        raise SolveError([Failure(Result.NON_FINITE, 0, 0.25)])
+
+    monkeypatch.setattr(training, "_estimate", fails)
+    with pytest.raises(Diverged, match="task 1 at t="):
+        list(training)
 
 
 def test_more_than_an_accident_fails_the_run_and_names_the_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A small job for every method, family and architecture that a job can name.
+"""A small job for every method, family and architecture that a job can name, and one of several phases.
 
 The lists come from the registry, so a new one is among the cases as soon as it is there, or fails here for want of a data set.
 """
@@ -39,6 +39,11 @@ MODELS: dict[str, dict[str, Any]] = {
     }
 }
 """Architecture → a small one, and what it needs of the job; its traced derivatives take their time."""
+PHASES: list[dict[str, Any]] = [
+    {"method": {"kind": "reptile"}, "share": 0.3, "solver": PLAIN},
+    {"method": {"kind": "amaml", "learn": ["rates"]}, "share": 0.35, "clip": {"window": 8}},
+    {"method": {"kind": "comln"}, "share": 0.35, "optimizer": {"kind": "adamw", "warmup": 3}},
+]
 SMALL = {"shots": 5, "queries": 5, "test_tasks": 2, "train_tasks": 6, "dim": 1, "items": 12}
 """Of these a family's spec takes those that it has."""
 RATINGS = b"user,item,rating\n" + b"".join(
@@ -78,7 +83,7 @@ def cases() -> list[Case]:
         if kind != "sinusoid"  # in the methods
     ]
     by_model = [Case(kind, MODELS[kind]) for kind in models() if kind != "mlp"]
-    return by_method + by_family + by_model
+    return [*by_method, *by_family, *by_model, Case("phases", {"meta": {"average": 0.9, "phases": PHASES}})]
 
 
 def job(case: Case, iterations: int, checkpoint_every: int, upload: Callable[[bytes], str]) -> JobSpec:
@@ -95,9 +100,9 @@ def job(case: Case, iterations: int, checkpoint_every: int, upload: Callable[[by
                 "model": {"kind": "mlp", "hidden": [8]},
                 "trajectory": {"length": 0.4},
                 "solver": {"kind": "dopri5", "rtol": 1e-4, "atol": 1e-4},
-                "meta": {"iterations": iterations, "tasks_per_batch": 2},
                 "evaluation": {"every": iterations // 2, "tasks": 2, "epochs": 5},
                 **case.changes,
+                "meta": {"iterations": iterations, "tasks_per_batch": 2, **case.changes.get("meta", {})},
                 "family": family,
                 "runtime": {"threads": 1, "checkpoint_every": checkpoint_every, "max_attempts": 100},
             }

@@ -208,6 +208,17 @@ DESCENDING = ("maml", "maml1")
 """Methods whose inner steps are gradient descent by definition."""
 
 
+def _completed(data: dict[str, Any]) -> dict[str, Any]:
+    """A spec or a phase with the kinds that go without saying."""
+    method, solver = data.get("method"), data.get("solver")
+    if isinstance(method, dict) and "kind" not in method:
+        data = {**data, "method": {"kind": "amaml", **method}}
+    kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
+    if kind in DESCENDING and isinstance(solver, dict) and "kind" not in solver:
+        data = {**data, "solver": {"kind": "euler", **solver}}
+    return data
+
+
 class JobSpec(Part):
     """A meta-training run. Only `family` is required; the completed spec is written back in the job."""
 
@@ -231,20 +242,17 @@ class JobSpec(Part):
     def _what_goes_without_saying(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        model, method, solver = data.get("model"), data.get("method"), data.get("solver", {})
+        model, meta = data.get("model"), data.get("meta")
         if isinstance(model, dict) and "kind" not in model:
             data = {**data, "model": {"kind": "mlp", **model}}
-        if isinstance(method, dict) and "kind" not in method:
-            data = {**data, "method": {"kind": "amaml", **method}}
-        kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
-        if kind in DESCENDING and isinstance(solver, dict) and "kind" not in solver:
-            data = {**data, "solver": {"kind": "euler", **solver}}
-        meta = data.get("meta")
-        phases = meta.get("phases") if isinstance(meta, dict) else getattr(meta, "phases", None)
-        if method is None and isinstance(phases, list) and phases:
-            last = phases[-1].get("method") if isinstance(phases[-1], dict) else getattr(phases[-1], "method", None)
-            data = {**data, "method": last}
-        return data
+        if isinstance(meta, dict) and isinstance(meta.get("phases"), list):
+            phases = [_completed(phase) if isinstance(phase, dict) else phase for phase in meta["phases"]]
+            data = {**data, "meta": {**meta, "phases": phases}}
+            last = phases[-1] if phases else None
+            own = last.get("method") if isinstance(last, dict) else getattr(last, "method", None)
+            if data.get("method") is None and own is not None:
+                data = {**data, "method": own}
+        return _completed({"solver": {}, **data})
 
     @model_validator(mode="after")
     def _tolerance_that_the_dtype_can_hold(self) -> Self:
@@ -285,6 +293,8 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _validation_tasks_that_end_the_run(self) -> Self:
         for name in ("patience", "target"):
+            if getattr(self.meta, name) is not None and isinstance(self.method, RandomSpec):
+                raise RuleBroken(f"random trains nothing that {name} could end: set meta.{name} to null", "meta", name)
             if getattr(self.meta, name) is not None and self.evaluation.select != "validation":
                 raise RuleBroken(
                     f"{name} looks at the validation score, which select = last doesn't compute: set evaluation.select to "
@@ -314,9 +324,13 @@ class JobSpec(Part):
             if self.method.adjoint is None:
                 object.__setattr__(self, "method", self.method.model_copy(update={"adjoint": adjoint}))
         if self.solver.guard is None:
-            guard = self.solver.kind not in ADAPTIVE or not adjoint.controls_lambda
-            object.__setattr__(self, "solver", self.solver.model_copy(update={"guard": guard}))
+            object.__setattr__(
+                self, "solver", self.solver.model_copy(update={"guard": self._guard_by_adjoint(adjoint)})
+            )
         return self
+
+    def _guard_by_adjoint(self, adjoint: AdjointSpec) -> bool:
+        return self.solver.kind not in ADAPTIVE or not adjoint.controls_lambda
 
     @model_validator(mode="after")
     def _adjoint_that_the_solver_can_serve(self) -> Self:
@@ -364,7 +378,8 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _what_the_method_can_use(self) -> Self:
-        if self.runtime.certify_every is not None and not self.method.exact:
+        methods = [self.method, *(phase.method for phase in self.meta.phases or [])]
+        if self.runtime.certify_every is not None and not any(method.exact for method in methods):
             able = ", ".join(_kind(cls) for cls in METHODS if cls.exact)
             raise RuleBroken(
                 f"{self.method.kind} has no error that a certificate could measure, for it doesn't compute the objective's own "
@@ -387,7 +402,7 @@ class JobSpec(Part):
         total = sum(phase.share for phase in self.meta.phases)
         if abs(total - 1) > 1e-6:
             raise RuleBroken(
-                f"the shares of the phases add up to {total:g}, and must to 1: scale them", "meta", "phases"
+                f"the shares of the phases add up to {total:.9g}, and must to 1: scale them", "meta", "phases"
             )
         completed, learned = [], set[str]()
         for number, (phase, iterations) in enumerate(zip(self.meta.phases, self._iterations_of_phases(), strict=True)):
@@ -406,6 +421,12 @@ class JobSpec(Part):
                     "flow: use amaml or comln from there on", *at, "method", "kind",
                 )  # fmt: skip
             learned |= set(getattr(phase.method, "learn", ()))
+            trajectory = phase.trajectory or self.trajectory
+            if "length" in learned and (trajectory.schedule is not None or trajectory.horizons is not None):
+                raise RuleBroken(
+                    "a length that was learned, in this phase or before, excludes schedule and horizons: set them to "
+                    "null", *at, "trajectory"
+                )  # fmt: skip
             alone = self._during(phase, at)
             solver = None if phase.solver is None else alone.solver
             completed.append(phase.model_copy(update={"method": alone.method, "solver": solver}))
@@ -437,6 +458,11 @@ class JobSpec(Part):
         parts = {name: getattr(self, name) for name in type(self).model_fields}
         parts |= {"method": phase.method, "meta": meta, "runtime": runtime}
         parts |= {name: getattr(phase, name) or parts[name] for name in ("trajectory", "solver")}
+        adjoint = getattr(self.method, "adjoint", None) or DiscreteSpec()
+        if phase.solver is None and self.solver.guard == self._guard_by_adjoint(adjoint):
+            parts["solver"] = self.solver.model_copy(
+                update={"guard": None}
+            )  # decided for the last phase: anew for this one
         try:
             return type(self).model_validate(parts)
         except ValidationError as error:

@@ -91,7 +91,7 @@ BASIS: Final = (
 
 
 def estimate(spec: JobSpec) -> Estimate:
-    phases = [_Phase(iterations, own, *_method_evaluations(own)) for iterations, own in spec.phases]
+    phases = [_Phase(iterations, own, *_method_evaluations(own, iterations)) for iterations, own in spec.phases]
     parameters = _parameters(spec)
     return Estimate(
         parameters=parameters,
@@ -123,18 +123,18 @@ def expected_seconds(spec: JobSpec) -> float | None:
     return float(min(known)) if known else None
 
 
-def _mean_length(spec: JobSpec) -> float:
-    """T, averaged over the iterations."""
+def _mean_length(spec: JobSpec, iterations: range | None = None) -> float:
+    """T, averaged over these meta-iterations (from 0); over all unless given."""
     trajectory = spec.trajectory
     if trajectory.horizons is not None:
         return trajectory.horizons[-1].at
     if trajectory.schedule is None:
         return trajectory.length
-    iterations = spec.meta.iterations
-    starts = [0, *(min(start, iterations) for start, _ in trajectory.schedule), iterations]
+    first, end = (0, spec.meta.iterations) if iterations is None else (iterations.start, iterations.stop)
+    starts = [first, *(max(first, min(start, end)) for start, _ in trajectory.schedule), end]
     lengths = [trajectory.length, *(length for _, length in trajectory.schedule)]
     stretches = zip(lengths, starts[:-1], starts[1:], strict=True)
-    return sum(length * (end - start) for length, start, end in stretches) / iterations
+    return sum(length * (stop - start) for length, start, stop in stretches) / (end - first)
 
 
 def _evaluations(solver: SolverSpec, length: float) -> tuple[float, float]:
@@ -148,9 +148,9 @@ def _evaluations(solver: SolverSpec, length: float) -> tuple[float, float]:
     return gradients, hvps
 
 
-def _method_evaluations(spec: JobSpec) -> tuple[float, float]:
-    """(gradients, Hessian-vector products) that the method takes for one task in a meta-iteration."""
-    gradients, hvps = _evaluations(spec.solver, _mean_length(spec))
+def _method_evaluations(spec: JobSpec, iterations: range) -> tuple[float, float]:
+    """(gradients, Hessian-vector products) that the method takes for one task in one of these meta-iterations."""
+    gradients, hvps = _evaluations(spec.solver, _mean_length(spec, iterations))
     forward = gradients if spec.solver.kind in _STAGES else _FORWARD_SHARE * gradients
     match spec.method:
         case MamlSpec(steps=int() as steps) | Maml1Spec(steps=steps):

@@ -79,7 +79,7 @@ def ever_shorter_stretches(rounds: int) -> set[int]:
     """Which segments' states to keep so that about √(2N) of them are alive at any time and each segment is recomputed once.
     Kept states are used up on the way back, so an earlier stretch between two of them may be one longer."""
     due, at = set(), 0
-    length = (isqrt(8 * rounds - 7) + 1) // 2  # the least whose sum with all that are shorter reaches so many
+    length = (isqrt(max(0, 8 * rounds - 7)) + 1) // 2  # the least whose sum with all that are shorter reaches so many
     while at < rounds:
         due.add(at)
         at += length

@@ -14,7 +14,7 @@ from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run.checkpoint import Checkpoint, Progress
 from amaml.run.initialization import InitializationError
-from amaml.run.learned_flow import LearnedFlow, learnable
+from amaml.run.learned_flow import RATES, LearnedFlow, learnable
 from amaml.run.setup import Phase, Setup
 from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
 
@@ -42,12 +42,21 @@ class State:
     @property
     def current(self) -> dict[str, Tensor]:
         """What evaluations judge: the moving average of all that is trained where one is taken, else what is trained."""
-        return self.average or self.trained
+        if not self.average:
+            return self.trained
+        # As frozen as what they are averages of: those neither flow nor are they fine-tuned.
+        return {
+            name: self.average[name].detach().requires_grad_(tensor.requires_grad)
+            for name, tensor in self.trained.items()
+        }
 
     def follow(self, decay: float) -> None:
         """Moves the average on: so much stays as it was."""
         for name, tensor in self.trained.items():
-            self.average.setdefault(name, tensor.detach().clone()).mul_(decay).add_(tensor.detach(), alpha=1 - decay)
+            if tensor.requires_grad or name not in self.theta:  # what is frozen stays the same to the last bit
+                self.average.setdefault(name, tensor.detach().clone()).mul_(decay).add_(
+                    tensor.detach(), alpha=1 - decay
+                )
 
     def enter(self, phase: Phase) -> None:
         """Goes on by the next phase: what it learns joins what was learned, the optimizer and the clip's norms begin anew."""
@@ -95,7 +104,7 @@ def start(setup: Setup, initialization: Path | None) -> State:
         tensors, _ = initializations.read(initialization)
         theta = _of_file(setup, tensors, initialization)
         if source is not None and source.state == "learned":
-            learned = _learned_of_file(setup, first, LearnedFlow.among(tensors), initialization)
+            learned = _learned_of_file(setup, 0, tensors, initialization)
     learned = learned.joined(first.spec, theta)
     average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
     progress = Progress(threads=setup.threads)
@@ -126,19 +135,34 @@ def _forked(setup: Setup, path: Path) -> State:
             f"{path}: it was written after {at} meta-iterations, and meta.iterations is {setup.spec.meta.iterations}, of which "
             "none is left: raise it, or set meta.init_from.state to learned"
         )
-    _of_file(setup, saved.theta, path)
-    theirs = next((own for iterations, own in spec.phases if at in iterations), spec)
+    theirs = next((own for iterations, own in spec.phases if at in iterations), spec.phases[-1][1])
+    ours = setup.phase(at).spec
     for what, then, now in (
-        ("meta.optimizer.kind", theirs.meta.optimizer.kind, setup.phase(at).spec.meta.optimizer.kind),
-        ("method.learn", sorted(learnable(theirs)), sorted(learnable(setup.phase(at).spec))),
+        ("runtime.dtype", spec.runtime.dtype, ours.runtime.dtype),
+        ("meta.optimizer.kind", theirs.meta.optimizer.kind, ours.meta.optimizer.kind),
+        ("method.learn", sorted(learnable(theirs)), sorted(learnable(ours))),
     ):
         if then != now:
             raise InitializationError(
                 f"{path}: the run that wrote it has {what} {then}, and this one {now}, so that its optimizer can't go on: make "
                 "them alike, or set meta.init_from.state to learned"
             )
-    progress = replace(saved.progress, threads=setup.threads, seconds=0.0, random=None, ended_by=None)
-    return resume(setup, replace(saved, progress=progress))
+    _of_file(setup, saved.theta, path)
+    _learned_of_file(setup, at, saved.learned, path)
+    progress = replace(
+        saved.progress, threads=setup.threads, seconds=0.0, random=None, over_limit=0, undecided=None, ended_by=None
+    )
+    if not _is_judged_alike(spec, setup.spec):  # scores of other tasks or another flow don't compare
+        progress, saved = replace(progress, evaluated=-1, best=None, worse=0), replace(saved, best={})
+    average = saved.average or {**saved.theta, **saved.learned}
+    norms = saved.norms if ours.meta.clip is not None else []
+    return resume(setup, replace(saved, progress=progress, average=average if ours.meta.average else {}, norms=norms))
+
+
+def _is_judged_alike(one: JobSpec, other: JobSpec) -> bool:
+    """Whether scores on validation tasks compare between runs of these specs."""
+    parts = ("family", "model", "trajectory", "solver", "evaluation")
+    return one.runtime.seed == other.runtime.seed and all(getattr(one, part) == getattr(other, part) for part in parts)
 
 
 def _of_file(setup: Setup, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -148,14 +172,30 @@ def _of_file(setup: Setup, tensors: Mapping[str, Tensor], path: Path) -> dict[st
     return _like(setup, theta)
 
 
-def _learned_of_file(setup: Setup, first: Phase, learned: LearnedFlow, path: Path) -> LearnedFlow:
-    """What was learned of the flow, as the first phase takes it over."""
-    if learned.logarithms and not isinstance(first.spec.method, AmamlSpec | ComlnSpec):
-        raise InitializationError(
-            f"{path}: it holds what was learned of the flow, by which {first.spec.method.kind} doesn't flow: use amaml or comln, "
-            "or set meta.init_from.state to theta"
-        )
-    return LearnedFlow(_on(setup, learned.logarithms))
+def _learned_of_file(setup: Setup, at: int, tensors: Mapping[str, Tensor], path: Path) -> LearnedFlow:
+    """What was learned of the flow, as a run that goes on from this meta-iteration takes it over."""
+    learned = LearnedFlow.among(tensors)
+    for phase in setup.phases[setup.phases.index(setup.phase(at)) :]:
+        method, trajectory = phase.spec.method, phase.spec.trajectory
+        if learned.logarithms and not isinstance(method, AmamlSpec | ComlnSpec):
+            raise InitializationError(
+                f"{path}: it holds what was learned of the flow, by which {method.kind} doesn't flow: use amaml or comln, or set "
+                "meta.init_from.state to theta"
+            )
+        if learned.length is not None and (trajectory.schedule is not None or trajectory.horizons is not None):
+            raise InitializationError(
+                f"{path}: it holds a learned length, and trajectory has a schedule or horizons: set those to null, or "
+                "meta.init_from.state to theta"
+            )
+    like = setup.random_start
+    return LearnedFlow(
+        {
+            name: tensor.to(
+                setup.device, like[name.removeprefix(RATES)].dtype if name.startswith(RATES) else tensor.dtype
+            )
+            for name, tensor in learned.logarithms.items()
+        }
+    )
 
 
 def _on(setup: Setup, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

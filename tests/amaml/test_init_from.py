@@ -116,6 +116,64 @@ def test_a_fork_that_can_not_go_on_is_refused(source: Path, changes: dict[str, A
         Training.start(spec("full", 7, **changes), initialization=source / file)
 
 
+def test_a_fork_without_an_average_keeps_what_it_trains(source: Path) -> None:
+    fork = Training.start(spec("full", 7, meta={"average": None}), initialization=source / "7")
+    list(fork)
+    assert not fork.state.average
+    begun = Training.start(spec("theta", evaluation={"select": "last"}), initialization=source / "7")
+    first = Training.start(spec("full", 7, evaluation={"select": "last"}), initialization=source / "7")
+    list(first)
+    assert first.state.chosen_at == 20
+    assert not all(torch.equal(tensor, begun.initialization[name]) for name, tensor in first.initialization.items())
+
+
+def test_scores_of_other_validation_tasks_are_not_compared(source: Path) -> None:
+    same = Training.start(spec("full", 7), initialization=source / "7")
+    other = Training.start(spec("full", 7, evaluation={"tasks": 3}), initialization=source / "7")
+    assert same.state.progress.best is not None
+    assert other.state.progress.best is None
+    assert not other.state.best
+
+
+def test_a_run_of_phases_is_forked_at_its_end(tmp_path: Path) -> None:
+    phases: list[dict[str, Any]] = [
+        {"method": {"kind": "reptile"}, "share": 0.5},
+        {"method": {"kind": "amaml", "learn": ["rates"]}, "share": 0.5, "optimizer": {"kind": "sgd", "lr": 0.1}},
+    ]
+    training = Training.start(small(meta={"iterations": 4, "phases": phases}))
+    list(training)
+    training.save_checkpoint(tmp_path / "4")
+    init = {"job": JOB, "state": "full", "step": 4}
+    how: dict[str, Any] = {"iterations": 6, "optimizer": {"kind": "sgd", "lr": 0.1}, "init_from": init}
+    fork = Training.start(small(method={"learn": ["rates"]}, meta=how), initialization=tmp_path / "4")
+    list(fork)
+    assert fork.iteration == 6
+    reptile = small(method={"kind": "reptile"}, meta={**how, "init_from": {**init, "state": "learned"}})
+    with pytest.raises(InitializationError, match="by which reptile doesn't flow"):
+        Training.start(reptile, initialization=tmp_path / "4")
+    later = [{"method": {"kind": "amaml"}, "share": 0.5}, {"method": {"kind": "reptile"}, "share": 0.5}]
+    with pytest.raises(InitializationError, match="by which reptile doesn't flow"):
+        Training.start(
+            small(meta={"phases": later, "init_from": {**init, "state": "learned"}}), initialization=tmp_path / "4"
+        )
+
+
+def test_what_was_learned_in_float32_is_converted_and_a_fork_refused(source: Path) -> None:
+    double: dict[str, Any] = {"runtime": {"dtype": "float64"}, "meta": {"iterations": 2}}
+    run = Training.start(spec("learned", **double), initialization=source / "init")
+    list(run)
+    assert all(tensor.dtype is torch.float64 for tensor in run.state.trained.values())
+    with pytest.raises(InitializationError, match=r"has runtime\.dtype float32, and this one float64"):
+        Training.start(spec("full", 7, runtime={"dtype": "float64"}), initialization=source / "7")
+
+
+def test_a_learned_length_excludes_a_schedule(tmp_path: Path) -> None:
+    train(small(method={"kind": "comln"}, meta={"iterations": 2})).save(tmp_path / "init")
+    begun = small(trajectory={"schedule": [[1, 1.0]]}, meta={"init_from": {"job": JOB, "state": "learned"}})
+    with pytest.raises(InitializationError, match="holds a learned length, and trajectory has a schedule or horizons"):
+        train(begun, initialization=tmp_path / "init")
+
+
 def test_a_fork_needs_a_checkpoint(source: Path) -> None:
     with pytest.raises(CheckpointError, match="is an initialization, not a checkpoint"):
         Training.start(spec("full", 7), initialization=source / "init")

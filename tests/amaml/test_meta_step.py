@@ -233,6 +233,7 @@ def test_a_target_ends_a_run_that_is_good_enough() -> None:
     [
         ({"meta": {"patience": 3}}, "set evaluation.select to validation, or meta.patience to null"),
         ({"meta": {"target": 0.3}}, "set evaluation.select to validation, or meta.target to null"),
+        ({"method": {"kind": "random"}, "meta": {"patience": 3}}, "random trains nothing that patience could end"),
         ({"meta": {"learn_lr": 0.1}}, "set meta.learn_lr to null, or name length, rates or proximal in method.learn"),
         ({"meta": {"optimizer": {"momentum": 0.9}}}, "momentum is for sgd, not adam"),
         ({"meta": {"optimizer": {"kind": "sgd", "betas": [0.9, 0.99]}}}, "betas is for adam and adamw, not sgd"),

@@ -119,12 +119,49 @@ def test_the_spec_says_what_holds_in_each_phase() -> None:
         ([REPTILE, {**AMAML, "solver": {"kind": "rk4"}}], "the last phase trains for the run's own solver"),
         ([REPTILE, {**AMAML, "trajectory": {"length": 1.0}}], "the last phase trains for the run's own trajectory"),
         ([{**REPTILE, "method": {"kind": "maml"}, "solver": {"kind": "rk4"}}, AMAML], "maml is gradient descent"),
+        ([{**AMAML, "share": 0.400001}, {**AMAML, "share": 0.600001}], "add up to 1.000002, and must to 1"),
+        (
+            [{**AMAML, "method": {"kind": "comln"}, "trajectory": {"schedule": [[2, 1.0]]}}, {**AMAML, "share": 0.4}],
+            "excludes schedule and horizons",
+        ),
         ([{**AMAML, "method": {"kind": "comln"}}, REPTILE], "has learned length of the flow, by which reptile doesn't"),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(phases: list[dict[str, Any]], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         phased(*phases)
+
+
+def test_a_learned_length_is_not_overruled_in_a_later_phase() -> None:
+    learns = {"method": {"kind": "comln"}, "share": 0.4, "trajectory": {"length": 1.0}}
+    with pytest.raises(ValidationError, match="excludes schedule and horizons"):
+        phased(learns, AMAML, trajectory={"length": 0.5, "horizons": [{"at": 0.3}, {"at": 0.5}]})
+
+
+def test_the_guard_is_decided_for_each_phase() -> None:
+    """Off where the adjoint holds λ at tolerance itself, as the last one's; on before a discrete one."""
+    discrete = {"method": {"kind": "amaml", "adjoint": {"kind": "discrete"}}, "share": 0.4}
+    spec = phased(discrete, AMAML, solver={"kind": "dopri5", "step": None})
+    assert [own.solver.guard for _, own in spec.phases] == [True, False]
+    assert spec.solver.guard is False
+    again = JobSpec.model_validate_json(spec.canonical())
+    assert [own.solver.guard for _, own in again.phases] == [True, False]
+
+
+def test_what_goes_without_saying_does_so_in_a_phase_too() -> None:
+    spec = JobSpec.model_validate(
+        {"family": {"kind": "sinusoid"}, "meta": {"phases": [{"method": {"kind": "maml"}, "share": 1.0}]}}
+    )
+    assert spec.solver.kind == "euler"
+    steps = {"method": {"kind": "maml1"}, "share": 0.4, "solver": {"step": 0.2}}
+    spec = phased(steps, {"method": {}, "share": 0.6})
+    assert [own.solver.step for _, own in spec.phases] == [0.2, 0.1]
+    assert spec.method.kind == "amaml"
+    assert phased(AMAML, {**REPTILE}, runtime={"certify_every": 2}).runtime.certify_every == 2
+    for broken in ({"share": 1.0}, 3):
+        with pytest.raises(ValidationError) as error:
+            phased(broken)  # type: ignore[arg-type]
+        assert {one["loc"][:2] for one in error.value.errors()} == {("meta", "phases")}
 
 
 def test_a_method_beside_the_phases_is_the_last_ones() -> None:

@@ -95,17 +95,19 @@ def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:
     assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("average", [None, 0.9])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_frozen_parameters_neither_flow_nor_learn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, average: float | None
 ) -> None:
     monkeypatch.setattr(MLPSpec, "implementation", "tests.amaml.jobs:frozen_first_layer")
-    spec = small(meta={"optimizer": {"kind": optimizer}})
+    spec = small(meta={"optimizer": {"kind": optimizer}, "average": average})
     whole, first = Training.start(spec), Training.start(spec)
     random = whole.initialization
     list(whole)
     for name, tensor in whole.initialization.items():
         assert torch.equal(tensor, random[name]) == name.startswith("0.")
+        assert whole.state.current[name].requires_grad != name.startswith("0.")  # so that evaluations leave them, too
     for report in first:
         if report.iteration == 7:
             break

@@ -54,6 +54,10 @@ def test_phases_are_added_up() -> None:
     counted = of(meta={"iterations": 10, "tasks_per_batch": 4, "phases": phases}, solver=solver, trajectory=trajectory)
     assert (counted.gradients, counted.hvps) == (3 * 4 * 10 + 7 * 4 * 30, 7 * 4 * 30)
     counted = of(meta={"iterations": 10_000, "phases": phases}, solver=solver, trajectory=trajectory)
+    scheduled = {"length": 3.0, "schedule": [[3, 1.0]]}
+    halves = [{"method": {"kind": "reptile"}, "share": 0.3}, {"method": {"kind": "reptile"}, "share": 0.7}]
+    own = of(meta={"iterations": 10, "tasks_per_batch": 4, "phases": halves}, solver=solver, trajectory=scheduled)
+    assert own.gradients == 3 * 4 * 30 + 7 * 4 * 10
     alone = of(meta={"iterations": 10_000}, solver=solver, trajectory=trajectory)
     assert counted.seconds is not None
     assert alone.seconds is not None

@@ -214,8 +214,9 @@ def soak(seconds: float, seed: int, folder: Path) -> tuple[dict[str, Any], list[
 
         in_time = seen(all_ended, DRAIN_SECONDS, 0.1)
         drained = time.monotonic() - began - seconds
+        broken = against(users, bits)  # before the transaction, which would idle meanwhile for longer than it may
         with transaction() as session:
-            broken = [*violations(session), *against(users, bits)]
+            broken = [*violations(session), *broken]
             crashes = dict(session.execute(select(Attempt.reason, func.count()).group_by(Attempt.reason)).all())
             states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
             rows = {table.__tablename__: session.scalar(select(func.count()).select_from(table)) for table in AUDITED}

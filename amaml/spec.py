@@ -305,8 +305,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _rate_for_something_learned(self) -> Self:
-        methods = [self.method, *(phase.method for phase in self.meta.phases or [])]
-        if self.meta.learn_lr is not None and not any(getattr(method, "learn", ()) for method in methods):
+        if self.meta.learn_lr is not None and not any(getattr(method, "learn", ()) for method in self._methods):
             raise RuleBroken(
                 f"learn_lr is the rate of what the method learns beside θ, and {self.method.kind} learns nothing else here: set "
                 "meta.learn_lr to null, or name length, rates or proximal in method.learn",
@@ -328,6 +327,10 @@ class JobSpec(Part):
                 self, "solver", self.solver.model_copy(update={"guard": self._guard_by_adjoint(adjoint)})
             )
         return self
+
+    @property
+    def _methods(self) -> list[AnyMethod]:
+        return [self.method, *(phase.method for phase in self.meta.phases or [])]
 
     def _guard_by_adjoint(self, adjoint: AdjointSpec) -> bool:
         return self.solver.kind not in ADAPTIVE or not adjoint.controls_lambda
@@ -378,8 +381,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _what_the_method_can_use(self) -> Self:
-        methods = [self.method, *(phase.method for phase in self.meta.phases or [])]
-        if self.runtime.certify_every is not None and not any(method.exact for method in methods):
+        if self.runtime.certify_every is not None and not any(method.exact for method in self._methods):
             able = ", ".join(_kind(cls) for cls in METHODS if cls.exact)
             raise RuleBroken(
                 f"{self.method.kind} has no error that a certificate could measure, for it doesn't compute the objective's own "
@@ -460,9 +462,8 @@ class JobSpec(Part):
         parts |= {name: getattr(phase, name) or parts[name] for name in ("trajectory", "solver")}
         adjoint = getattr(self.method, "adjoint", None) or DiscreteSpec()
         if phase.solver is None and self.solver.guard == self._guard_by_adjoint(adjoint):
-            parts["solver"] = self.solver.model_copy(
-                update={"guard": None}
-            )  # decided for the last phase: anew for this one
+            # It was decided for the last phase's adjoint, and is for this one's anew.
+            parts["solver"] = self.solver.model_copy(update={"guard": None})
         try:
             return type(self).model_validate(parts)
         except ValidationError as error:

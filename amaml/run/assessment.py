@@ -93,12 +93,14 @@ def _judged(setup: Setup, progress: Progress, score: float) -> Progress:
     """After this score on the validation tasks: whether it is the best so far, and whether it ends the run, since it is good
     enough, or there was no better one for long."""
     better, meta = setup.family.objective.metric.better, setup.spec.meta
-    if progress.best is not None and not better(score, progress.best[1]):
-        worse = progress.worse + 1
-        is_over = meta.patience is not None and worse >= meta.patience
-        return replace(progress, worse=worse, ended_by="patience" if is_over else None)
-    is_enough = meta.target is not None and not better(meta.target, score)
-    return replace(progress, best=(progress.iteration, score), worse=0, ended_by="target" if is_enough else None)
+    if progress.best is None or better(score, progress.best[1]):
+        after = replace(progress, best=(progress.iteration, score), worse=0)
+    else:
+        after = replace(progress, worse=progress.worse + 1)
+    if meta.target is not None and not better(meta.target, score):
+        return replace(after, ended_by="target")
+    is_over = meta.patience is not None and after.worse >= meta.patience
+    return replace(after, ended_by="patience" if is_over else None)
 
 
 def _mean(state: State, name: str, scores: Tensor) -> tuple[float, float]:

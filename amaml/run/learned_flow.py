@@ -109,8 +109,10 @@ class LearnedFlow:
             gradients[LENGTH] = self.logarithms[LENGTH].exp() * result.by_task("length").double()
         if "proximal" in learn:
             gradients[PROXIMAL] = self.logarithms[PROXIMAL].exp() * result.by_task("proximal").double()
-        for name, logarithm in self._log_rates.items() if "rates" in learn else ():
-            gradients[name] = logarithm.exp() * result.by_task("rates")[name.removeprefix(RATES)]
+        if "rates" in learn:
+            by_rate = result.by_task("rates")
+            for name, logarithm in self._log_rates.items():
+                gradients[name] = logarithm.exp() * by_rate[name.removeprefix(RATES)]
         return gradients
 
     def trouble(self) -> str | None:

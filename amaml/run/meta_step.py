@@ -25,17 +25,16 @@ def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float
     """Steps all that is trained; gives the step's metrics. Raises Diverged where the loss or a gradient isn't finite."""
     at, phase = state.progress.iteration, setup.phase(state.progress.iteration)
     meta, iterations = phase.spec.meta, phase.iterations
-    per_task = {**estimate.per_task, **state.learned.gradients(phase.spec, estimate)}
-    gradient = {name: tensor.mean(dim=0) for name, tensor in per_task.items()}
+    beside = state.learned.gradients(phase.spec, estimate)
+    gradient = {**estimate.grad, **{name: tensor.mean(dim=0) for name, tensor in beside.items()}}
     loss, norm = estimate.loss.double().mean().item(), _norm(gradient[name] for name in state.theta)
     if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(gradient.values()))):
         raise Diverged.in_training(at, meta.iterations, f"its meta-loss is {loss:g}, its meta-gradient's norm {norm:g}")
     metrics = {"meta_loss": loss, "gradient_norm": norm}
     if meta.clip is not None:
-        of_task = meta.clip.per == "task"
-        norms = _norms([per_task[name] for name in state.theta]) if of_task else [norm]
+        norms = _norms(list(estimate.per_task.values())) if meta.clip.per == "task" else [norm]
         factors = clip_factors(meta.clip, norms, state)
-        gradient = {name: _weighted_mean(tensor, factors) for name, tensor in per_task.items()}
+        gradient = {name: _weighted_mean(one, factors) for name, one in {**estimate.per_task, **beside}.items()}
         metrics["clipped"] = sum(factor < 1 for factor in factors) / len(factors)
     for name, tensor in state.trained.items():
         tensor.grad = gradient.get(name)

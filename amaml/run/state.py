@@ -104,7 +104,9 @@ def start(setup: Setup, initialization: Path | None) -> State:
         tensors, _ = initializations.read(initialization)
         theta = _of_file(setup, tensors, initialization)
         if source is not None and source.state == "learned":
-            learned = _learned_of_file(setup, 0, tensors, initialization)
+            learned = LearnedFlow.among(tensors)
+            _require_that_it_flows(setup, 0, learned, initialization)
+            learned = _learned_like(setup, learned)
     learned = learned.joined(first.spec, theta)
     average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
     progress = Progress(threads=setup.threads)
@@ -148,7 +150,7 @@ def _forked(setup: Setup, path: Path) -> State:
                 "them alike, or set meta.init_from.state to learned"
             )
     _of_file(setup, saved.theta, path)
-    _learned_of_file(setup, at, saved.learned, path)
+    _require_that_it_flows(setup, at, LearnedFlow(saved.learned), path)
     progress = replace(
         saved.progress, threads=setup.threads, seconds=0.0, random=None, over_limit=0, undecided=None, ended_by=None
     )
@@ -172,9 +174,8 @@ def _of_file(setup: Setup, tensors: Mapping[str, Tensor], path: Path) -> dict[st
     return _like(setup, theta)
 
 
-def _learned_of_file(setup: Setup, at: int, tensors: Mapping[str, Tensor], path: Path) -> LearnedFlow:
-    """What was learned of the flow, as a run that goes on from this meta-iteration takes it over."""
-    learned = LearnedFlow.among(tensors)
+def _require_that_it_flows(setup: Setup, at: int, learned: LearnedFlow, path: Path) -> None:
+    """Raises InitializationError where a phase from this meta-iteration on can't flow by what was learned."""
     for phase in setup.phases[setup.phases.index(setup.phase(at)) :]:
         method, trajectory = phase.spec.method, phase.spec.trajectory
         if learned.logarithms and not isinstance(method, AmamlSpec | ComlnSpec):
@@ -187,6 +188,10 @@ def _learned_of_file(setup: Setup, at: int, tensors: Mapping[str, Tensor], path:
                 f"{path}: it holds a learned length, and trajectory has a schedule or horizons: set those to null, or "
                 "meta.init_from.state to theta"
             )
+
+
+def _learned_like(setup: Setup, learned: LearnedFlow) -> LearnedFlow:
+    """What was learned of the flow, on the run's device, rates of the dtype of θ."""
     like = setup.random_start
     return LearnedFlow(
         {

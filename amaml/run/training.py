@@ -216,12 +216,12 @@ class Training:
     def _estimate_of_finite(self, phase: Phase, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
         """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
         SolveError where they are all, or with those before them more than a run may leave out."""
-        size = len(tasks["support_x"])
+        size, solvable = len(tasks["support_x"]), tasks
         rows = list(range(size))
         allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
         while True:
             try:
-                return self._estimate(phase, {name: tensor[rows] for name, tensor in tasks.items()}), size - len(rows)
+                return self._estimate(phase, solvable), size - len(rows)
             except SolveError as error:
                 failures = [replace(failure, task=rows[failure.task]) for failure in error.failures]
                 failed = {failure.task for failure in failures if failure.code is Result.NON_FINITE}
@@ -230,6 +230,7 @@ class Training:
                 if not (failed and rows) or left_out > allowed:
                     raise SolveError(failures) from error
                 _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
+                solvable = {name: tensor[rows] for name, tensor in tasks.items()}
 
     def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> Estimate:
         """The method's meta-gradient."""

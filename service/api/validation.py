@@ -11,8 +11,11 @@ Location = Sequence[str | int]
 
 
 def body_errors(errors: Sequence[Mapping[str, Any]], body: Any) -> list[dict[str, str]]:
-    """{pointer, detail} of each of pydantic's errors about `body`."""
-    return [{"pointer": pointer(_path(error, body)), "detail": _detail(error)} for error in errors]
+    """{pointer, detail} of each field of `body` with errors: what the members of a union say of it is one detail."""
+    details: dict[str, list[str]] = {}
+    for error in errors:
+        details.setdefault(pointer(_path(error, body)), []).append(_detail(error))
+    return [{"pointer": at, "detail": "; or ".join(found)} for at, found in details.items()]
 
 
 def parameter_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -43,6 +46,8 @@ def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
         is_mark = isinstance(value, dict) and (part == value.get("kind") or part not in value)
         if is_mark and 0 < index < end:
             continue
+        if index and not isinstance(value, dict | list):
+            break  # within a number or a word there is no field: what follows says which members of a union were tried
         path.append(part)
         value = _child(value, part)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):

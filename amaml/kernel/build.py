@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from amaml.kernel.cache import FLAGS, SOURCES, code, folder
+from amaml.kernel.cache import FLAGS, HERE, SOURCES, code, folder
 
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -45,7 +45,10 @@ def compile_to(library: Path, compiler: str, extra: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as place:
         out = Path(place) / "kernel.so"
         done = subprocess.run(
-            [compiler, *FLAGS, *extra, str(SOURCES[0]), "-o", str(out)], capture_output=True, text=True, check=False
+            [compiler, *FLAGS, *extra, f"-I{HERE}", f"-I{HERE / 'cpu'}", str(SOURCES[0]), "-o", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise CompileError(done.stderr.strip() or f"{compiler} ended with status {done.returncode}")

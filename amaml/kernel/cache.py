@@ -7,9 +7,12 @@ import platform
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).parent
+SHARED = [HERE / f"{name}.h" for name in ("arithmetic", "checkpointing", "kinks", "problem", "task")]
+"""The solve of a task, the same for processors and GPUs."""
 SOURCES = [
-    Path(__file__).with_name(name)
-    for name in ("mlp_flow.cpp", "checkpointing.h", "kinks.h", "network.h", "problem.h", "products.h", "vectors.h")
+    *(HERE / "cpu" / name for name in ("mlp_flow.cpp", "block.h", "network.h", "products.h", "vectors.h")),
+    *SHARED,
 ]
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",

@@ -1,12 +1,8 @@
 // Finding out whether a flow meets a kink of its support loss, where the adjoint equation doesn't hold. As amaml/flow/kinks.py,
 // which explains it, does it for batches.
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "problem.h"
-#include "vectors.h"
+#include "arithmetic.h"
+#include "block.h"
 
 // An accepted step with what was computed of it: the states and slopes of its stages [stages, P], the first slope at `from`.
 template <class T> struct Step {
@@ -17,30 +13,32 @@ template <class T> struct Step {
 // Looks for jumps of the force along one task's flow. Throws Failure where λ would jump by too much.
 template <class T> class Kinks {
   public:
-    explicit Kinks(const Problem<T>& problem) : p(problem), P(problem.parameters) {}
+    Kinks(const Problem<T>& problem, Memory& memory, bool watched)
+        : p(problem), P(problem.parameters), before(take<T>(memory, watched ? P : 0)), after(take<T>(memory, watched ? P : 0)),
+          middle(take<T>(memory, watched ? P : 0)), beside(take<T>(memory, watched ? P : 0)),
+          first(take<T>(memory, watched ? P : 0)), last(take<T>(memory, watched ? P : 0)), half(take<T>(memory, watched ? P : 0)) {}
 
     // Looks around the start u. `force` writes −du/dt without the rates: force(at, out).
-    template <class F> void start(const T* u, F force) {
+    template <class F> OUT_OF_LINE void start(const T* u, F force) {
         last_quotient = 0, was_rejected = false;
-        for (Values<T>* v : {&before, &after, &middle, &beside, &first, &last, &half}) v->resize(P);
-        const T unit = T(std::sqrt(double(P)));
-        for (int64_t i = 0; i < P; ++i) {
+        const T unit = T(sqrt(double(P)));
+        each(P, [&](int64_t i) {
             beside[i] = ulps(u, i) * p.power_start[i] * unit;
             before[i] = u[i] - beside[i], after[i] = u[i] + beside[i];
-        }
+        });
         force(before.data(), first.data()), force(after.data(), last.data());
         refuse(jump(force), 0);
     }
     void rejected() { was_rejected = true; }
     // Looks at a step over which the slope changes much faster than over the one before, and after a rejected one.
-    template <class F> void accepted(const Step<T>& step, F force) {
+    template <class F> OUT_OF_LINE void accepted(const Step<T>& step, F force) {
         const T* far = step.to;
         double change = distance(step.end_slope, step.slopes);
         for (int64_t s = 1; s < p.stages; ++s)
             if (const double of_stage = distance(step.slopes + s * P, step.slopes); of_stage > change)
                 change = of_stage, far = step.states + s * P;
-        const double way = step.h * std::sqrt(total(P, [&](int64_t i) { return double(step.slopes[i]) * step.slopes[i]; }));
-        const double quotient = change > 0 ? std::min(change / way, double(std::numeric_limits<T>::max())) : 0;
+        const double way = step.h * sqrt(total(P, [&](int64_t i) { return double(step.slopes[i]) * step.slopes[i]; }));
+        const double quotient = change > 0 ? smaller(change / way, double(LARGEST<T>)) : 0;
         const bool look = was_rejected || quotient > SPIKE * last_quotient;
         last_quotient = quotient, was_rejected = false;
         if (look) refuse(search(step.from, far, force), step.time);
@@ -49,46 +47,46 @@ template <class T> class Kinks {
   private:
     // As in amaml/flow/kinks.py.
     static constexpr double LIMIT = 10, SPIKE = 2, LEFT = 1e-2, ULPS = 32, QUIET = 0.1;
-    static constexpr int64_t HALVINGS = 24;
+    static constexpr int HALVINGS = 24;
 
-    T ulps(const T* u, int64_t i) const { return T(ULPS) * std::numeric_limits<T>::epsilon() * std::max(std::abs(u[i]), p.scales[i]); }
-    double distance(const T* v, const T* w) const {
-        return std::sqrt(total(P, [&](int64_t i) { return (double(v[i]) - w[i]) * (double(v[i]) - w[i]); }));
+    T ulps(const T* u, int64_t i) const { return T(ULPS) * EPSILON<T> * larger(absolute(u[i]), p.scales[i]); }
+    OUT_OF_LINE double distance(const T* v, const T* w) const {
+        return sqrt(total(P, [&](int64_t i) { return (double(v[i]) - w[i]) * (double(v[i]) - w[i]); }));
     }
     void refuse(double jump, double t) const {
-        if (jump > LIMIT * p.rtol) throw Failure{KINK, t, jump};
+        if (jump > LIMIT * p.rtol) fail(Failure{KINK, t, jump});
     }
     // The relative jump between u and `far`, 0 where there is none: by halving the way to where most of the change is.
-    template <class F> double search(const T* u, const T* far, F force) {
-        std::copy_n(u, P, before.data()), std::copy_n(far, P, after.data());
+    template <class F> OUT_OF_LINE double search(const T* u, const T* far, F force) {
+        copy(P, u, before.data()), copy(P, far, after.data());
         force(before.data(), first.data()), force(after.data(), last.data());
         const double change = distance(first.data(), last.data());
         for (int64_t n = 0; n < HALVINGS; ++n) {
-            for (int64_t i = 0; i < P; ++i) middle[i] = (before[i] + after[i]) / 2;
+            each(P, [&](int64_t i) { middle[i] = (before[i] + after[i]) / 2; });
             force(middle.data(), half.data());
             if (distance(half.data(), first.data()) >= distance(last.data(), half.data())) after.swap(middle), last.swap(half);
             else before.swap(middle), first.swap(half);
             if (!(distance(first.data(), last.data()) > LEFT * change)) return 0;
         }
-        for (int64_t i = 0; i < P; ++i) {
+        each(P, [&](int64_t i) {
             const T way = far[i] - u[i];
-            beside[i] = way * T(std::ldexp(1.0, 10 - HALVINGS)) + (way < 0 ? -ulps(u, i) : ulps(u, i));
-        }
+            beside[i] = way * T(ldexp(1.0, 10 - HALVINGS)) + (way < 0 ? -ulps(u, i) : ulps(u, i));
+        });
         return jump(force);
     }
     // The jump between `before` and `after`, in units of the speed at which the flow crosses it; 0 if it is but rounding.
-    template <class F> double jump(F force) {
+    template <class F> OUT_OF_LINE double jump(F force) {
         const auto change = [&](const Values<T>& at, T sign, const Values<T>& there) {
-            for (int64_t i = 0; i < P; ++i) middle[i] = at[i] + sign * beside[i];
+            each(P, [&](int64_t i) { middle[i] = at[i] + sign * beside[i]; });
             force(middle.data(), half.data());
             return distance(half.data(), there.data());
         };
-        const double noise = std::max(change(before, T(-1), first), change(after, T(1), last));
+        const double noise = larger(change(before, T(-1), first), change(after, T(1), last));
         const auto alpha = [&](int64_t i) { return double(p.rates ? p.rates[i] : T(1)); };
         const auto across = [&](int64_t i) { return double(last[i]) - first[i]; };
         const double size = distance(last.data(), first.data());
-        const double slope_size = std::sqrt(total(P, [&](int64_t i) { return alpha(i) * across(i) * (alpha(i) * across(i)); }));
-        const double speed = std::abs(total(P, [&](int64_t i) { return alpha(i) * across(i) * first[i]; }));
+        const double slope_size = sqrt(total(P, [&](int64_t i) { return alpha(i) * across(i) * (alpha(i) * across(i)); }));
+        const double speed = absolute(total(P, [&](int64_t i) { return alpha(i) * across(i) * first[i]; }));
         return noise < QUIET * size ? size * slope_size / speed : 0;
     }
 

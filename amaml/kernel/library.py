@@ -6,36 +6,23 @@ import ctypes
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from amaml.kernel.cache import cached
+import torch
 
+from amaml.kernel.cache import cached
+from amaml.kernel.cuda import CudaKernel, cuda_kernel
+from amaml.kernel.problem import KernelProblem
+
+CHUNK = 128
+"""Points that are looked at together: then what is computed of them stays in the processor's cache."""
 _off: ContextVar[bool] = ContextVar("amaml_kernel_off", default=False)
 
-_INTEGERS = (
-    "layers activation batch parameters support_points query_points horizons threads "
-    "stages order adaptive guard max_steps checkpoints controlled tensors backward "
-    "proximal_in_query want_length want_rates want_proximal"
-)
-_NUMBERS = "proximal rtol atol stability_limit step_cap"
-_POINTERS = (
-    "widths sizes times weights counts steps a b error midpoint theta rates power_start scales "
-    "support_x support_y query_x query_y gradients through_theta by_rates by_proximal by_length losses ends lambda_max "
-    "accepted rejected gradient_count hvp_count code failed_at value bound"
-)
-
-
-class KernelProblem(ctypes.Structure):
-    """`Problem` of mlp_flow.cpp, field by field."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in _INTEGERS.split()),
-        *((name, ctypes.c_double) for name in _NUMBERS.split()),
-        *((name, ctypes.c_void_p) for name in _POINTERS.split()),
-    ]
+_OUT_OF_MEMORY, _INCONSISTENT = 1, 2
+"""What the kernel returns where it solved nothing."""
 
 
 class Kernel(NamedTuple):
@@ -44,6 +31,22 @@ class Kernel(NamedTuple):
     library: ctypes.CDLL
     name: str
     """"kernel" and a hash of its machine code: equal names, equal bits."""
+
+    def fits(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> bool:
+        """Always: memory comes from the heap. Sets how many points are looked at together."""
+        c.chunk = CHUNK
+        return True
+
+    def run(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        """Solves the problem. Raises MemoryError, and ValueError for sizes that contradict each other."""
+        solve = self.library.amaml_solve_float64 if dtype == torch.float64 else self.library.amaml_solve_float32
+        ended = solve(ctypes.byref(c))
+        if ended == _OUT_OF_MEMORY:
+            raise MemoryError(
+                "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
+            )
+        if ended == _INCONSISTENT:
+            raise ValueError("the kernel was handed sizes that aren't its network's: call it by amaml.meta_gradient")
 
 
 @contextmanager
@@ -56,14 +59,19 @@ def disabled() -> Iterator[None]:
         _off.reset(token)
 
 
-def kernel() -> Kernel | None:
-    """The kernel that solves use here and now, or None where they take the batched path."""
-    return None if _off.get() else _loaded()
+CPU = torch.device("cpu")
 
 
-def backend() -> str:
-    """The name of what solves of the built-in networks run on: "kernel 1f0c…" or "batched"."""
-    found = kernel()
+def kernel(device: torch.device = CPU) -> Kernel | CudaKernel | None:
+    """The kernel that solves on the device use here and now, or None where they take the batched path."""
+    if _off.get() or device.type not in ("cpu", "cuda"):
+        return None
+    return cuda_kernel(device) if device.type == "cuda" else _loaded()
+
+
+def backend(device: torch.device = CPU) -> str:
+    """The name of what solves of the built-in networks on the device run on: "kernel 1f0c…", "cuda kernel 7d3a…" or "batched"."""
+    found = kernel(device)
     return found.name if found else "batched"
 
 

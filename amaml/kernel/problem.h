@@ -1,15 +1,21 @@
 // A solve's question and where its answer goes, and how a task fails.
 #pragma once
+#ifndef __CUDACC_RTC__
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#endif
+
+enum class Activation : int64_t { tanh, sigmoid, softplus, relu };
 
 // The face towards Python: amaml/kernel/library.py mirrors it field by field, and PROBLEM_FIELDS below names the same fields.
 // B tasks, P parameters, K horizons.
 template <class T> struct Problem {
     int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
+    int64_t chunk;  // points that are looked at together, at most
     int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
+    int64_t room;  // adaptive steps that a block's lists have room for; the heap needs no bound
     int64_t controlled, tensors;  // controlled: the adjoint ODE with λ at tolerance, instead of the reverse of the steps
     int64_t backward;  // 0: only carry θ to the horizons, for estimates that need no adjoint
     int64_t proximal_in_query, want_length, want_rates, want_proximal;
@@ -30,11 +36,12 @@ template <class T> struct Problem {
     double *failed_at, *value, *bound;                          // [B]
 };
 
+#ifndef __CUDACC_RTC__
 // Every field of Problem, in its order. A field that is missing here, or stands in another place, doesn't compile.
 #define PROBLEM_FIELDS(FIELD)                                                                                              \
     FIELD(layers) FIELD(activation) FIELD(batch) FIELD(parameters) FIELD(support_points) FIELD(query_points)               \
-    FIELD(horizons) FIELD(threads) FIELD(stages) FIELD(order) FIELD(adaptive) FIELD(guard) FIELD(max_steps)                \
-    FIELD(checkpoints) FIELD(controlled) FIELD(tensors) FIELD(backward) FIELD(proximal_in_query) FIELD(want_length) FIELD(want_rates) FIELD(want_proximal)  \
+    FIELD(horizons) FIELD(threads) FIELD(chunk) FIELD(stages) FIELD(order) FIELD(adaptive) FIELD(guard) FIELD(max_steps)                \
+    FIELD(checkpoints) FIELD(room) FIELD(controlled) FIELD(tensors) FIELD(backward) FIELD(proximal_in_query) FIELD(want_length) FIELD(want_rates) FIELD(want_proximal)  \
     FIELD(proximal) FIELD(rtol) FIELD(atol) FIELD(stability_limit) FIELD(step_cap)                                         \
     FIELD(widths) FIELD(sizes) FIELD(times) FIELD(weights) FIELD(counts) FIELD(steps) FIELD(a) FIELD(b) FIELD(error) FIELD(midpoint)                    \
     FIELD(theta) FIELD(rates) FIELD(power_start) FIELD(scales) FIELD(support_x) FIELD(support_y) FIELD(query_x) FIELD(query_y)           \
@@ -65,8 +72,10 @@ template <class P> struct Fields {
 };
 static_assert(Fields<Problem<float>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
 static_assert(Fields<Problem<double>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
+#endif
 
-enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT, KINK = 6 };
+// As amaml.flow.result.Result; and that a list was too short for the steps, which only a larger `room` mends.
+enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT, KINK = 6, NO_ROOM = 100 };
 struct Failure {
     Code code;
     double time, value = NAN, bound = NAN;

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +20,20 @@ from amaml.flow.result import Failure, Result, SolveError
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import Adaptive, FixedStep
 from amaml.flow.trajectory import Solution
-from amaml.kernel.library import Kernel, KernelProblem, kernel
+from amaml.kernel.cuda import CudaKernel
+from amaml.kernel.library import Kernel, kernel
+from amaml.kernel.problem import KernelProblem
 from amaml.methods.estimate import Stats
 from amaml.methods.problem import Answer, Problem
 from amaml.models.mlp_derivatives import MLPDerivatives
 
 _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 """In the order of mlp_flow.cpp's enumeration."""
-_OUT_OF_MEMORY, _INCONSISTENT = 1, 2
-"""What the kernel returns where it solved nothing."""
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+_ROOM, _MORE_ROOM = 4096, 8
+"""Adaptive steps that a GPU's blocks have room for at first, and by how much there is more where a task needs more."""
+_NO_ROOM = 100
+"""How the kernel says so."""
 
 
 def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer | None:
@@ -46,7 +49,7 @@ def carry(problem: Problem) -> tuple[Solution, Evaluations] | None:
 
 
 def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _Solve | None:
-    found = kernel()
+    found = kernel(problem.theta.device)
     derivatives, solver, adjoint = problem.derivatives, problem.solver, problem.adjoint
     if (
         found is None
@@ -54,11 +57,11 @@ def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _S
         or not isinstance(solver, FixedStep | Adaptive)
         or not isinstance(adjoint, Discrete | Interpolated)
         or (isinstance(adjoint, Interpolated) and not (adjoint.controlled and isinstance(solver, Adaptive)))
-        or problem.theta.device.type != "cpu"
         or 0 in (*derivatives.support[0].shape, *derivatives.query_set[0].shape)
     ):
         return None
-    return _Solve(found, problem, derivatives, solver, adjoint, wanted, backward=backward)
+    asked = _Solve(found, problem, derivatives, solver, adjoint, wanted, backward=backward)
+    return asked if asked.fits() else None
 
 
 def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
@@ -83,7 +86,7 @@ class _Solve:
 
     def __init__(
         self,
-        found: Kernel,
+        found: Kernel | CudaKernel,
         problem: Problem,
         derivatives: MLPDerivatives,
         solver: FixedStep | Adaptive,
@@ -94,7 +97,10 @@ class _Solve:
     ) -> None:
         _check_sizes(problem, derivatives)
         self.problem, self.wanted, self._found = problem, wanted, found
+        self.widths = derivatives.widths
         self._alive: dict[str, Tensor] = {}
+        self._lists: dict[str, Tensor] = {}
+        self._steps = 0
         tableau, theta = solver.tableau, problem.theta
         batch, parameters, horizons = problem.batch, len(theta), len(problem.horizons)
         self.c = KernelProblem(
@@ -124,16 +130,18 @@ class _Solve:
         )
         if isinstance(solver, Adaptive):
             self.c.rtol, self.c.atol, self.c.max_steps = solver.rtol, solver.atol, solver.max_steps
+            self.c.room = min(horizons * solver.max_steps, _ROOM)
+            self._hold("scales", scales(theta, problem.sizes))
             self._numbers("error", tableau.error or ())
             if tableau.midpoint is not None:
                 self._numbers("midpoint", tableau.midpoint)
         else:
             counts, steps = zip(*fixed_steps(problem.horizons, solver.step), strict=True)
-            self._hold("counts", torch.tensor(counts, dtype=torch.int64, device="cpu"))
+            self._integers("counts", counts)
             self._numbers("steps", steps)
-        self._hold("widths", torch.tensor(derivatives.widths, dtype=torch.int64, device="cpu"))
-        self._hold("sizes", torch.tensor(problem.sizes, dtype=torch.int64, device="cpu"))
-        self._hold("scales", scales(theta, problem.sizes))
+            self._steps = sum(counts)
+        self._integers("widths", derivatives.widths)
+        self._integers("sizes", problem.sizes)
         self._numbers("times", problem.horizons)
         self._numbers("weights", problem.weights)
         self._numbers("a", [weight for row in tableau.a for weight in row])
@@ -145,28 +153,54 @@ class _Solve:
         for name, pair in (("support", derivatives.support), ("query", derivatives.query_set)):
             for axis, tensor in zip("xy", pair, strict=True):
                 self._hold(f"{name}_{axis}", tensor.to(theta.dtype))
-        self._results("ends", theta.numpy().dtype, batch, horizons, parameters)
+        self._results("ends", theta.dtype, batch, horizons, parameters)
         for name in ("gradients", "through_theta", "by_rates"):
-            self._results(name, theta.numpy().dtype, batch, parameters)
+            self._results(name, theta.dtype, batch, parameters)
         for name in ("by_length", "losses"):
-            self._results(name, theta.numpy().dtype, batch, horizons)
+            self._results(name, theta.dtype, batch, horizons)
         for name in ("by_proximal", "lambda_max"):
-            self._results(name, theta.numpy().dtype, batch)
+            self._results(name, theta.dtype, batch)
         for name in ("accepted", "rejected", "gradient_count", "hvp_count", "code"):
-            self._results(name, np.dtype(np.int64), batch)
+            self._results(name, torch.int64, batch)
         for name in ("failed_at", "value", "bound"):
-            self._results(name, np.dtype(np.float64), batch)
+            self._results(name, torch.float64, batch)
+        self._place()
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """What a block's memory depends on, beside the numbers of the problem itself."""
+        return (*self.widths, self._steps)
+
+    def _integers(self, name: str, values: Sequence[int]) -> None:
+        self._lists[name] = torch.tensor(values, dtype=torch.int64, device="cpu")
 
     def _numbers(self, name: str, values: Sequence[float]) -> None:
-        self._hold(name, torch.tensor(values, dtype=torch.float64, device="cpu"))
+        self._lists[name] = torch.tensor(values, dtype=torch.float64, device="cpu")
 
-    def _results(self, name: str, dtype: np.dtype[Any], *shape: int) -> None:
-        # NumPy's zeros come from the system untouched; torch's would wake its own threads to write them.
-        self._hold(name, torch.from_numpy(np.zeros(shape, dtype)))
+    def _place(self) -> None:
+        """Brings the lists to where the kernel reads them, as one array: several copies to a GPU would each cost as much."""
+        together = torch.cat([values.view(torch.int64) for values in self._lists.values()])
+        together = self._alive["lists"] = together.to(self.problem.theta.device)
+        at = together.data_ptr()
+        for name, values in self._lists.items():
+            setattr(self.c, name, at)
+            at += values.nbytes
+
+    def _results(self, name: str, dtype: torch.dtype, *shape: int) -> None:
+        device = self.problem.theta.device
+        if device.type == "cpu":
+            # NumPy's zeros come from the system untouched; torch's would wake its own threads to write them.
+            self._hold(name, torch.from_numpy(np.zeros(shape, _NUMPY[dtype])))
+        else:
+            self._hold(name, torch.zeros(shape, dtype=dtype, device=device))
 
     def _hold(self, name: str, tensor: Tensor) -> None:
         self._alive[name] = tensor = tensor.detach().contiguous()
         setattr(self.c, name, tensor.data_ptr())
+
+    def fits(self) -> bool:
+        """Whether the kernel has the memory that this network and these points need."""
+        return self._found.fits(self.c, self.problem.theta.dtype, self._shape)
 
     def carried(self) -> tuple[Solution, Evaluations]:
         self._run()
@@ -175,16 +209,15 @@ class _Solve:
         return solution, Evaluations(out["gradient_count"], out["hvp_count"])
 
     def _run(self) -> None:
-        double = self.problem.theta.dtype == torch.float64
-        library = self._found.library
-        ended = (library.amaml_solve_float64 if double else library.amaml_solve_float32)(ctypes.byref(self.c))
-        if ended == _OUT_OF_MEMORY:
-            raise MemoryError(
-                "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
-            )
-        if ended == _INCONSISTENT:
-            raise ValueError("the kernel was handed sizes that aren't its network's: call it by amaml.meta_gradient")
-        failed = torch.nonzero(self._alive["code"]).flatten().tolist()
+        self._found.run(self.c, self.problem.theta.dtype, self._shape)
+        code = self._alive["code"].cpu()
+        while bool((code == _NO_ROOM).any()):
+            self.c.room *= _MORE_ROOM
+            for name in ("gradients", "through_theta", "by_rates", "code"):  # what solves add to
+                self._alive[name].zero_()
+            self._found.run(self.c, self.problem.theta.dtype, self._shape)
+            code = self._alive["code"].cpu()
+        failed = torch.nonzero(code).flatten().tolist()
         if failed:
             raise SolveError([self._failure(task) for task in failed])
 

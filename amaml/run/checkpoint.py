@@ -128,7 +128,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _machine(device: torch.device) -> dict[str, str]:
     """What the bits depend on beside library versions and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": device.type, "kind": name, "solver": backend()}
+    return {"device": device.type, "kind": name, "solver": backend(device)}
 
 
 def _check_alike(what: str, then: dict[str, str], now: dict[str, str]) -> None:

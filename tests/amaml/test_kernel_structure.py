@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from amaml.kernel import cache, library
+from amaml.kernel.problem import KernelProblem
 
 HEADER = next(source for source in cache.SOURCES if source.name == "problem.h")
 KINDS = {ctypes.c_int64: "i", ctypes.c_double: "n", ctypes.c_void_p: "p"}
@@ -44,14 +45,14 @@ def compiled(kernel: library.Kernel) -> list[Field]:
 
 def mirrored() -> list[Field]:
     """The fields as Python declares them."""
-    places = [(name, getattr(library.KernelProblem, name), kind) for name, kind in library.KernelProblem._fields_]
+    places = [(name, getattr(KernelProblem, name), kind) for name, kind in KernelProblem._fields_]
     return [Field(name, place.offset, place.size, KINDS[kind]) for name, place, kind in places]
 
 
 def test_the_structure_is_the_same_on_both_sides(kernel: library.Kernel) -> None:
-    assert mirrored() == compiled(kernel), "change library.py as problem.h was changed, or the other way round"
+    assert mirrored() == compiled(kernel), "change problem.py as problem.h was changed, or the other way round"
     kernel.library.amaml_problem_bytes.restype = ctypes.c_int64
-    assert kernel.library.amaml_problem_bytes() == ctypes.sizeof(library.KernelProblem)
+    assert kernel.library.amaml_problem_bytes() == ctypes.sizeof(KernelProblem)
 
 
 def test_every_byte_of_the_structure_belongs_to_a_compared_field(kernel: library.Kernel) -> None:

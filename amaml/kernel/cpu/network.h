@@ -8,9 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "block.h"
 #include "products.h"
-
-constexpr int CHUNK_POINTS = 128;
 
 // How an array of points × features lies in memory: point by point or feature by feature, as fills vectors better.
 template <class T> struct Layout {
@@ -33,8 +32,9 @@ template <class T> struct Points {
     Layout<T> in, out;
     Values<T> x, y, weight;  // [chunk][in.size], [chunk][out.size] twice; weight: 1/(points·outputs)
 
-    Points(int64_t points, int64_t inputs, int64_t outputs)
-        : count(points), inputs(inputs), outputs(outputs), chunks((points + CHUNK_POINTS - 1) / CHUNK_POINTS),
+    // In chunks of `most` points at most.
+    Points(Memory&, int64_t points, int64_t inputs, int64_t outputs, int64_t most)
+        : count(points), inputs(inputs), outputs(outputs), chunks((points + most - 1) / most),
           length((points + chunks - 1) / chunks), in(length, inputs), out(length, outputs),
           x(chunks * in.size + LARGEST_TILE * (in.point + in.feature)), y(chunks * out.size), weight(chunks * out.size) {
         const std::vector<T> equal(points * outputs, T(1) / T(points * outputs));
@@ -54,7 +54,7 @@ template <class T> struct Points {
     }
 };
 
-template <class T, class F> inline void each(int64_t count, F run) {
+template <class T, class F> inline void by_vectors(int64_t count, F run) {
     for (int64_t p = 0; p < count; p += Simd<T>::lanes) run(p);
 }
 
@@ -64,7 +64,7 @@ template <class T> class Network {
     int64_t parameters = 0;
 
     // `longest`: points in a chunk, at most. `slots`: at how many points u activations can be remembered at once.
-    Network(int64_t layers, const int64_t* widths, Activation activation, int64_t longest, int64_t slots)
+    Network(Memory&, int64_t layers, const int64_t* widths, Activation activation, int64_t longest, int64_t slots)
         : layers(layers), widths_(widths, widths + layers + 1), activation_(activation), ones_(longest, 1) {
         const auto array = [=](int64_t width) {  // in either layout, and what tiles read behind it
             return std::max((longest + LARGEST_TILE) * whole_vectors<T>(width),
@@ -89,6 +89,7 @@ template <class T> class Network {
         for (auto& buffer : buffers_) buffer.resize(array(*std::max_element(widths, widths + layers + 1)));
     }
 
+    void start() {}
     int64_t slots() const { return int64_t(slots_.size()); }
 
     // Gradient at u into out; returns the loss.
@@ -107,7 +108,7 @@ template <class T> class Network {
                 if (!l) break;
                 pull(set, l, in.matrix(pulled), 1, {{d, backwards(set, at_, l)}});
                 with<T>(activation_, [=](auto f) {
-                    each<T>(in.size, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
+                    by_vectors<T>(in.size, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
                 });
                 std::swap(delta, pulled);
             }
@@ -125,7 +126,7 @@ template <class T> class Network {
             if (!known || set.chunks > 1) forward(set, chunk, slot);
             tangents(set, chunk, slot);
             residual(set, chunk, slot, delta);
-            each<T>(set.out.size, [=, out = moved_.back().data(), weight = weights(set, chunk)](int64_t p) {
+            by_vectors<T>(set.out.size, [=, out = moved_.back().data(), weight = weights(set, chunk)](int64_t p) {
                 store(moved_delta + p, load(out + p) * load(weight + p));
             });
             for (int64_t l = layers - 1; l >= 0; --l) {
@@ -140,7 +141,7 @@ template <class T> class Network {
                 pull(set, l, in.matrix(pulled), 1, {{d, w}});
                 pull(set, l, in.matrix(moved_pulled), 2, {{moved_d, w}, {d, moved_w}});
                 with<T>(activation_, [=, pre = pre_[l - 1].data()](auto f) {
-                    each<T>(in.size, [=](int64_t p) {
+                    by_vectors<T>(in.size, [=](int64_t p) {
                         const auto at = load(a + p), slope = f.slope(at), pull = load(pulled + p);
                         const auto bent = pull * f.bend(at, slope) * load(pre + p);
                         store(moved_pulled + p, load(moved_pulled + p) * slope + bent);
@@ -233,7 +234,7 @@ template <class T> class Network {
             push(set, l, z, at_.bias[l].data(), 1, {{a, forwards(set, at_, l)}});
             if (l + 1 == layers) break;
             with<T>(activation_, [=, size = layout(set, l + 1).size](auto f) {
-                each<T>(size, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
+                by_vectors<T>(size, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
             });
         }
     }
@@ -242,7 +243,7 @@ template <class T> class Network {
     T residual(const Points<T>& set, int64_t chunk, int64_t slot, T* delta) const {
         const T *out = slots_[slot].back().data(), *y = set.y.data() + chunk * set.out.size, *weight = weights(set, chunk);
         Vec<T> loss{};
-        each<T>(set.out.size, [&](int64_t p) {
+        by_vectors<T>(set.out.size, [&](int64_t p) {
             const Vec<T> w = load(weight + p), error = w != Vec<T>{} ? load(out + p) - load(y + p) : Vec<T>{};
             store(delta + p, error * w);
             loss += error * error * w;
@@ -263,7 +264,7 @@ template <class T> class Network {
             push(set, l, pre, along_.bias[l].data(), l ? 2 : 1, terms);
             if (l + 1 == layers) break;
             with<T>(activation_, [=, value = activation(set, chunk, slot, l + 1), size = layout(set, l + 1).size](auto f) {
-                each<T>(size, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(value + p))); });
+                by_vectors<T>(size, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(value + p))); });
             });
         }
     }

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "problem.h"
+
 #define INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
@@ -182,8 +184,6 @@ template <class T> struct Relu {
     static V bend(V, V) { return V{}; }
 };
 
-enum class Activation : int64_t { tanh, sigmoid, softplus, relu };
-
 template <class T, class F> inline void with(Activation kind, F run) {
     switch (kind) {
         case Activation::tanh: return run(Tanh<T>{});
@@ -205,16 +205,3 @@ template <class T> struct Aligned {
     bool operator!=(const Aligned&) const { return false; }
 };
 template <class T> using Values = std::vector<T, Aligned<T>>;
-
-// Σ term(i) in double, in a fixed order that vectorises.
-template <class F> double total(int64_t n, F term) {
-    constexpr int parts = 32;  // enough that additions don't wait for one another
-    double part[parts] = {};
-    int64_t i = 0;
-    for (; i + parts <= n; i += parts)
-        for (int q = 0; q < parts; ++q) part[q] += term(i + q);
-    for (; i < n; ++i) part[i % parts] += term(i);
-    for (int half = parts / 2; half; half /= 2)
-        for (int q = 0; q < half; ++q) part[q] += part[q + half];
-    return part[0];
-}

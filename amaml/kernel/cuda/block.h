@@ -1,0 +1,152 @@
+// What task.h needs of a machine, on a GPU: a thread block that solves a task. All of its threads go through the code in step, with
+// the same scalars in registers; loops over vectors divide the work among them, and end by a barrier. A sum adds in an order that
+// depends on the vector's length alone, so that bits don't depend on which tasks are solved beside.
+#pragma once
+#include "arithmetic.h"
+#include "problem.h"
+
+#ifndef AMAML_THREADS
+#define AMAML_THREADS 256
+#endif
+constexpr int THREADS = AMAML_THREADS, WARP = THREADS < 32 ? THREADS : 32, WARPS = THREADS / WARP;
+#define INLINE __forceinline__
+#define OUT_OF_LINE __noinline__  // what is called in many places: the compiler would take minutes over a copy for each
+
+// What a block has beside its vectors: room for sums, and where a failure is written.
+struct Scratch {
+    double sums[2][WARPS];
+    int64_t* code;
+    double *failed_at, *value, *bound;
+};
+inline Scratch& scratch_of_block() {
+    __shared__ Scratch scratch;
+    return scratch;
+}
+inline void barrier() { __syncthreads(); }
+
+// A block's memory: of the device, and its multiprocessor's own. With neither it only counts, to find out how much is needed.
+class Memory {
+  public:
+    Memory(char* far, char* near) : far_(far), near_(near) {}
+    int64_t far() const { return far_used_; }
+    int64_t near() const { return near_used_; }
+    template <class T> T* take_far(int64_t n) { return taken<T>(far_, far_used_, n); }
+    template <class T> T* take_near(int64_t n) { return taken<T>(near_, near_used_, n); }
+
+  private:
+    template <class T> static T* taken(char* from, int64_t& used, int64_t n) {
+        T* const at = reinterpret_cast<T*>(from + used);
+        used += (n * int64_t(sizeof(T)) + 127) / 128 * 128;
+        return at;
+    }
+    char *far_, *near_;
+    int64_t far_used_ = 0, near_used_ = 0;
+};
+
+// A vector in the device's memory.
+template <class T> class Values {
+  public:
+    explicit Values(T* at) : at_(at) {}
+    T* data() const { return at_; }
+    T& operator[](int64_t i) const { return at_[i]; }
+    void swap(Values& other) { exchange(at_, other.at_); }
+
+  private:
+    T* at_;
+};
+template <class T> Values<T> take(Memory& memory, int64_t n) { return Values<T>(memory.take_far<T>(n)); }
+
+[[noreturn]] inline void fail(Failure failure) {
+    const Scratch& to = scratch_of_block();
+    if (threadIdx.x == 0)
+        *to.code = failure.code, *to.failed_at = failure.time, *to.value = failure.value, *to.bound = failure.bound;
+    LEAVE;
+    __builtin_unreachable();
+}
+
+// A list that grows at its end, to at most `most` entries. Every thread writes the same entry, and knows how many there are.
+template <class T> class List {
+  public:
+    List(Memory& memory, int64_t most) : at_(memory.take_far<T>(most)), most_(most) {}
+    void clear() { count_ = 0; }
+    void add(T entry) {
+        if (count_ == most_) fail(Failure{NO_ROOM, 0});
+        at_[count_++] = entry;
+    }
+    int64_t count() const { return count_; }
+    T operator[](int64_t n) const { return at_[n]; }
+    T last() const { return at_[count_ - 1]; }
+    void drop() { --count_; }
+
+  private:
+    T* at_;
+    int64_t most_, count_ = 0;
+};
+
+// Room for at most `most` states of P numbers each.
+template <class T> class States {
+  public:
+    States(Memory& memory, int64_t most, int64_t P) : at_(memory.take_far<T>(most * P)), most_(most), P_(P) {}
+    T* operator[](int64_t n) const {
+        if (n >= most_) fail(Failure{NO_ROOM, 0});
+        return at_ + n * P_;
+    }
+
+  private:
+    T* at_;
+    int64_t most_, P_;
+};
+
+// run(i) for all i < n.
+template <class F> INLINE void each(int64_t n, F run) {
+    for (int i = threadIdx.x; i < int(n); i += THREADS) run(int64_t(i));
+    barrier();
+}
+template <class T> OUT_OF_LINE void copy(int64_t n, const T* from, T* to) { each(n, [=](int64_t i) { to[i] = from[i]; }); }
+
+// out = from + h·Σ_j c_j v_j, j < count, of vectors v one behind another; without `from` the sum alone. May be in place.
+template <class T>
+OUT_OF_LINE void add_weighted(int64_t n, const T* from, T h, const double* c, int64_t count, const T* vectors, T* out) {
+    each(n, [=](int64_t i) {
+        T sum = from ? from[i] : T(0);
+        for (int64_t j = 0; j < count; ++j)
+            if (c[j] != 0) sum += h * T(c[j]) * vectors[j * n + i];
+        out[i] = sum;
+    });
+}
+
+struct Sum {
+    double operator()(double a, double b) const { return a + b; }
+};
+struct Largest {
+    double operator()(double a, double b) const { return missing(a) || a > b ? a : b; }
+};
+// The threads' numbers joined by `join`, the same for all threads.
+template <class F> OUT_OF_LINE double joined(double mine, F join) {
+    for (int apart = WARP / 2; apart; apart /= 2) mine = join(mine, __shfl_xor_sync(0xffffffff, mine, apart));
+    if (WARPS == 1) return mine;
+    double* const sums = scratch_of_block().sums[0];
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = mine;
+    barrier();
+    mine = sums[0];
+    for (int n = 1; n < WARPS; ++n) mine = join(mine, sums[n]);
+    barrier();
+    return mine;
+}
+// Σ term(i) in double.
+template <class F> INLINE double total(int64_t n, F term) {
+    double mine = 0;
+    for (int i = threadIdx.x; i < int(n); i += THREADS) mine += term(int64_t(i));
+    return joined(mine, Sum{});
+}
+// The largest term(i), 0 at least; NaN if any is NaN.
+template <class T, class F> INLINE T largest(int64_t n, F term) {
+    double mine = 0;
+    for (int i = threadIdx.x; i < int(n); i += THREADS) mine = Largest{}(double(term(int64_t(i))), mine);
+    return T(joined(mine, Largest{}));
+}
+
+// A result, which one thread of the block writes.
+template <class T> void put(T* to, T value) {
+    if (threadIdx.x == 0) *to = value;
+}

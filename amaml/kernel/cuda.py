@@ -13,8 +13,9 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +23,10 @@ from amaml.kernel.cache import HERE, SHARED, folder
 from amaml.kernel.problem import KernelProblem
 
 SOURCES = [
-    *(HERE / "cuda" / name for name in ("mlp_flow.cu", "activations.h", "block.h", "network.h", "products.h")),
+    *(
+        HERE / "cuda" / name
+        for name in ("mlp_flow.cu", "activations.h", "block.h", "network.h", "products.h", "shape.h")
+    ),
     *SHARED,
 ]
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--fmad=true")
@@ -43,6 +47,34 @@ class CudaError(RuntimeError):
     """The driver or the compiler refused."""
 
 
+class _Shape(NamedTuple):
+    """What the kernel is compiled for."""
+
+    number: str
+    activation: str
+    widths: tuple[int, ...]
+    support: int
+    """Points of a chunk of the support set, and of the query set."""
+    query: int
+
+
+def _lengths(c: KernelProblem) -> tuple[int, int]:
+    """Points of a chunk of either set: chunks are as long as each other."""
+    support, query = (-(-count // -(-count // c.chunk)) for count in (c.support_points, c.query_points))
+    return support, query
+
+
+def numbers_near(widths: Sequence[int], points: int) -> int:
+    """How many numbers a block keeps in its multiprocessor's memory: NUMBERS of network.h."""
+
+    def fours(count: int) -> int:
+        return -(-count // 4) * 4
+
+    stride = fours(points) if fours(points) // 4 % 2 else fours(points) + 4
+    layers = [outputs * fours(inputs) + (inputs + 1) * fours(outputs) for inputs, outputs in pairwise(widths)]
+    return stride * (2 * sum(widths) - widths[0] + widths[-1]) + 2 * sum(layers) + 16 * THREADS
+
+
 class CudaKernel:
     """The kernel of one device."""
 
@@ -60,27 +92,23 @@ class CudaKernel:
         self._code = digest.hexdigest()[:12]
         self.name = f"cuda kernel {self._code}"
         """Equal names on equal devices: equal bits."""
-        self._functions: dict[tuple[str, str], tuple[Any, Any]] = {}
-        self._needs: dict[bytes, tuple[int, int]] = {}
+        self._functions: dict[_Shape, tuple[Any, Any]] = {}
+        self._needs: dict[tuple[Any, ...], tuple[int, int]] = {}
 
-    def fits(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> bool:
-        """Whether a multiprocessor's memory has room for a block; sets how many points are looked at together. `shape`: what the
-        memory depends on beside the problem's own numbers."""
+    def fits(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> bool:
+        """Whether a multiprocessor's memory has room for a block; sets how many points are looked at together."""
         for chunk in CHUNKS:
             c.chunk = chunk
-            if self._needed(c, dtype, shape)[1] + RESERVED <= self._near_at_most:
+            support, query = _lengths(c)
+            if numbers_near(widths, max(support, query)) * dtype.itemsize + RESERVED <= self._near_at_most:
                 return True
         return False
 
-    def run(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> None:
-        """Solves the problem, whose pointers are the device's: a block a task, on the current stream."""
-        solve, _ = self._function(c, dtype)
-        far, near = self._needed(c, dtype, shape)
-        self._ask(
-            self._driver.cuFuncSetAttribute(
-                solve, self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, near
-            )
-        )
+    def run(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> None:
+        """Solves the problem, whose pointers are the device's: a block a task, on the current stream. `steps`: how many fixed ones."""
+        shape = _Shape(_NUMBERS[dtype], _ACTIVATIONS[c.activation], tuple(widths), *_lengths(c))
+        solve, measure = self._functions_for(shape)
+        far, near = self._needed(c, shape, steps, measure)
         at_once = self._at_once(c.batch, far)
         workspace = torch.empty(at_once * far, dtype=torch.uint8, device=self._device)
         for first in range(0, c.batch, at_once):
@@ -96,11 +124,10 @@ class CudaKernel:
         free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return max(1, min(batch, int(SHARE_OF_FREE * free) // far))
 
-    def _needed(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> tuple[int, int]:
+    def _needed(self, c: KernelProblem, shape: _Shape, steps: int, measure: Any) -> tuple[int, int]:
         """Bytes that a block takes: of the device, of its multiprocessor. The kernel itself counts them, once for each shape."""
-        key = repr((dtype, bool(c.rates), *shape)).encode() + c.sizes_and_switches()
+        key = (shape, steps, bool(c.rates), c.sizes_and_switches())
         if key not in self._needs:
-            _, measure = self._function(c, dtype)
             found = torch.empty(2, dtype=torch.int64, device=self._device)
             self._launch(measure, 1, 1, 0, [c, ctypes.c_void_p(found.data_ptr())])
             far, near = found.tolist()
@@ -116,38 +143,39 @@ class CudaKernel:
             )
         self._ask(launched)
 
-    def _function(self, c: KernelProblem, dtype: torch.dtype) -> tuple[Any, Any]:
-        """What solves and what measures, compiled for the numbers and the activation."""
-        kind = (_NUMBERS[dtype], _ACTIVATIONS[c.activation])
-        if kind not in self._functions:
+    def _functions_for(self, shape: _Shape) -> tuple[Any, Any]:
+        """What solves and what measures."""
+        if shape not in self._functions:
+            driver = self._driver
             with torch.cuda.device(self._device):
-                module = self._ask(self._driver.cuModuleLoadData(self._machine_code(*kind)))
-            self._functions[kind] = (
-                self._ask(self._driver.cuModuleGetFunction(module, b"amaml_solve")),
-                self._ask(self._driver.cuModuleGetFunction(module, b"amaml_measure")),
-            )
-        return self._functions[kind]
+                module = self._ask(driver.cuModuleLoadData(self._machine_code(shape)))
+            solve = self._ask(driver.cuModuleGetFunction(module, b"amaml_solve"))
+            most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._ask(driver.cuFuncSetAttribute(solve, most, self._near_at_most - RESERVED))
+            self._functions[shape] = solve, self._ask(driver.cuModuleGetFunction(module, b"amaml_measure"))
+        return self._functions[shape]
 
-    def _machine_code(self, number: str, activation: str) -> bytes:
-        path = folder() / f"cuda-{self._code}-{number}-{activation}.cubin"
-        if not path.exists():
-            machine_code = self._compiled(number, activation)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                    file.write(machine_code)
-                Path(file.name).replace(path)  # whole or not at all
-            except OSError as error:
-                warnings.warn(f"every process compiles the kernel anew: {error}", RuntimeWarning, stacklevel=2)
-            return machine_code
-        return path.read_bytes()
+    def _machine_code(self, shape: _Shape) -> bytes:
+        path = folder() / f"cuda-{self._code}-{hashlib.sha256(repr(shape).encode()).hexdigest()[:12]}.cubin"
+        if path.exists():
+            return path.read_bytes()
+        machine_code = self._compiled(shape)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(machine_code)
+            Path(file.name).replace(path)  # whole or not at all
+        except OSError as error:
+            warnings.warn(f"every process compiles the kernel anew: {error}", RuntimeWarning, stacklevel=2)
+        return machine_code
 
-    def _compiled(self, number: str, activation: str) -> bytes:
+    def _compiled(self, shape: _Shape) -> bytes:
         nvrtc = self._nvrtc
         program = self._ask(nvrtc.nvrtcCreateProgram(SOURCES[0].read_bytes(), SOURCES[0].name.encode(), 0, [], []))
         options = [
             *OPTIONS, f"--gpu-architecture={self._architecture}", f"-I{HERE}", f"-I{HERE / 'cuda'}",
-            f"-DAMAML_THREADS={THREADS}", f"-DAMAML_NUMBER={number}", f"-DAMAML_ACTIVATION={activation}",
+            f"-DAMAML_THREADS={THREADS}", f"-DAMAML_NUMBER={shape.number}", f"-DAMAML_ACTIVATION={shape.activation}",
+            f"-DAMAML_WIDTHS={','.join(map(str, shape.widths))}", f"-DAMAML_SUPPORT={shape.support}", f"-DAMAML_QUERY={shape.query}",
         ]  # fmt: skip
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:

@@ -32,12 +32,12 @@ class Kernel(NamedTuple):
     name: str
     """"kernel" and a hash of its machine code: equal names, equal bits."""
 
-    def fits(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> bool:
+    def fits(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> bool:
         """Always: memory comes from the heap. Sets how many points are looked at together."""
         c.chunk = CHUNK
         return True
 
-    def run(self, c: KernelProblem, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    def run(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> None:
         """Solves the problem. Raises MemoryError, and ValueError for sizes that contradict each other."""
         solve = self.library.amaml_solve_float64 if dtype == torch.float64 else self.library.amaml_solve_float32
         ended = solve(ctypes.byref(c))

@@ -166,11 +166,6 @@ class _Solve:
             self._results(name, torch.float64, batch)
         self._place()
 
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        """What a block's memory depends on, beside the numbers of the problem itself."""
-        return (*self.widths, self._steps)
-
     def _integers(self, name: str, values: Sequence[int]) -> None:
         self._lists[name] = torch.tensor(values, dtype=torch.int64, device="cpu")
 
@@ -200,7 +195,7 @@ class _Solve:
 
     def fits(self) -> bool:
         """Whether the kernel has the memory that this network and these points need."""
-        return self._found.fits(self.c, self.problem.theta.dtype, self._shape)
+        return self._found.fits(self.c, self.problem.theta.dtype, self.widths, self._steps)
 
     def carried(self) -> tuple[Solution, Evaluations]:
         self._run()
@@ -209,13 +204,13 @@ class _Solve:
         return solution, Evaluations(out["gradient_count"], out["hvp_count"])
 
     def _run(self) -> None:
-        self._found.run(self.c, self.problem.theta.dtype, self._shape)
+        self._found.run(self.c, self.problem.theta.dtype, self.widths, self._steps)
         code = self._alive["code"].cpu()
         while bool((code == _NO_ROOM).any()):
             self.c.room *= _MORE_ROOM
             for name in ("gradients", "through_theta", "by_rates", "code"):  # what solves add to
                 self._alive[name].zero_()
-            self._found.run(self.c, self.problem.theta.dtype, self._shape)
+            self._found.run(self.c, self.problem.theta.dtype, self.widths, self._steps)
             code = self._alive["code"].cpu()
         failed = torch.nonzero(code).flatten().tolist()
         if failed:

@@ -19,28 +19,31 @@ struct Scratch {
     double *failed_at, *value, *bound;
 };
 inline Scratch& scratch_of_block() {
-    __shared__ Scratch scratch;
+    static __shared__ Scratch scratch;
     return scratch;
 }
 inline void barrier() { __syncthreads(); }
 
-// A block's memory: of the device, and its multiprocessor's own. With neither it only counts, to find out how much is needed.
+// The multiprocessor's own memory of a block.
+template <class T> INLINE T* near() {
+    extern __shared__ char4 memory_of_multiprocessor[];
+    return reinterpret_cast<T*>(memory_of_multiprocessor);
+}
+
+// The device's memory of a block. From nowhere it only counts, to find out how much is needed.
 class Memory {
   public:
-    Memory(char* far, char* near) : far_(far), near_(near) {}
-    int64_t far() const { return far_used_; }
-    int64_t near() const { return near_used_; }
-    template <class T> T* take_far(int64_t n) { return taken<T>(far_, far_used_, n); }
-    template <class T> T* take_near(int64_t n) { return taken<T>(near_, near_used_, n); }
-
-  private:
-    template <class T> static T* taken(char* from, int64_t& used, int64_t n) {
-        T* const at = reinterpret_cast<T*>(from + used);
-        used += (n * int64_t(sizeof(T)) + 127) / 128 * 128;
+    explicit Memory(char* from) : from_(from) {}
+    int64_t used() const { return used_; }
+    template <class T> T* take(int64_t n) {
+        T* const at = reinterpret_cast<T*>(from_ + used_);
+        used_ += (n * int64_t(sizeof(T)) + 127) / 128 * 128;
         return at;
     }
-    char *far_, *near_;
-    int64_t far_used_ = 0, near_used_ = 0;
+
+  private:
+    char* from_;
+    int64_t used_ = 0;
 };
 
 // A vector in the device's memory.
@@ -54,7 +57,7 @@ template <class T> class Values {
   private:
     T* at_;
 };
-template <class T> Values<T> take(Memory& memory, int64_t n) { return Values<T>(memory.take_far<T>(n)); }
+template <class T> Values<T> take(Memory& memory, int64_t n) { return Values<T>(memory.take<T>(n)); }
 
 [[noreturn]] inline void fail(Failure failure) {
     const Scratch& to = scratch_of_block();
@@ -67,7 +70,7 @@ template <class T> Values<T> take(Memory& memory, int64_t n) { return Values<T>(
 // A list that grows at its end, to at most `most` entries. Every thread writes the same entry, and knows how many there are.
 template <class T> class List {
   public:
-    List(Memory& memory, int64_t most) : at_(memory.take_far<T>(most)), most_(most) {}
+    List(Memory& memory, int64_t most) : at_(memory.take<T>(most)), most_(most) {}
     void clear() { count_ = 0; }
     void add(T entry) {
         if (count_ == most_) fail(Failure{NO_ROOM, 0});
@@ -86,7 +89,7 @@ template <class T> class List {
 // Room for at most `most` states of P numbers each.
 template <class T> class States {
   public:
-    States(Memory& memory, int64_t most, int64_t P) : at_(memory.take_far<T>(most * P)), most_(most), P_(P) {}
+    States(Memory& memory, int64_t most, int64_t P) : at_(memory.take<T>(most * P)), most_(most), P_(P) {}
     T* operator[](int64_t n) const {
         if (n >= most_) fail(Failure{NO_ROOM, 0});
         return at_ + n * P_;

@@ -1,5 +1,4 @@
-// The kernel for GPUs: a thread block a task. Compiled at run time (amaml/kernel/cuda.py) for a type of number, AMAML_NUMBER, and an
-// activation, AMAML_ACTIVATION.
+// The kernel for GPUs: a thread block a task. Compiled at run time (amaml/kernel/cuda.py) for what shape.h lists, and a type of number.
 using int64_t = long long;
 #define NAN __int_as_float(0x7fffffff)
 #define INFINITY __int_as_float(0x7f800000)
@@ -12,21 +11,20 @@ using Number = AMAML_NUMBER;
 // Solves the tasks from `first` on, a block each; `far` is the device's memory, `bytes` of it for each block.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 amaml_solve(const __grid_constant__ Problem<Number> p, char* far, int64_t bytes, int64_t first) {
-    extern __shared__ __align__(128) char near[];
     const int64_t b = first + blockIdx.x;
     if (threadIdx.x == 0) {
         Scratch& scratch = scratch_of_block();
         scratch.code = p.code + b, scratch.failed_at = p.failed_at + b, scratch.value = p.value + b, scratch.bound = p.bound + b;
     }
     barrier();
-    Memory memory(far + blockIdx.x * bytes, near);
+    Memory memory(far + blockIdx.x * bytes);
     Task<Number> task(p, memory);
     task.solve(b);
 }
 
 // How much memory a block takes: of the device, of the multiprocessor.
 extern "C" __global__ void amaml_measure(const __grid_constant__ Problem<Number> p, int64_t* bytes) {
-    Memory memory(nullptr, nullptr);
+    Memory memory(nullptr);
     Task<Number> task(p, memory);
-    bytes[0] = memory.far(), bytes[1] = memory.near();
+    bytes[0] = memory.used(), bytes[1] = NUMBERS * sizeof(Number);
 }

@@ -1,5 +1,5 @@
-// Products of matrices in a multiprocessor's own memory, by tiles of 4 × 4 sums in registers. Where there are fewer tiles than threads,
-// several neighbouring threads share a tile's sums. Who adds what in which order depends on the matrices' sizes alone.
+// Products of matrices in a multiprocessor's own memory, by tiles of 4 × 4 sums in registers. Who adds what in which order depends on
+// the matrices' sizes alone.
 #pragma once
 #include "block.h"
 
@@ -9,120 +9,201 @@ template <class T> struct alignas(4 * sizeof(T)) Four {
 template <class T> INLINE Four<T> load(const T* from) { return *reinterpret_cast<const Four<T>*>(from); }
 template <class T> INLINE void store(T* to, const Four<T>& v) { *reinterpret_cast<Four<T>*>(to) = v; }
 template <class T> struct Tile {
-    T sum[4][4];
+    Four<T> row[4];
+};
+constexpr int SPARE = THREADS * 16;  // numbers of the multiprocessor's memory that `inner` needs: a tile for each thread
+
+INLINE constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
+
+// Σ over `shares` neighbouring threads.
+template <class T> INLINE T gathered(T sum, int shares) {
+#pragma unroll
+    for (int apart = WARP / 2; apart; apart /= 2)
+        if (apart < shares) sum += __shfl_xor_sync(0xffffffff, sum, apart);
+    return sum;
+}
+template <class T> INLINE void gather(Tile<T>& tile, int rows, int shares) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            if (i < rows) tile.row[i].v[j] = gathered(tile.row[i].v[j], shares);
+}
+
+// How a warp's threads are laid over tiles: so many down and across, and so many for each tile. Neighbours share what they load.
+struct Layout {
+    int down, across, shares, blocks_across, blocks;
+
+    // The most threads a tile, at most `most`, with which all warps find work at once.
+    INLINE constexpr Layout(int tiles_down, int tiles_across, int most)
+        : down(WARP < 4 || tiles_down < 2 ? 1 : tiles_down < 4 ? 2 : 4), across(WARP / down), shares(1),
+          blocks_across(parts(tiles_across, across)), blocks(blocks_across * parts(tiles_down, down)) {
+#pragma unroll
+        for (int n = 0; n < 5; ++n) {
+            const int more = 2 * shares, narrower = WARP / down / more;
+            if (more > most || !narrower || parts(tiles_across, narrower) * parts(tiles_down, down) > WARPS) break;
+            shares = more, across = narrower, blocks_across = parts(tiles_across, across);
+            blocks = blocks_across * parts(tiles_down, down);
+        }
+    }
 };
 
-// How `tiles` tiles are divided: so many threads for each, a power of two.
-INLINE int sharers(int tiles, int most) {
-    int shares = 1;
-    while (2 * shares * tiles <= THREADS && 2 * shares <= WARP && 2 * shares <= most) shares *= 2;
-    return shares;
-}
-template <class T> INLINE void gather(Tile<T>& tile, int shares) {
-    for (int apart = shares / 2; apart; apart /= 2)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) tile.sum[i][j] += __shfl_xor_sync(0xffffffff, tile.sum[i][j], apart);
-}
-
-// rows × columns = left · right, the factors by their inner index: left [inner][rows], right [inner][columns].
+// rows × columns = left · right, the factors by their inner index: left [inner][rows], right [inner][columns], rows of whole fours.
 template <class T> struct Outer {
     int rows, columns, inner;
     const T *left, *right;
     int left_stride, right_stride;
     const T* start;  // [rows]; null: 0
 };
-// And the same along a direction: moved_left · right + left · moved_right, the latter if it isn't null.
+// And the same along a direction: moved left · right + left · moved right, the latter unless it is null.
 template <class T> struct Moved {
     const T *left, *right, *start;
 };
 
-// store(r, c, tile, moved tile) has to write rows from r and columns from c on. `moved` is used only with two = true.
+template <class T> INLINE void add(Tile<T>& to, const Four<T>& a, const Four<T>& b, int rows) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            if (i < rows) to.row[i].v[j] += a.v[i] * b.v[j];
+}
+
+// store(r, c, line, moved line) has to write four columns from c on of row r. `two`: whether `moved` counts.
 template <bool two, class T, class F> INLINE void outer(const Outer<T>& p, const Moved<T>& moved, F store) {
-    const int down = (p.rows + 3) / 4, across = (p.columns + 3) / 4, tiles = down * across, shares = sharers(tiles, p.inner);
-    const int share = threadIdx.x % shares, team = THREADS / shares;
-    for (int first = 0; first < tiles; first += team) {
-        const int wanted = first + threadIdx.x / shares, number = smaller(wanted, tiles - 1);
-        const int r = number / across * 4, c = number % across * 4;
+    const int down = parts(p.rows, 4), across = parts(p.columns, 4);
+    const Layout layout(down, across, p.inner);
+    const int lane = threadIdx.x % WARP, share = lane % layout.shares;
+#pragma unroll 1
+    for (int block = threadIdx.x / WARP; block < layout.blocks; block += WARPS) {
+        const int tile_r = block / layout.blocks_across * layout.down + lane / (layout.shares * layout.across);
+        const int tile_c = block % layout.blocks_across * layout.across + lane / layout.shares % layout.across;
+        const int r = smaller(tile_r, down - 1) * 4, c = smaller(tile_c, across - 1) * 4;
         Tile<T> tile{}, along{};
-        const T *left = p.left + r, *right = p.right + c, *moved_left = moved.left + r, *moved_right = moved.right + c;
-        const auto add = [](Tile<T>& to, const Four<T>& a, const Four<T>& b) {
+        if (p.start && !share) {
+            const Four<T> start = load(p.start + r), moved_start = two ? load(moved.start + r) : start;
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
-                for (int j = 0; j < 4; ++j) to.sum[i][j] += a.v[i] * b.v[j];
-        };
+                for (int j = 0; j < 4; ++j) tile.row[i].v[j] = start.v[i], along.row[i].v[j] = moved_start.v[i];
+        }
 #pragma unroll 4
-        for (int k = share; k < p.inner; k += shares) {
-            const Four<T> a = load(left + k * p.left_stride), b = load(right + k * p.right_stride);
-            add(tile, a, b);
+        for (int k = share; k < p.inner; k += layout.shares) {
+            const Four<T> a = load(p.left + r + k * p.left_stride), b = load(p.right + c + k * p.right_stride);
+            add(tile, a, b, p.rows);
             if (two) {
-                add(along, load(moved_left + k * p.left_stride), b);
-                if (moved.right) add(along, a, load(moved_right + k * p.right_stride));
+                add(along, load(moved.left + r + k * p.left_stride), b, p.rows);
+                if (moved.right) add(along, a, load(moved.right + c + k * p.right_stride), p.rows);
             }
         }
-        gather(tile, shares);
-        if (two) gather(along, shares);
-        if (share || wanted >= tiles) continue;
+        gather(tile, p.rows, layout.shares);
+        if (two) gather(along, p.rows, layout.shares);
+        if (share || tile_r >= down || tile_c >= across) continue;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (r + i >= p.rows) break;
-            Four<T> line, moved_line;
-            const T begin = p.start ? p.start[r + i] : T(0), moved_begin = two && moved.start ? moved.start[r + i] : T(0);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) line.v[j] = tile.sum[i][j] + begin, moved_line.v[j] = along.sum[i][j] + moved_begin;
-            store(r + i, c, line, moved_line);
-        }
+        for (int i = 0; i < 4; ++i)
+            if (i < p.rows && r + i < p.rows) store(r + i, c, tile.row[i], along.row[i]);
     }
 }
 
-// rows × (columns + 1) = left · rightᵀ, the inner index along both factors' rows; the last column are the sums of left's rows.
-template <class T> struct Inner {
-    int rows, columns, inner;  // inner: a multiple of 4
-    const T *left, *right;     // [rows][stride], [columns][stride]
-    const T *left_two, *right_two;  // a second product to add, without the last column; null: none
-    int stride;
-    const T *ones, *zeros;  // rows of them
-};
-// add(r, c, value) has to take over an entry.
-template <class T, class F> INLINE void inner(const Inner<T>& p, F put) {
-    const int columns = p.columns + 1, down = (p.rows + 3) / 4, across = (columns + 3) / 4, tiles = down * across;
-    const int vectors = p.inner / 4, shares = sharers(tiles, vectors), share = threadIdx.x % shares, team = THREADS / shares;
-    for (int first = 0; first < tiles; first += team) {
-        const int wanted = first + threadIdx.x / shares, number = smaller(wanted, tiles - 1);
-        const int r = number / across, c = number % across;  // rows r, r + down, … and columns c, c + across, …
-        Tile<T> tile{};
-        const auto add = [&](const T* left, const T* right, const T* last) {
-            const T *a[4], *b[4];
+// put(n, Σ over fours q of term(n, q)) for n < count.
+template <class T, class F, class G> INLINE void sums(int count, int fours, F term, G put) {
+    int shares = 1;
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int column = c + i * across;
-                a[i] = left + smaller(r + i * down, p.rows - 1) * p.stride;
-                b[i] = column < p.columns ? right + column * p.stride : last;
-            }
-            for (int n = share; n < vectors; n += shares) {
+    for (int n = 0; n < 5; ++n)
+        if (2 * shares * count <= THREADS && 2 * shares <= WARP && 2 * shares <= fours) shares *= 2;
+    const int share = threadIdx.x % shares;
+#pragma unroll 1
+    for (int first = 0; first < count; first += THREADS / shares) {
+        const int n = first + threadIdx.x / shares;
+        T sum = 0;
+        if (n < count)
+#pragma unroll 4
+            for (int q = share; q < fours; q += shares) sum += term(n, q);
+        sum = gathered(sum, shares);
+        if (!share && n < count) put(n, sum);
+    }
+}
+template <class T> INLINE T dot(const Four<T>& a, const Four<T>& b) {
+    return (a.v[0] * b.v[0] + a.v[1] * b.v[1]) + (a.v[2] * b.v[2] + a.v[3] * b.v[3]);
+}
+
+// rows × columns = left · rightᵀ, the inner index along both factors' rows.
+template <class T> struct Inner {
+    int rows, columns, fours;       // fours: the inner index counts so many
+    const T *left, *right;          // [rows][stride], [columns][stride]
+    const T *left_two, *right_two;  // a second product to add; null: none
+    int stride;
+};
+
+// put(r, c, value) has to take over an entry. A warp's tiles lie 8 × 4; several warps may share them, each over its own points.
+template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put) {
+    if (p.rows < 4 || p.columns < 4) {
+        sums<T>(p.rows * p.columns, p.fours, [=](int n, int q) {
+            const int r = n / p.columns * p.stride + 4 * q, c = n % p.columns * p.stride + 4 * q;
+            const T one = dot(load(p.left + r), load(p.right + c));
+            return p.left_two ? one + dot(load(p.left_two + r), load(p.right_two + c)) : one;
+        }, [=](int n, T sum) { put(n / p.columns, n % p.columns, sum); });
+        return;
+    }
+    constexpr int high = WARP < 8 ? 1 : 8, wide = WARP / high;
+    const int down = parts(p.rows, 4), across = parts(p.columns, 4), blocks_down = parts(down, high);
+    const int blocks = blocks_down * parts(across, wide), shares = larger(1, smaller(WARPS / blocks, p.fours));
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, at_once = WARPS / shares;
+#pragma unroll 1
+    for (int first = 0; first < blocks; first += at_once) {
+        const int block = first + warp / shares, share = warp % shares;
+        const int r = block % blocks_down * high + lane % high, c = block / blocks_down * wide + lane / high;
+        Tile<T> tile{};  // rows r, r + down, … and columns c, c + across, …
+        const auto collect = [&](const T* left, const T* right) {
+            int a[4], b[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                a[i] = smaller(r + i * down, p.rows - 1) * p.stride, b[i] = smaller(c + i * across, p.columns - 1) * p.stride;
+#pragma unroll 1
+            for (int n = share; n < p.fours; n += shares) {
                 Four<T> x[4];
 #pragma unroll
-                for (int i = 0; i < 4; ++i) x[i] = load(a[i] + 4 * n);
+                for (int i = 0; i < 4; ++i) x[i] = load(left + a[i] + 4 * n);
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    const Four<T> z = load(b[j] + 4 * n);
+                    const Four<T> z = load(right + b[j] + 4 * n);
 #pragma unroll
-                    for (int i = 0; i < 4; ++i)
+                    for (int q = 0; q < 4; ++q)
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) tile.sum[i][j] += x[i].v[q] * z.v[q];
+                        for (int i = 0; i < 4; ++i) tile.row[i].v[j] += x[i].v[q] * z.v[q];
                 }
             }
         };
-        add(p.left, p.right, p.ones);
-        if (p.left_two) add(p.left_two, p.right_two, p.zeros);
-        gather(tile, shares);
-        if (share || wanted >= tiles) continue;
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
+        if (warp < at_once * shares && block < blocks) {
+            collect(p.left, p.right);
+            if (p.left_two) collect(p.left_two, p.right_two);
+        }
+        const auto finish = [&](int i, const Four<T>& line) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (r + i * down < p.rows && c + j * across < columns) put(r + i * down, c + j * across, tile.sum[i][j]);
+                if (r + i * down < p.rows && c + j * across < p.columns) put(r + i * down, c + j * across, line.v[j]);
+        };
+        if (shares == 1) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (block < blocks) finish(i, tile.row[i]);
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) store(spare + (i * THREADS + threadIdx.x) * 4, tile.row[i]);
+        barrier();
+        // The warps that share a block take turns with the lines of its tiles.
+        if (warp < at_once * shares && block < blocks)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if (i % shares != share) continue;
+                Four<T> line{};
+                for (int n = 0; n < shares; ++n) {
+                    const Four<T> more = load(spare + (i * THREADS + threadIdx.x + (n - share) * WARP) * 4);
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) line.v[j] += more.v[j];
+                }
+                finish(i, line);
+            }
+        if (first + at_once < blocks) barrier();  // before its memory is written again
     }
 }

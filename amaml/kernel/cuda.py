@@ -72,7 +72,7 @@ def numbers_near(widths: Sequence[int], points: int) -> int:
 
     stride = fours(points) if fours(points) // 4 % 2 else fours(points) + 4
     layers = [outputs * fours(inputs) + (inputs + 1) * fours(outputs) for inputs, outputs in pairwise(widths)]
-    return stride * (2 * sum(widths) - widths[0] + widths[-1]) + 2 * sum(layers) + 16 * THREADS
+    return stride * (2 * sum(widths) - widths[0] + widths[-1]) + 2 * sum(layers) + 8 * THREADS
 
 
 class CudaKernel:
@@ -105,7 +105,7 @@ class CudaKernel:
         return False
 
     def run(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> None:
-        """Solves the problem, whose pointers are the device's: a block a task, on the current stream. `steps`: how many fixed ones."""
+        """Solves the problem, whose pointers are the device's: a block a task, on the current stream. `steps`: fixed ones."""
         shape = _Shape(_NUMBERS[dtype], _ACTIVATIONS[c.activation], tuple(widths), *_lengths(c))
         solve, measure = self._functions_for(shape)
         far, near = self._needed(c, shape, steps, measure)
@@ -175,7 +175,8 @@ class CudaKernel:
         options = [
             *OPTIONS, f"--gpu-architecture={self._architecture}", f"-I{HERE}", f"-I{HERE / 'cuda'}",
             f"-DAMAML_THREADS={THREADS}", f"-DAMAML_NUMBER={shape.number}", f"-DAMAML_ACTIVATION={shape.activation}",
-            f"-DAMAML_WIDTHS={','.join(map(str, shape.widths))}", f"-DAMAML_SUPPORT={shape.support}", f"-DAMAML_QUERY={shape.query}",
+            f"-DAMAML_WIDTHS={','.join(map(str, shape.widths))}",
+            f"-DAMAML_SUPPORT={shape.support}", f"-DAMAML_QUERY={shape.query}",
         ]  # fmt: skip
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:

@@ -65,40 +65,41 @@ template <class T> class Task {
         net.gradient(support, at, out, slot);
         ++gradients;
         const T rho = T(p.proximal);
-        if (rho != 0) each(P, [&](int64_t i) { out[i] += rho * (at[i] - p.theta[i]); });
+        if (rho != 0) fill(P, out, [=, theta = p.theta](int64_t i) { return out[i] + rho * (at[i] - theta[i]); });
     }
     OUT_OF_LINE void field(const T* at, T* out, int64_t slot = 0) {
+        if (!p.rates && p.proximal == 0) {
+            net.gradient(support, at, out, slot, T(-1));
+            ++gradients;
+            return;
+        }
         force(at, out, slot);
-        each(P, [&](int64_t i) { out[i] *= p.rates ? -p.rates[i] : T(-1); });
+        fill(P, out, [=, rates = p.rates](int64_t i) { return out[i] * (rates ? -rates[i] : T(-1)); });
     }
     OUT_OF_LINE void hessian(const T* at, const T* v, T* out, int64_t slot, bool known) {
         net.hvp(support, at, v, out, slot, known);
         ++hvps;
         const T rho = T(p.proximal);
-        if (rho != 0) each(P, [&](int64_t i) { out[i] += rho * v[i]; });
+        if (rho != 0) fill(P, out, [=](int64_t i) { return out[i] + rho * v[i]; });
     }
-    OUT_OF_LINE void transposed(const T* at, const T* v, T* out, int64_t slot, bool known) {
-        const T* scaled = v;
-        if (p.rates) {
-            each(P, [&](int64_t i) { scratch[i] = v[i] * p.rates[i]; });
-            scaled = scratch.data();
-        }
-        hessian(at, scaled, out, slot, known);
-        each(P, [&](int64_t i) { out[i] = -out[i]; });
+    // (∇²L + ρ)·α·v, the negative of the transposed Jacobian's product.
+    OUT_OF_LINE void pulled(const T* at, const T* v, T* out, int64_t slot, bool known) {
+        if (p.rates) fill(P, scratch.data(), [&](int64_t i) { return v[i] * p.rates[i]; });
+        hessian(at, p.rates ? scratch.data() : v, out, slot, known);
     }
 
     // ---- the guard: power iteration on √α(∇²L + ρ)√α at `at`, whose activations slot 0 may hold already
     OUT_OF_LINE T look(const T* at, T* vector, bool known) {
         const double along = total(P, [&](int64_t i) { return double(vector[i]) * p.power_start[i]; });
         const T unit = T(1 / sqrt(1 + 2 * FRESH * along + FRESH * FRESH)), fresh = T(FRESH) * unit;
-        each(P, [&](int64_t i) {
+        fill(P, scratch.data(), [&](int64_t i) {
             const T mixed = unit * vector[i] + fresh * p.power_start[i];
-            scratch[i] = p.rates ? mixed * root_rates[i] : mixed;
+            return p.rates ? mixed * root_rates[i] : mixed;
         });
         hessian(at, scratch.data(), seed.data(), 0, known);
-        if (p.rates) each(P, [&](int64_t i) { seed[i] *= root_rates[i]; });
+        if (p.rates) fill(P, seed.data(), [&](int64_t i) { return seed[i] * root_rates[i]; });
         const T size = T(sqrt(total(P, [&](int64_t i) { return double(seed[i]) * seed[i]; })));
-        if (size != 0) each(P, [&](int64_t i) { vector[i] = seed[i] / size; });
+        if (size != 0) fill(P, vector, [&](int64_t i) { return seed[i] / size; });
         return size;
     }
     OUT_OF_LINE void first_looks(bool known) {
@@ -296,7 +297,7 @@ template <class T> class Task {
         const auto size = [&](auto v) { return over_tolerance(v, u.data()); };
         const double d0 = size([&](int64_t i) { return u[i]; }), d1 = size([&](int64_t i) { return slope[i]; });
         const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-        each(P, [&](int64_t i) { next[i] = u[i] + T(h0) * slope[i]; });
+        fill(P, next.data(), [&](int64_t i) { return u[i] + T(h0) * slope[i]; });
         field(next.data(), end_slope.data());
         const double d2 = size([&](int64_t i) { return end_slope[i] - slope[i]; }) / h0, largest = larger(d1, d2);
         const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
@@ -310,9 +311,9 @@ template <class T> class Task {
 
     // ---- backward
     void backward() {
-        each(P, [&](int64_t i) { lambda[i] = 0; });
+        fill(P, lambda.data(), [](int64_t) { return T(0); });
         for (int64_t k = p.horizons - 1; k >= 0; --k) {
-            each(P, [&](int64_t i) { lambda[i] += jumps[k * P + i]; });
+            fill(P, lambda.data(), [&](int64_t i) { return lambda[i] + jumps[k * P + i]; });
             by_length = 0;
             if (p.controlled) begin_adjoint(k);
             back_to(arrivals[k], arrivals[k + 1]);
@@ -321,13 +322,19 @@ template <class T> class Task {
         }
         if (p.want_proximal) put(p.by_proximal + b, T(by_proximal));
         T* out = p.gradients + b * P;
-        each(P, [&](int64_t i) { out[i] += lambda[i] + p.through_theta[b * P + i]; });
+        fill(P, out, [&](int64_t i) { return out[i] + (lambda[i] + p.through_theta[b * P + i]); });
         if (!all_finite(out)) fail(Failure{NON_FINITE, 0});
     }
     // Reverses the segments end − 1 … start, from the kept states.
     OUT_OF_LINE void back_to(int64_t start, int64_t end) {
         while (end > start) {
             const int64_t number = kept.last_segment(), first = larger(number, start);
+            if (number == end - 1) {
+                reverse(number, kept.last_state());
+                if (number > 0) kept.drop();
+                end = number;
+                continue;
+            }
             copy(P, kept.last_state(), between[0]);
             for (int64_t n = number; n < first; ++n) advance(n, between[0]);
             if (p.checkpoints < 0) {
@@ -373,20 +380,19 @@ template <class T> class Task {
     OUT_OF_LINE void reverse_step(int64_t number, const T* from) {
         const T h = step_size(number);
         stages(from, h, p.stages - 1, nullptr);
-        copy(P, lambda.data(), next.data());
-        for (int64_t s = p.stages - 1; s >= 0; --s) {
-            each(P, [&](int64_t i) { seed[i] = T(p.b[s]) * lambda[i]; });
+        for (int64_t s = p.stages - 1; s >= 0; --s) {  // slopes: of stages after s, what they pull back, negative
+            const T weight = h * T(p.b[s]);
+            fill(P, seed.data(), [&](int64_t i) { return weight * lambda[i]; });
             for (int64_t j = s + 1; j < p.stages; ++j)
                 if (const T a = T(p.a[j * (j - 1) / 2 + s]); a != 0)
-                    each(P, [&](int64_t i) { seed[i] += a * slopes[j * P + i]; });
-            each(P, [&](int64_t i) { seed[i] *= h; });
+                    fill(P, seed.data(), [&, back = h * a](int64_t i) { return seed[i] - back * slopes[j * P + i]; });
             bool known = net.slots() > 1 && s + 1 < p.stages;
             known |= visit(state(s, from), slot(s));
-            transposed(state(s, from), seed.data(), &slopes[s * P], slot(s), known);
+            pulled(state(s, from), seed.data(), &slopes[s * P], slot(s), known);
             if (!s && p.guard) watch(number, h);
-            each(P, [&](int64_t i) { next[i] += slopes[s * P + i]; });
         }
-        lambda.swap(next);
+        for (int64_t s = p.stages - 1; s >= 0; --s)
+            fill(P, lambda.data(), [&](int64_t i) { return lambda[i] - slopes[s * P + i]; });
     }
     // λ turns into the direction that blows up: as amaml.flow.guard.Lookout, after the first stage of a step back.
     OUT_OF_LINE void watch(int64_t number, T h) {
@@ -405,14 +411,14 @@ template <class T> class Task {
     OUT_OF_LINE bool visit(const T* at, int64_t slot) {
         const T rho = T(p.proximal), *alpha = p.rates;
         T* through = p.through_theta + b * P;
-        if (rho != 0) each(P, [&](int64_t i) { through[i] += rho * (alpha ? seed[i] * alpha[i] : seed[i]); });
+        if (rho != 0) fill(P, through, [&](int64_t i) { return through[i] + rho * (alpha ? seed[i] * alpha[i] : seed[i]); });
         if (p.want_proximal)
             by_proximal -= total(P, [&](int64_t i) {
                 return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]);
             });
         if (!p.want_rates && (p.adaptive || !p.want_length)) return false;
         force(at, scratch.data(), slot);
-        if (p.want_rates) each(P, [&](int64_t i) { p.by_rates[b * P + i] -= seed[i] * scratch[i]; });
+        if (p.want_rates) fill(P, p.by_rates + b * P, [&](int64_t i) { return p.by_rates[b * P + i] - seed[i] * scratch[i]; });
         by_length -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * scratch[i]; });
         return true;
     }
@@ -423,7 +429,7 @@ template <class T> class Task {
     int64_t controlled(int64_t numbers) const { return p.controlled ? numbers : 0; }
     OUT_OF_LINE void begin_adjoint(int64_t k) {
         if (k + 1 == p.horizons) {
-            each(P + integrals(), [&](int64_t i) { y[i] = 0; });
+            fill(P + integrals(), y.data(), [](int64_t) { return T(0); });
             adjoint_steps = 0, gone[0] = gone[1] = gone[2] = 0;
             if (!p.guard) lambda_most = 0;
         }
@@ -477,7 +483,7 @@ template <class T> class Task {
             T* middle = &dense_middles[r * P];
             combine(u0, h, p.midpoint, p.stages, middle);
             const T last = h * T(p.midpoint[p.stages]);
-            each(P, [&](int64_t i) { middle[i] += last * f1[i]; });
+            fill(P, middle, [=](int64_t i) { return middle[i] + last * f1[i]; });
         }
     }
     // u at t into `at`: quartic through a step's ends and middle (Shampine 1986), or the cubic of Hermite.
@@ -488,15 +494,12 @@ template <class T> class Task {
         const T h = sizes[first + r], x = T((t - starts[first + r]) / double(h));
         const T *u0 = &dense_states[r * P], *u1 = u0 + P, *s0 = &dense_slopes[r * P], *s1 = s0 + P;
         const T* middle = &dense_middles[r * P];
-        each(P, [&](int64_t i) {
+        fill(P, at.data(), [=, quartic = p.midpoint != nullptr](int64_t i) {
             const T d = u1[i] - u0[i], f0 = h * s0[i], f1 = h * s1[i];
-            if (!p.midpoint) {
-                at[i] = u0[i] + x * (f0 + x * ((3 * d - 2 * f0 - f1) + x * (f0 + f1 - 2 * d)));
-                return;
-            }
+            if (!quartic) return u0[i] + x * (f0 + x * ((3 * d - 2 * f0 - f1) + x * (f0 + f1 - 2 * d)));
             const T m = middle[i] - u0[i];
-            at[i] = u0[i] + x * (f0 + x * ((f1 - 4 * f0 - 5 * d + 16 * m) +
-                    x * ((5 * f0 - 3 * f1 + 14 * d - 32 * m) + x * (2 * (f1 - f0) - 8 * d + 16 * m))));
+            return u0[i] + x * (f0 + x * ((f1 - 4 * f0 - 5 * d + 16 * m) +
+                   x * ((5 * f0 - 3 * f1 + 14 * d - 32 * m) + x * (2 * (f1 - f0) - 8 * d + 16 * m))));
         });
     }
     // The slope of y in reversed time, at t.
@@ -505,17 +508,18 @@ template <class T> class Task {
         T* more = out + P;
         const T rho = T(p.proximal), *alpha = p.rates;
         if (rho != 0) {
-            each(P, [&](int64_t i) { more[i] = rho * (alpha ? v[i] * alpha[i] : v[i]); });
+            fill(P, more, [=](int64_t i) { return rho * (alpha ? v[i] * alpha[i] : v[i]); });
             more += P;
         }
         if (p.want_rates) {
             force(at.data(), seed.data());
-            each(P, [&](int64_t i) { more[i] = -v[i] * seed[i]; });
+            fill(P, more, [&](int64_t i) { return -v[i] * seed[i]; });
             more += P;
         }
         if (p.want_proximal)
             put(more, T(-total(P, [&](int64_t i) { return double(v[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]); })));
-        transposed(at.data(), v, out, 0, p.want_rates);
+        pulled(at.data(), v, out, 0, p.want_rates);
+        fill(P, out, [=](int64_t i) { return -out[i]; });
     }
     // Fills y_next and the slope there; returns the error over tolerance.
     OUT_OF_LINE double try_adjoint(int64_t segment, double h) {
@@ -592,9 +596,9 @@ template <class T> class Task {
         const int64_t size = P + integrals();
         const double d0 = adjoint_over_tolerance(y.data(), y.data()), d1 = adjoint_over_tolerance(slope_of(0), y.data());
         const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-        each(size, [&](int64_t i) { y_next[i] = y[i] + T(h0) * slope_of(0)[i]; });
+        fill(size, y_next.data(), [&, slopes = slope_of(0)](int64_t i) { return y[i] + T(h0) * slopes[i]; });
         y_slope(segment, time - h0, y_next.data(), slope_of(1));
-        each(size, [&](int64_t i) { y_error[i] = slope_of(1)[i] - slope_of(0)[i]; });
+        fill(size, y_error.data(), [now = slope_of(0), later = slope_of(1)](int64_t i) { return later[i] - now[i]; });
         const double d2 = adjoint_over_tolerance(y_error.data(), y.data()) / h0, largest = larger(d1, d2);
         const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
         const double h = smaller(100 * h0, h1);

@@ -49,6 +49,10 @@ template <class T> class States {
 template <class F> INLINE void each(int64_t n, F run) {
     for (int64_t i = 0; i < n; ++i) run(i);
 }
+// out[i] = term(i) for all i < n, where a term reads nothing that another one writes.
+template <class T, class F> INLINE void fill(int64_t n, T* out, F term) {
+    for (int64_t i = 0; i < n; ++i) out[i] = term(i);
+}
 template <class T> void copy(int64_t n, const T* from, T* to) { std::memcpy(to, from, n * sizeof(T)); }
 
 // out = from + h·Σ_j c_j v_j, j < count, of vectors v one behind another; without `from` the sum alone. May be in place.
@@ -75,12 +79,20 @@ template <class F> double total(int64_t n, F term) {
 
 // The largest term(i), 0 at least; NaN if any is NaN.
 template <class T, class F> T largest(int64_t n, F term) {
-    T most = 0;
-    for (int64_t i = 0; i < n; ++i) {
+    constexpr int parts = 32;
+    T part[parts] = {};
+    int64_t i = 0;
+    for (; i + parts <= n; i += parts)
+        for (int q = 0; q < parts; ++q) {
+            const T one = term(i + q);
+            part[q] = one > part[q] || one != one ? one : part[q];
+        }
+    for (; i < n; ++i) {
         const T one = term(i);
-        if (!(one <= most)) most = one;
-        if (one != one) return one;
+        part[i % parts] = one > part[i % parts] || one != one ? one : part[i % parts];
     }
+    T most = 0;
+    for (const T one : part) most = one > most || one != one ? one : most;
     return most;
 }
 

@@ -92,8 +92,8 @@ template <class T> class Network {
     void start() {}
     int64_t slots() const { return int64_t(slots_.size()); }
 
-    // Gradient at u into out; returns the loss.
-    T gradient(const Points<T>& set, const T* u, T* out, int64_t slot = 0) {
+    // `scale` times the gradient at u into out; returns the loss.
+    T gradient(const Points<T>& set, const T* u, T* out, int64_t slot = 0, T scale = 1) {
         T loss = 0;
         pack(set, u, at_);
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
@@ -114,6 +114,7 @@ template <class T> class Network {
             }
         }
         unpack(set, out);
+        if (scale != 1) fill(parameters, out, [=](int64_t i) { return scale * out[i]; });
         return loss;
     }
 

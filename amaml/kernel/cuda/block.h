@@ -105,16 +105,32 @@ template <class F> INLINE void each(int64_t n, F run) {
     for (int i = threadIdx.x; i < int(n); i += THREADS) run(int64_t(i));
     barrier();
 }
-template <class T> OUT_OF_LINE void copy(int64_t n, const T* from, T* to) { each(n, [=](int64_t i) { to[i] = from[i]; }); }
+// out[i] = term(i) for all i < n, where a term reads nothing that another one writes: so a thread reads for several before it writes,
+// and waits for the memory but once.
+constexpr int AT_ONCE = 5;
+template <class T, class F> INLINE void fill(int64_t n, T* out, F term) {
+    const int last = int(n) - 1;
+#pragma unroll 1
+    for (int first = threadIdx.x; first <= last; first += AT_ONCE * THREADS) {
+        T found[AT_ONCE];
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; ++q) found[q] = term(int64_t(smaller(first + q * THREADS, last)));
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; ++q)
+            if (first + q * THREADS <= last) out[first + q * THREADS] = found[q];
+    }
+    barrier();
+}
+template <class T> OUT_OF_LINE void copy(int64_t n, const T* from, T* to) { fill(n, to, [=](int64_t i) { return from[i]; }); }
 
 // out = from + h·Σ_j c_j v_j, j < count, of vectors v one behind another; without `from` the sum alone. May be in place.
 template <class T>
 OUT_OF_LINE void add_weighted(int64_t n, const T* from, T h, const double* c, int64_t count, const T* vectors, T* out) {
-    each(n, [=](int64_t i) {
+    fill(n, out, [=](int64_t i) {
         T sum = from ? from[i] : T(0);
-        for (int64_t j = 0; j < count; ++j)
+        for (int j = 0; j < int(count); ++j)
             if (c[j] != 0) sum += h * T(c[j]) * vectors[j * n + i];
-        out[i] = sum;
+        return sum;
     });
 }
 
@@ -138,8 +154,15 @@ template <class F> OUT_OF_LINE double joined(double mine, F join) {
 }
 // Σ term(i) in double.
 template <class F> INLINE double total(int64_t n, F term) {
+    const int last = int(n) - 1;
     double mine = 0;
-    for (int i = threadIdx.x; i < int(n); i += THREADS) mine += term(int64_t(i));
+#pragma unroll 1
+    for (int first = threadIdx.x; first <= last; first += AT_ONCE * THREADS)
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; ++q) {
+            const double one = term(int64_t(smaller(first + q * THREADS, last)));
+            mine += first + q * THREADS <= last ? one : 0;
+        }
     return joined(mine, Sum{});
 }
 // The largest term(i), 0 at least; NaN if any is NaN.

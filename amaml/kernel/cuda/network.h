@@ -60,39 +60,39 @@ template <class T> class Network {
 
     int64_t slots() const { return 1; }
 
-    // Gradient at u into out; returns the loss.
-    T gradient(const Points<T>& set, const T* u, T* out, int64_t = 0) {
-        return set.length == SUPPORT ? gradient_of<SUPPORT>(set, u, out) : gradient_of<QUERY>(set, u, out);
+    // `scale` times the gradient at u into out; returns the loss.
+    T gradient(const Points<T>& set, const T* u, T* out, int64_t = 0, T scale = 1) {
+        return set.length == SUPPORT ? gradient_of<SUPPORT>(set, u, out, scale) : gradient_of<QUERY>(set, u, out, scale);
     }
 
     // ∇²L(u)·v into out, by Pearlmutter's R-operator.
     OUT_OF_LINE void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t = 0, bool = false) {
         pack(u, WEIGHTS), pack(v, ALONG);
         for (int chunk = 0; chunk < set.chunks; ++chunk) {
-            fetch(set, chunk);
+            if (set.chunks > 1 || loaded_ != set.x) fetch(set, chunk);
 #pragma unroll
             for (int l = 0; l < LAYERS; ++l) forward<true, SUPPORT>(l);
             residual<true>(set, chunk);
 #pragma unroll
             for (int l = LAYERS - 1; l >= 0; --l) {
-                collect<true, SUPPORT>(l, chunk > 0, out);
+                collect<true, SUPPORT>(l, chunk > 0, out, T(1));
                 if (l) pull<true, SUPPORT>(l);
             }
         }
     }
 
   private:
-    template <int points> OUT_OF_LINE T gradient_of(const Points<T>& set, const T* u, T* out) {
+    template <int points> OUT_OF_LINE T gradient_of(const Points<T>& set, const T* u, T* out, T scale) {
         pack(u, WEIGHTS);
         double loss = 0;
         for (int chunk = 0; chunk < set.chunks; ++chunk) {
-            fetch(set, chunk);
+            if (set.chunks > 1 || loaded_ != set.x) fetch(set, chunk);
 #pragma unroll
             for (int l = 0; l < LAYERS; ++l) forward<false, points>(l);
             loss += residual<false>(set, chunk);
 #pragma unroll
             for (int l = LAYERS - 1; l >= 0; --l) {
-                collect<false, points>(l, chunk > 0, out);
+                collect<false, points>(l, chunk > 0, out, scale);
                 if (l) pull<false, points>(l);
             }
         }
@@ -101,26 +101,34 @@ template <class T> class Network {
 
     // Brings flat parameters to where products read them.
     OUT_OF_LINE void pack(const T* from, int to) {
+        constexpr int last = parameters_at(LAYERS) - 1;
         T* const all = near<T>() + to;
+#pragma unroll 1
+        for (int first = threadIdx.x; first <= last; first += AT_ONCE * THREADS) {
+            T found[AT_ONCE];
 #pragma unroll
-        for (int l = 0; l < LAYERS; ++l) {
-            const int in = WIDTHS[l], outputs = WIDTHS[l + 1];
-#pragma unroll 4
-            for (int i = threadIdx.x; i < in * outputs; i += THREADS) {
-                const int o = i / in, k = i % in;
-                const T weight = from[parameters_at(l) + i];
-                if (l) all[straight_at(l) + o * whole_fours(in) + k] = weight;
-                all[turned_at(l) + k * whole_fours(outputs) + o] = weight;
-            }
-            for (int o = threadIdx.x; o < outputs; o += THREADS) all[bias_at(l) + o] = from[parameters_at(l) + in * outputs + o];
+            for (int q = 0; q < AT_ONCE; ++q) found[q] = from[smaller(first + q * THREADS, last)];
+#pragma unroll
+            for (int q = 0; q < AT_ONCE; ++q) place(first + q * THREADS, found[q], all);
         }
         barrier();
+    }
+    // The n'th parameter; those beyond the last aren't any.
+    INLINE void place(int n, T parameter, T* all) {
+#pragma unroll
+        for (int l = 0; l < LAYERS; ++l) {
+            const int in = WIDTHS[l], outputs = WIDTHS[l + 1], i = n - parameters_at(l);
+            if (i < 0 || i >= (in + 1) * outputs) continue;
+            const int o = i / in, k = i % in;
+            if (o >= outputs) all[bias_at(l) + i - in * outputs] = parameter;
+            else all[turned_at(l) + k * whole_fours(outputs) + o] = parameter;
+            if (l && o < outputs) all[straight_at(l) + o * whole_fours(in) + k] = parameter;
+        }
     }
     // Brings a chunk's points, unless they are here.
     OUT_OF_LINE void fetch(const Points<T>& set, int chunk) {
         const int first = chunk * set.length, count = smaller(set.length, set.count - first);
         const T *x = set.x + first * WIDTHS[0], *y = set.y + first * WIDTHS[LAYERS];
-        if (loaded_ == x) return;
         loaded_ = x;
         const auto spread = [=](const T* from, T* to, int features) {
             for (int i = threadIdx.x; i < features * STRIDE; i += THREADS) {
@@ -173,18 +181,18 @@ template <class T> class Network {
     }
 
     // The gradient of layer l, with `two` its own along v, from how the loss depends on its outputs.
-    template <bool two, int points> INLINE void collect(int l, bool more, T* out) {
+    template <bool two, int points> INLINE void collect(int l, bool more, T* out, T scale) {
         T* const all = near<T>();
         const int in = WIDTHS[l], rows = WIDTHS[l + 1];
         const T *const delta = all + values_at(l + 1), *const moved_delta = all + moved_at(l + 1), *const right = all + values_at(l);
         const Inner<T> product{rows, in, whole_fours(points) / 4, two ? moved_delta : delta, right,
                                two && l ? delta : nullptr, two && l ? all + moved_at(l) : nullptr, STRIDE};
         T *const weight = out + parameters_at(l), *const bias = weight + in * rows;
-        inner(product, all + SPARE_AT, [=](int r, int c, T sum) { weight[r * in + c] = more ? weight[r * in + c] + sum : sum; });
+        inner(product, all + SPARE_AT, [=](int r, int c, T sum) { weight[r * in + c] = more ? weight[r * in + c] + scale * sum : scale * sum; });
         sums<T>(rows, whole_fours(points) / 4, [=](int r, int q) {
             const Four<T> d = load(product.left + r * STRIDE + 4 * q);
             return (d.v[0] + d.v[1]) + (d.v[2] + d.v[3]);
-        }, [=](int r, T sum) { bias[r] = more ? bias[r] + sum : sum; });
+        }, [=](int r, T sum) { bias[r] = more ? bias[r] + scale * sum : scale * sum; });
         barrier();
     }
 

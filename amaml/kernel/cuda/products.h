@@ -11,7 +11,7 @@ template <class T> INLINE void store(T* to, const Four<T>& v) { *reinterpret_cas
 template <class T> struct Tile {
     Four<T> row[4];
 };
-constexpr int SPARE = THREADS * 16;  // numbers of the multiprocessor's memory that `inner` needs: a tile for each thread
+constexpr int SPARE = THREADS * 8;  // numbers of the multiprocessor's memory that `inner` needs: half a tile for each thread
 
 INLINE constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
 
@@ -36,7 +36,7 @@ struct Layout {
 
     // The most threads a tile, at most `most`, with which all warps find work at once.
     INLINE constexpr Layout(int tiles_down, int tiles_across, int most)
-        : down(WARP < 4 || tiles_down < 2 ? 1 : tiles_down < 4 ? 2 : 4), across(WARP / down), shares(1),
+        : down(WARP < 8 || tiles_down < 2 ? 1 : tiles_down < 4 ? 2 : tiles_down < 8 ? 4 : 8), across(WARP / down), shares(1),
           blocks_across(parts(tiles_across, across)), blocks(blocks_across * parts(tiles_down, down)) {
 #pragma unroll
         for (int n = 0; n < 5; ++n) {
@@ -158,7 +158,7 @@ template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 a[i] = smaller(r + i * down, p.rows - 1) * p.stride, b[i] = smaller(c + i * across, p.columns - 1) * p.stride;
-#pragma unroll 1
+#pragma unroll 2
             for (int n = share; n < p.fours; n += shares) {
                 Four<T> x[4];
 #pragma unroll
@@ -180,7 +180,7 @@ template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put
         const auto finish = [&](int i, const Four<T>& line) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (r + i * down < p.rows && c + j * across < p.columns) put(r + i * down, c + j * across, line.v[j]);
+                if (r < down && c < across && r + i * down < p.rows && c + j * across < p.columns) put(r + i * down, c + j * across, line.v[j]);
         };
         if (shares == 1) {
 #pragma unroll
@@ -188,22 +188,23 @@ template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put
                 if (block < blocks) finish(i, tile.row[i]);
             continue;
         }
+        // Half of every tile at a time; the warps that share a block take a line each.
 #pragma unroll
-        for (int i = 0; i < 4; ++i) store(spare + (i * THREADS + threadIdx.x) * 4, tile.row[i]);
-        barrier();
-        // The warps that share a block take turns with the lines of its tiles.
-        if (warp < at_once * shares && block < blocks)
+        for (int half = 0; half < 4; half += 2) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (i % shares != share) continue;
-                Four<T> line{};
-                for (int n = 0; n < shares; ++n) {
-                    const Four<T> more = load(spare + (i * THREADS + threadIdx.x + (n - share) * WARP) * 4);
+            for (int i = 0; i < 2; ++i) store(spare + (i * THREADS + threadIdx.x) * 4, tile.row[half + i]);
+            barrier();
+            if (share < 2 && warp < at_once * shares && block < blocks)
+                for (int i = share; i < 2; i += smaller(shares, 2)) {
+                    Four<T> line{};
+                    for (int n = 0; n < shares; ++n) {
+                        const Four<T> more = load(spare + (i * THREADS + threadIdx.x + (n - share) * WARP) * 4);
 #pragma unroll
-                    for (int j = 0; j < 4; ++j) line.v[j] += more.v[j];
+                        for (int j = 0; j < 4; ++j) line.v[j] += more.v[j];
+                    }
+                    finish(half + i, line);
                 }
-                finish(i, line);
-            }
-        if (first + at_once < blocks) barrier();  // before its memory is written again
+            barrier();
+        }
     }
 }

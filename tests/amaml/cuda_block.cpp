@@ -1,0 +1,167 @@
+// The kernel for GPUs on a processor: its source, compiled by a C++ compiler, its blocks as they are on a GPU, every thread a fiber.
+// Between two barriers the threads run one after another, in an order of one's choice. Where the answer depends on that order, a
+// barrier is missing. The same face as the kernel for processors has; like the one for GPUs it is compiled for one shape.
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#define __shared__
+#define __forceinline__ inline
+#define __noinline__
+struct Index { int x; };
+static Index threadIdx;
+struct char4 { char bytes[4]; };
+extern char4 memory_of_multiprocessor[];
+using std::tanh, std::exp, std::expm1, std::log1p;
+
+static void synchronize(bool warp_alone);
+static double exchanged[1024];
+inline void __syncthreads() { synchronize(false); }
+template <class T> T __shfl_xor_sync(unsigned, T value, int apart) {
+    const int own = threadIdx.x;
+    exchanged[own] = double(value);
+    synchronize(true);
+    const T other = T(exchanged[own ^ apart]);
+    synchronize(true);
+    return other;
+}
+struct Left {};  // a thread that ended early
+#define LEAVE throw Left()
+
+#include "task.h"
+
+alignas(128) char4 memory_of_multiprocessor[1 << 18];
+
+namespace {
+
+class Block {
+  public:
+    Block(std::function<void()> work, int64_t order) : work_(std::move(work)), order_(order), fibers_(THREADS) {
+        for (int n = 0; n < THREADS; ++n) {
+            Fiber& fiber = fibers_[n];
+            fiber.stack.reset(new char[STACK]);
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get(), fiber.context.uc_stack.ss_size = STACK;
+            fiber.context.uc_link = nullptr;
+            makecontext(&fiber.context, begin, 0);
+        }
+    }
+    void run() {
+        running = this;
+        std::vector<int> numbers(THREADS);
+        std::iota(numbers.begin(), numbers.end(), 0);
+        if (order_ == 1) std::reverse(numbers.begin(), numbers.end());
+        std::mt19937 random(order_);
+        do {
+            if (order_ > 1) std::shuffle(numbers.begin(), numbers.end(), random);
+            for (const int n : numbers)
+                if (fibers_[n].state == READY) threadIdx.x = n, enter(fibers_[n]);
+        } while (release());
+    }
+    void wait(bool warp_alone) {
+        Fiber& own = fibers_[threadIdx.x];
+        if (!warp_alone && left_out && ++own.barriers % left_out == 0) return;
+        own.state = warp_alone ? AT_WARP : AT_BARRIER;
+        if (!_setjmp(own.place)) _longjmp(scheduler_, 1);
+    }
+    static Block* running;
+    static int64_t left_out;
+
+  private:
+    enum State { READY, AT_WARP, AT_BARRIER, DONE };
+    static constexpr size_t STACK = 1 << 17;
+    struct Fiber {
+        ucontext_t context;  // where it begins, and
+        jmp_buf place;       // where it waits: going on there costs no call of the system
+        bool begun = false;
+        std::unique_ptr<char[]> stack;
+        State state = READY;
+        int64_t barriers = 0;
+    };
+    void enter(Fiber& fiber) {
+        if (_setjmp(scheduler_)) return;
+        if (fiber.begun) _longjmp(fiber.place, 1);
+        fiber.begun = true;
+        setcontext(&fiber.context);
+    }
+    static void begin() {
+        Block& block = *running;
+        const int own = threadIdx.x;
+        try {
+            block.work_();
+        } catch (const Left&) {  // what failed is written
+        }
+        block.fibers_[own].state = DONE;
+        _longjmp(block.scheduler_, 1);
+    }
+    // Lets those go on that have met; whether there are any. Threads that wait for what never comes end the program.
+    bool release() {
+        const auto all = [&](int first, int count, State state) {
+            return std::all_of(&fibers_[first], &fibers_[first] + count, [&](const Fiber& f) { return f.state == state; });
+        };
+        const auto go_on = [&](int first, int count) {
+            for (int n = first; n < first + count; ++n) fibers_[n].state = READY;
+        };
+        bool any = false;
+        for (int first = 0; first < THREADS; first += WARP)
+            if (all(first, WARP, AT_WARP)) go_on(first, WARP), any = true;
+        if (any || all(0, THREADS, DONE)) return any;
+        if (!all(0, THREADS, AT_BARRIER)) {
+            std::fputs("the threads of a block don't all come to the same barrier\n", stderr);
+            std::abort();
+        }
+        go_on(0, THREADS);
+        return true;
+    }
+
+    std::function<void()> work_;
+    int64_t order_;
+    std::vector<Fiber> fibers_;
+    jmp_buf scheduler_;
+};
+Block* Block::running = nullptr;
+int64_t Block::left_out = 0;
+int64_t order = 0;
+
+template <class T> int64_t solve(const Problem<T>& p) {
+    if (p.layers != LAYERS || p.parameters != parameters_at(LAYERS) || NUMBERS * sizeof(T) > sizeof memory_of_multiprocessor) return 2;
+    Memory needed(nullptr);
+    { Task<T> task(p, needed); }
+    struct alignas(128) Line { char bytes[128]; };
+    for (int64_t b = 0; b < p.batch; ++b) {
+        const std::unique_ptr<Line[]> far(new Line[needed.used() / 128]);
+        Scratch& scratch = scratch_of_block();
+        scratch.code = p.code + b, scratch.failed_at = p.failed_at + b, scratch.value = p.value + b, scratch.bound = p.bound + b;
+        Block([&] {
+            Memory memory(far[0].bytes);
+            Task<T> task(p, memory);
+            task.solve(b);
+        }, order).run();
+    }
+    return 0;
+}
+
+}  // namespace
+
+static void synchronize(bool warp_alone) { Block::running->wait(warp_alone); }
+
+extern "C" {
+// In which order threads run between barriers: 0 as they are numbered, 1 backwards, else shuffled from such a seed.
+void amaml_order(int64_t wanted) { order = wanted; }
+// Leaves out every so many'th barrier, to see whether that is found out; 0: none.
+void amaml_leave_out(int64_t every) { Block::left_out = every; }
+int64_t amaml_problem_bytes() { return sizeof(Problem<float>); }
+int64_t amaml_near_bytes_float32() { return NUMBERS * sizeof(float); }
+int64_t amaml_solve_float32(const Problem<float>* problem) { return solve(*problem); }
+int64_t amaml_solve_float64(const Problem<double>* problem) { return solve(*problem); }
+}

@@ -5,8 +5,10 @@ STAMP := .venv/.installed
 # Tests wait as often as they compute: three processes keep two cores busy.
 TEST_PROCESSES ?= 3
 BENCH := benchmarks/.venv
+# Of the machine that gpu-bundle packs for.
+GPU_PYTHON ?= 3.12
 
-.PHONY: help setup demo test nightly up check bench bench-api bench-latency
+.PHONY: help setup demo test nightly up check bench bench-api bench-latency gpu-bundle
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +48,9 @@ $(BENCH)-mlflow/.installed: benchmarks/requirements-mlflow.txt
 
 bench-latency: $(STAMP) ## how long users wait and what waiting workers cost, about 6 minutes; benchmarks/results/latency.json
 	@exec .venv/bin/python -m benchmarks.latency
+
+gpu-bundle: $(STAMP) ## .gpu-bundle: CUDA tests and benchmarks for a machine with PyTorch but no network (GPU_PYTHON: its Python, 3.12)
+	@exec .venv/bin/python -m benchmarks.gpu_bundle --python $(GPU_PYTHON)
 
 $(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/requirements-jax.txt
 	$(PYTHON) -m venv --clear $(BENCH)

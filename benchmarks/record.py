@@ -36,24 +36,31 @@ class Run:
     name: str
     quick: bool
     output: Path
+    options: tuple[str, ...] = ()
+    """Of this benchmark alone, as they were given."""
 
     def write(self, results: Any) -> None:
         """`results` beside the machine, the versions and the command."""
         path = self.output / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        quick = " --quick" if self.quick else ""
-        content = {"benchmark": self.name, "command": f"python -m benchmarks.{self.name}{quick}",
+        command = ["python", "-m", f"benchmarks.{self.name}", *["--quick"] * self.quick, *self.options]
+        content = {"benchmark": self.name, "command": " ".join(command),
                    "machine": machine(), "versions": versions(), "results": results}  # fmt: skip
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         print(f"wrote {path}")
 
 
-def arguments(name: str) -> Run:
+def parser(name: str) -> argparse.ArgumentParser:
     """--quick: the smallest work that runs every line; --output: the folder of the JSON."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
-    parser.add_argument("--quick", action="store_true", help="the smallest work that runs every line")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
-    given = parser.parse_args()
+    options = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+    options.add_argument("--quick", action="store_true", help="the smallest work that runs every line")
+    options.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
+    return options
+
+
+def arguments(name: str) -> Run:
+    """What a benchmark without options of its own was called with."""
+    given = parser(name).parse_args()
     return Run(name, given.quick, given.output)
 
 
@@ -105,10 +112,10 @@ class Timing:
 
 
 def in_turn(
-    cases: Mapping[str, Callable[[], Any]], *, repeats: int, budget: float, warm: bool = True
+    cases: Mapping[str, Callable[[], Any]], *, repeats: int, budget: float, warm: bool = True, turn: float = TURN
 ) -> dict[str, Timing]:
     """Runs every case once unmeasured, then all of them in turn, each after a rest, round after round, until each has had
-    `repeats` turns or has used up its `budget` of seconds."""
+    `repeats` turns of `turn` seconds (0: of one run) or has used up its `budget` of seconds."""
     timings = {name: Timing() for name in cases}
     if warm:
         for case in cases.values():
@@ -117,14 +124,14 @@ def in_turn(
         for name, case in cases.items():
             if sum(timings[name].seconds) <= budget:
                 time.sleep(REST)
-                _turn(case, timings[name])
+                _turn(case, timings[name], turn)
     return timings
 
 
-def _turn(case: Callable[[], Any], timing: Timing) -> None:
+def _turn(case: Callable[[], Any], timing: Timing, seconds: float) -> None:
     """Adds the seconds of one turn's runs."""
     begin = end = time.perf_counter()
-    while end - begin < TURN:
+    while end - begin <= seconds:
         before = end
         timing.value = case()
         end = time.perf_counter()

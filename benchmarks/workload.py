@@ -55,12 +55,12 @@ class Work:
             self.params, *self.losses, self.tasks, length=self.length, solver=solver, adjoint=adjoint
         )
 
-    def to(self, dtype: torch.dtype) -> Work:
-        """The same numbers in another precision."""
+    def to(self, where: torch.dtype | torch.device) -> Work:
+        """The same numbers in another precision or on another device."""
         return replace(
             self,
-            params={name: value.to(dtype) for name, value in self.params.items()},
-            tasks={name: value.to(dtype) for name, value in self.tasks.items()},
+            params={name: value.to(where) for name, value in self.params.items()},
+            tasks={name: value.to(where) for name, value in self.tasks.items()},
         )
 
     def first(self, tasks: int) -> Work:

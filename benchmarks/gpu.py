@@ -1,0 +1,403 @@
+"""A GPU beside the CPU of its machine: the CUDA tests, the same numbers, the same bits, seconds and memory, in one table.
+
+`python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs what a machine without a network
+lacks for it. `--device cpu` tries the command where no GPU is, with the CPU beside itself; `--sanitize` adds NVIDIA's
+compute-sanitizer. Each line of the table says what was measured, the bound it should keep where there is one, and whether it was
+kept. The exit status is 1 where a GPU doesn't keep one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import amaml
+from amaml import kernel
+from amaml.models.conv4 import Conv4
+from amaml.models.losses import classification_losses
+from benchmarks.record import Run, Timing, in_turn, parser, threads
+from benchmarks.workload import STEP, TASKS, error, work
+
+ROOT = Path(__file__).parents[1]
+OLDEST_TORCH = (2, 11)
+CPU = torch.device("cpu")
+MANY = 264
+"""Tasks: two for each of an H100's or H200's 132 multiprocessors."""
+REPEATS = 5
+BUDGET = 3.0
+"""Seconds a case. A case is run once before it is measured, and whatever is begun is ended."""
+TESTS_SECONDS = 400
+SANITIZER_SECONDS = 250
+
+EXACT = 1e-12
+"""Relative distance in float64 where every step is the same; where steps follow the error, rounding may choose others, and then
+both are as close as the tolerance."""
+ROUNDING = 2.0
+"""Times the CPU's error in float32."""
+FASTER = {"exact MAML, 16 tasks": 10.0, "exact MAML, 264 tasks": 80.0, "conv4, 16 tasks": 20.0}
+"""Times as fast as two threads of the CPU."""
+LONG, SHORT = 1600, 100
+GROWTH = {None: 1.2 * math.sqrt(LONG / SHORT), 8: 1.1}
+"""Peak memory of the long solve over the short one's, by the number of checkpoints; None keeps the square root of the steps."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of the table."""
+
+    part: str
+    what: str
+    measured: str
+    bound: str = ""
+    kept: bool | None = None
+    """None where there is no bound."""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A meta-gradient to take, on the device where its tensors lie."""
+
+    name: str
+    losses: tuple[Any, Any]
+    params: dict[str, Tensor]
+    tasks: dict[str, Tensor]
+    length: float
+    solver: Any
+    tolerance: float | None = None
+    """Of a solver that chooses its steps."""
+
+    def to(self, *where: torch.dtype | torch.device) -> Case:
+        params, tasks = self.params, self.tasks
+        for place in where:
+            params = {name: value.to(place) for name, value in params.items()}
+            tasks = {name: value.to(place) for name, value in tasks.items()}
+        return replace(self, params=params, tasks=tasks)
+
+    def only(self, which: slice | Tensor) -> Case:
+        """These of its tasks, in this order."""
+        return replace(self, tasks={name: value[which] for name, value in self.tasks.items()})
+
+    def solve(self, adjoint: Any = None) -> amaml.MetaGradient:
+        return amaml.meta_gradient(
+            self.params, *self.losses, self.tasks, length=self.length, solver=self.solver, adjoint=adjoint
+        )
+
+    def per_task(self) -> Tensor:
+        """Every task's gradient [B, P], on the CPU."""
+        return torch.cat([value.flatten(1) for value in self.solve().per_task.values()], dim=1).cpu()
+
+
+def regression(name: str, tasks: int, length: float, solver: Any, tolerance: float | None = None) -> Case:
+    """The MLP of `benchmarks.workload` from its trained start, float32."""
+    job = work("trained", length, tasks=tasks)
+    return Case(name, job.losses, job.params, job.tasks, job.length, solver, tolerance)
+
+
+def conv4(quick: bool) -> Case:
+    """Five classes, five shots and fifteen queries of each, pictures of 8 × 8 pixels, 16 filters."""
+    generator = torch.Generator().manual_seed(1)
+    tasks, steps = (2, 1) if quick else (TASKS, 5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Conv4((1, 8, 8), 16, 5)
+    data = {}
+    for rows, shots in (("support", 5), ("query", 15)):
+        labels = torch.eye(5).repeat(shots, 1)
+        data[f"{rows}_x"] = torch.randn(tasks, len(labels), 64, generator=generator)
+        data[f"{rows}_y"] = labels.expand(tasks, -1, -1).clone()
+    params = {name: value.detach().clone() for name, value in net.named_parameters()}
+    return Case(f"conv4, {tasks} tasks", classification_losses(net), params, data, steps * STEP, amaml.Euler(STEP))
+
+
+def cases(quick: bool) -> list[Case]:
+    """What is timed."""
+    few, many = (2, 3) if quick else (TASKS, MANY)
+    short, long = (0.05, 0.1) if quick else (2.0, 20.0)
+    dopri5 = amaml.Dopri5(1e-5, 1e-5)
+    return [
+        *(regression(f"exact MAML, {tasks} tasks", tasks, short, amaml.Euler(STEP)) for tasks in (few, many)),
+        *(regression(f"dopri5 1e-5, T={T:g}, {few} tasks", few, T, dopri5, 1e-5) for T in (short, long)),
+        conv4(quick),
+    ]
+
+
+def path(device: torch.device) -> str:
+    """What the solves of an MLP run on there: the compiled kernel is of the CPU alone."""
+    return kernel.backend() if device.type == "cpu" else "batched"
+
+
+def card(device: torch.device) -> dict[str, Any]:
+    """The device and what drives it."""
+    if device.type == "cpu":
+        return {"name": "the CPU"}
+    properties = torch.cuda.get_device_properties(device)
+    smi = shutil.which("nvidia-smi")
+    asked = [smi or "", "--query-gpu=driver_version", "--format=csv,noheader"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split() if smi else []
+    try:
+        bindings = version("cuda-bindings")
+    except PackageNotFoundError:
+        bindings = "not installed"
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": round(properties.total_memory / 2**30, 1),
+        "driver": said[0] if said else "unknown",
+        "cuda": torch.version.cuda,
+        "cuda_bindings": bindings,
+    }
+
+
+def cuda_tests(device: torch.device) -> Iterator[Line]:
+    """The tests with the mark `cuda`, in a process of their own; each that fails has a line.
+    Other plugins of pytest that happen to be installed stay out."""
+    candidates = sorted((ROOT / "tests").rglob("test_*.py"))
+    files = [str(file) for file in candidates if "pytest.mark.cuda" in file.read_text()]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-o", "addopts=", "-m", "cuda"]
+    plugins = ["--disable-plugin-autoload", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *plugins, *files], cwd=ROOT, capture_output=True, text=True, check=False, timeout=TESTS_SECONDS
+    )
+    lines = done.stdout.splitlines()
+    counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", lines[-1] if lines else "")
+    told = ", ".join(f"{count} {name}" for count, name in counts) or f"pytest ended with status {done.returncode}"
+    if device.type == "cpu" and done.returncode == 0:
+        yield Line("tests", "with the mark cuda", told)
+    else:
+        kept = done.returncode == 0 and "passed" in {name for _, name in counts}
+        yield Line("tests", "with the mark cuda", told, "none fails", kept)
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR")):
+            yield Line("tests", line.partition(" - ")[0], line.partition(" - ")[2], "", False)
+    if done.returncode and not counts:
+        print(done.stdout[-4000:], done.stderr[-4000:], flush=True)
+
+
+def accuracy(case: Case, device: torch.device) -> Iterator[Line]:
+    """In float64 the CPU's numbers; in float32 an error that isn't much larger than the CPU's. Where steps follow the error, what
+    counts as exact is a solve at a ten-thousandth of the tolerance."""
+    double = case.to(torch.float64)
+    here = double.per_task()
+    apart = error(double.to(device).per_task(), here)
+    bound = case.tolerance or EXACT
+    yield Line("accuracy", f"{case.name}, float64: from the CPU", f"{apart:.1e}", f"≤ {bound:g}", apart <= bound, apart)
+    exact = here
+    if case.tolerance is not None:
+        exact = replace(double, solver=amaml.Dopri5(1e-4 * case.tolerance, 1e-4 * case.tolerance)).per_task()
+    cpu, other = error(case.per_task(), exact), error(case.to(device).per_task(), exact)
+    kept = other <= ROUNDING * cpu
+    told = f"{other:.1e}, the CPU {cpu:.1e}"
+    yield Line("accuracy", f"{case.name}, float32: error", told, f"≤ {ROUNDING:g}× the CPU's", kept, other)
+
+
+def bits(case: Case, device: torch.device) -> Iterator[Line]:
+    """A task's gradient, whatever is solved beside it."""
+    whole = case.to(device)
+    tasks = len(case.tasks["support_x"])
+    some = min(TASKS, tasks - 1)
+    found = whole.per_task()
+    order = torch.randperm(tasks, generator=torch.Generator().manual_seed(2))
+    compared = {
+        "the same again": (whole.per_task(), found),
+        f"{some} tasks of {tasks}": (whole.only(slice(some)).per_task(), found[:some]),
+        f"1 task of {tasks}": (whole.only(slice(1)).per_task(), found[:1]),
+        "tasks in another order": (whole.only(order.to(device)).per_task(), found[order]),
+    }
+    for what, (one, other) in compared.items():
+        same = torch.equal(one, other)
+        told = "equal" if same else f"{error(one, other.double()):.1e} apart"
+        yield Line("bits", f"{case.name}: {what}", told, "equal", same)
+
+
+def seconds(case: Case, device: torch.device, quick: bool, timings: dict[str, Any]) -> Iterator[Line]:
+    """Medians on the device, there with the kernel off, and on the CPU, in turn; raw ones go into `timings`."""
+
+    def solved(on: Case, how: Callable[[], AbstractContextManager[None]]) -> None:
+        with how():
+            on.solve()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    there = case.to(device)
+    ways: dict[str, Callable[[], None]] = {
+        "device": partial(solved, there, nullcontext),
+        "device, kernel off": partial(solved, there, kernel.disabled),
+    }
+    for count in sorted({2, os.cpu_count() or 2}):
+        ways[f"CPU, {count} threads"] = partial(solved, case, partial(threads, count))
+    once = {"repeats": 1, "warm": False, "turn": 0.0}
+    found: dict[str, Timing] = in_turn(ways, budget=BUDGET, **(once if quick else {"repeats": REPEATS}))
+    timings[case.name] = {name: timing.summary() for name, timing in found.items()}
+    medians = {name: 1e3 * timing.median for name, timing in found.items()}
+    for name, median in medians.items():
+        yield Line("seconds", f"{case.name}: {name}", f"{median:,.2f} ms", value=median / 1e3)
+    ratio = medians["CPU, 2 threads"] / medians["device"]
+    bound = None if quick or device.type == "cpu" else FASTER.get(case.name)
+    told = "" if bound is None else f"≥ {bound:g}×"
+    kept = None if bound is None else ratio >= bound
+    yield Line("seconds", f"{case.name}: as fast as 2 threads", f"{ratio:.1f}×", told, kept, ratio)
+
+
+def memory(device: torch.device, quick: bool) -> Iterator[Line]:
+    """Peak of PyTorch's allocator beyond what lay there before, of a short solve and a long one."""
+    tasks = 2 if quick else TASKS
+    for checkpoints, bound in GROWTH.items():
+        name = "√N checkpoints" if checkpoints is None else f"{checkpoints} checkpoints"
+        if device.type == "cpu":
+            yield Line("memory", f"exact MAML, {tasks} tasks, {name}", "of a GPU alone")
+            continue
+        peaks = {}
+        for steps in (20, SHORT, LONG):  # the first is for what libraries take once
+            case = regression("", tasks, steps * STEP, amaml.Euler(STEP)).to(device)
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            case.solve(amaml.Discrete(checkpoints=checkpoints))
+            torch.cuda.synchronize()
+            peaks[steps] = torch.cuda.max_memory_allocated() - before
+        for steps in (SHORT, LONG):
+            size = peaks[steps] / 2**20
+            yield Line("memory", f"exact MAML, {tasks} tasks, {steps} steps, {name}", f"{size:.2f} MiB", value=size)
+        growth = peaks[LONG] / max(peaks[SHORT], 1)
+        what = f"exact MAML, {tasks} tasks, {LONG} steps over {SHORT}, {name}"
+        yield Line("memory", what, f"{growth:.2f}×", f"≤ {bound:.1f}×", growth <= bound, growth)
+
+
+def sanitized() -> Iterator[Line]:
+    """What compute-sanitizer finds in a few short solves: accesses outside of memory, races in shared memory."""
+    sanitizer = shutil.which("compute-sanitizer")
+    for tool, summary in (("memcheck", r"ERROR SUMMARY: (\d+) error"), ("racecheck", r"\((\d+) errors?, ")):
+        if sanitizer is None:
+            yield Line("sanitizer", tool, "compute-sanitizer isn't on the PATH")
+            continue
+        # Of errors that CUDA's functions return PyTorch tells by itself; its cache of memory would hide what lies outside.
+        command = [sanitizer, "--tool", tool, "--report-api-errors", "no", sys.executable, "-m", "benchmarks.gpu"]
+        done = subprocess.run(
+            [*command, "--few-solves"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=SANITIZER_SECONDS,
+            env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )  # fmt: skip
+        found = re.findall(summary, done.stdout)
+        clean = done.returncode == 0 and bool(found) and not any(map(int, found))
+        if not clean:
+            print(done.stdout[-4000:], done.stderr[-2000:], flush=True)
+        told = f"{sum(map(int, found))} errors" if found else f"it ended with status {done.returncode}"
+        yield Line("sanitizer", tool, "clean" if clean else told, "clean", clean)
+
+
+def few_solves(device: torch.device) -> None:
+    """Every kind of step, short: what the sanitizer looks at."""
+    for solver in (amaml.Euler(STEP), amaml.RK4(STEP), amaml.Dopri5(1e-4, 1e-4)):
+        for dtype in (torch.float32, torch.float64):
+            regression("", 3, 0.05, solver).to(dtype, device).solve()
+    torch.cuda.synchronize()
+
+
+def table(lines: list[Line]) -> str:
+    """Plain columns."""
+    verdict = {None: "", True: "yes", False: "NO"}
+    rows = [("", "", "measured", "bound", "kept")]
+    rows += [(line.part, line.what, line.measured, line.bound, verdict[line.kept]) for line in lines]
+    sizes = [min(max(len(row[column]) for row in rows), 70) for column in range(5)]
+    return "\n".join(
+        "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows
+    )
+
+
+def measured(parts: dict[str, Callable[[], Iterator[Line]]]) -> list[Line]:
+    """All lines; a part that breaks has one that says so, and the others are still measured."""
+    lines: list[Line] = []
+    begin = time.perf_counter()
+    for name, part in parts.items():
+        print(f"{time.perf_counter() - begin:5.0f} s  {name}", flush=True)
+        try:
+            lines += part()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the table tells it
+            told = " ".join(f"{type(failure).__name__}: {failure}".split())
+            lines.append(Line(name.partition(":")[0], name.partition(": ")[2], told[:300], "", False))
+    return lines
+
+
+def main(run: Run, device: torch.device, sanitize: bool) -> int:
+    """Measures, writes, prints; the exit status."""
+    begin = time.perf_counter()
+    about = card(device)
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    timings: dict[str, Any] = {}
+    all_cases = cases(run.quick)
+    exact, many, flow, _, pictures = all_cases
+    parts: dict[str, Callable[[], Iterator[Line]]] = {"tests": partial(cuda_tests, device)}
+    for case in (exact, flow, pictures):
+        parts[f"accuracy: {case.name}"] = partial(accuracy, case, device)
+    for solver, name in ((many.solver, "exact MAML"), (flow.solver, "dopri5 1e-5")):
+        parts[f"bits: {name}"] = partial(bits, replace(many, name=name, solver=solver), device)
+    parts["bits: kernel off"] = partial(_without_kernel, replace(many, name="exact MAML, kernel off"), device)
+    for case in all_cases:
+        parts[f"seconds: {case.name}"] = partial(seconds, case, device, run.quick, timings)
+    parts["memory"] = partial(memory, device, run.quick)
+    if sanitize:
+        parts["sanitizer"] = sanitized
+    lines = measured(parts)
+    run.write({
+        "card": about, "paths": {"device": path(device), "CPU": path(CPU)},
+        "lines": [asdict(line) | {"value": _finite(line.value)} for line in lines], "timings": timings,
+        "seconds_altogether": time.perf_counter() - begin,
+    })  # fmt: skip
+    print(f"\n{about['name']}: {path(device)}; CPU: {path(CPU)}\n\n{table(lines)}\n")
+    counts = Counter(line.kept for line in lines)
+    print(f"{counts[True]} of {counts[True] + counts[False]} bounds kept, in {time.perf_counter() - begin:.0f} s")
+    return 1 if counts[False] and device.type == "cuda" else 0
+
+
+def _without_kernel(case: Case, device: torch.device) -> Iterator[Line]:
+    """Without bounds, since the batched path promises none."""
+    with kernel.disabled():
+        for line in bits(case, device):
+            yield replace(line, bound="", kept=None)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _device(name: str) -> torch.device:
+    """The one asked for, or the program's end with a sentence."""
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        sys.exit(f"PyTorch {oldest} or newer is needed, this is {torch.__version__}")
+    if name == "cuda" and not torch.cuda.is_available():
+        sys.exit(
+            f"PyTorch {torch.__version__} finds no CUDA device here; --device cpu tries the command with the CPU beside itself"
+        )
+    return torch.device(name)
+
+
+if __name__ == "__main__":
+    options = parser("gpu")
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the CPU beside itself")
+    options.add_argument("--sanitize", action="store_true", help="compute-sanitizer over a few short solves, too")
+    options.add_argument("--few-solves", action="store_true", help="those solves alone, without a table")
+    given = options.parse_args()
+    chosen = _device(given.device)
+    if given.few_solves:
+        few_solves(chosen)
+        sys.exit()
+    own = [*["--device=cpu"] * (given.device == "cpu"), *["--sanitize"] * given.sanitize]
+    sys.exit(main(Run("gpu", given.quick, given.output, tuple(own)), chosen, given.sanitize))

@@ -143,6 +143,7 @@ FailureReason = Literal[
     "diverged",
     "solver_failed",
     "certificate_failed",
+    "out_of_memory",
     "timed_out",
     "error",
 ]

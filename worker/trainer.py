@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
-from worker.child import Wire, die_with_the_worker, is_out_of_memory, last_word, sentence, versions
+from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
 from worker.evaluated import evaluated
 from worker.failpoint import failpoint
 from worker.memory import PeakMemory
@@ -165,6 +165,8 @@ def main() -> None:
     wire = Wire()
     orders = Orders(os.dup(0))
     _warm_up()
+    from amaml.memory import is_out_of_memory  # noqa: PLC0415 - after the warm-up, which says what takes its time
+
     ready = Ready(versions=versions(), devices=_devices())
     while True:
         wire.send(ready)
@@ -252,7 +254,7 @@ def _failure(error: Exception) -> Failed:
     from amaml.flow.result import SolveError  # noqa: PLC0415
     from amaml.run.checkpoint import CheckpointError  # noqa: PLC0415
     from amaml.run.initialization import InitializationError  # noqa: PLC0415
-    from amaml.run.training import CertificateFailed, Diverged, TimedOut  # noqa: PLC0415
+    from amaml.run.training import CertificateFailed, Diverged, OutOfMemory, TimedOut  # noqa: PLC0415
 
     reasons: Mapping[type[Exception], FailureReason] = {
         SolveError: "solver_failed",
@@ -261,6 +263,7 @@ def _failure(error: Exception) -> Failed:
         DataError: "bad_data",
         InitializationError: "bad_data",
         CheckpointError: "checkpoint_refused",
+        OutOfMemory: "out_of_memory",
         TimedOut: "timed_out",
         ValidationError: "bad_spec",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -207,6 +208,54 @@ def test_it_ends_when_the_pipe_closes(doomed: subprocess.Popen[bytes], tmp_path:
     tell(doomed, run(spec(100_000), tmp_path))
     doomed.stdin.close()
     assert doomed.wait(CEILING_SECONDS) == EXIT_NOT_TRUSTED
+
+
+def bounded(trainer: subprocess.Popen[bytes], megabytes: int) -> None:
+    """From here on it may have so much more memory than it has."""
+    status = Path(f"/proc/{trainer.pid}/status").read_text()
+    held = int(next(line for line in status.splitlines() if line.startswith("VmSize")).split()[1]) << 10
+    resource.prlimit(trainer.pid, resource.RLIMIT_AS, (held + (megabytes << 20), resource.RLIM_INFINITY))
+
+
+def last_of(trainer: subprocess.Popen[bytes]) -> list[FromTrainer]:
+    """All that it says until it has ended the job."""
+    assert trainer.stdout is not None
+    said: list[FromTrainer] = []
+    while not said or not isinstance(said[-1], Succeeded | Failed):
+        line = trainer.stdout.readline()
+        assert line, "it ended"
+        said.append(from_trainer(line))
+        if isinstance(said[-1], Checkpoint):
+            Path(said[-1].path).unlink()
+    return said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of another process")
+def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AMAML_KERNEL", "off")  # it needs next to no memory
+    large = spec(3, meta={"tasks_per_batch": 32}).model_dump(mode="json")
+    large["family"] |= {"shots": 2000, "queries": 2000}
+    large["model"]["hidden"] = [64, 64]
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout is not None
+        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        bounded(trainer, 100)
+        tell(trainer, run(JobSpec.model_validate(large), tmp_path / "first"))
+        heard = last_of(trainer)
+        assert isinstance(heard[-1], Succeeded), heard[-1]
+        assert [1 <= value < 32 for value in points(list(heard), "micro_batch").values()] == [True]
+
+        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        large["family"] |= {"shots": 10_000, "queries": 10_000}
+        large["model"]["hidden"] = [512, 512]
+        tell(trainer, run(JobSpec.model_validate(large), tmp_path / "second"))
+        failed = last_of(trainer)[-1]
+        trainer.kill()
+    assert isinstance(failed, Failed)
+    assert failed.reason == "out_of_memory"
+    assert "one task alone doesn't fit" in failed.detail
 
 
 STARTER = """

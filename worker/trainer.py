@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
 from worker.evaluated import evaluated
 from worker.failpoint import failpoint
+from worker.gpu import gpu
 from worker.memory import PeakMemory
 from worker.protocol import (
     EXIT_NOT_TRUSTED,
@@ -167,7 +168,8 @@ def main() -> None:
     _warm_up()
     from amaml.memory import is_out_of_memory  # noqa: PLC0415 - after the warm-up, which says what takes its time
 
-    ready = Ready(versions=versions(), devices=_devices())
+    devices = _devices()
+    ready = Ready(versions=versions(), devices=devices, gpu=gpu() if "cuda" in devices else None)
     while True:
         wire.send(ready)
         run = orders.run()

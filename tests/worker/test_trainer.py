@@ -111,6 +111,16 @@ def tensors(path: Path) -> str:
     return str(metadata["tensors_sha256"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows another process' environment")
+def test_what_cuda_reads_at_its_start_is_set_whatever_the_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    trainer = TrainerProcess()
+    settings = Path(f"/proc/{trainer.pid}/environ").read_text().split("\0")
+    trainer.kill()
+    assert {"CUBLAS_WORKSPACE_CONFIG=:4096:8", "NVIDIA_TF32_OVERRIDE=0", "PYTHONHASHSEED=0"} <= set(settings)
+
+
 def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(25), tmp_path))
     heard = hear(warm, Succeeded)

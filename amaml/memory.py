@@ -13,7 +13,12 @@ import torch
 
 GIB = 1 << 30
 
-_SAID_BY_LIBRARIES = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SAID_BY_LIBRARIES = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 """In messages of plain RuntimeErrors: torch has an exception of its own for its CUDA allocator alone."""
 
 _ASKED_FOR = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) (bytes|[KMGTPE]iB)", re.IGNORECASE)

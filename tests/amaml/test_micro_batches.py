@@ -165,7 +165,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux boun
 def with_little_memory(megabytes: int, folder: Path, **changes: Any) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", WITH_LITTLE_MEMORY, small(**{**LARGE, **changes}).model_dump_json(), str(megabytes), str(folder)],
-        env={"AMAML_KERNEL": "off", "PYTHONPATH": str(Path(__file__).parents[2])},
+        # What is freed is given back at once, so that what is held is what is used.
+        env={"AMAML_KERNEL": "off", "PYTHONPATH": str(Path(__file__).parents[2]), "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -194,7 +195,7 @@ def test_one_task_that_does_not_fit_fails_the_run_with_what_to_do(tmp_path: Path
     found = with_little_memory(32, tmp_path, family=family, model={"hidden": [128, 128]}, runtime={"dtype": "float64"})
     assert found["error"] == "OutOfMemory", found
     assert re.match(
-        r"a meta-gradient of one task alone doesn't fit into the \d+\.\d GiB of memory that the process may have, \d+\.\d MiB "
+        r"an? (meta-gradient|evaluation) of one task alone doesn't fit into the \d+\.\d GiB of memory that the process may have, \d+\.\d MiB "
         r"was asked for last: lower family\.shots, .*set runtime\.dtype to float32, set method\.adjoint\.checkpoints",
         found["sentence"],
     )

@@ -245,6 +245,7 @@ def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AMAML_KERNEL", "off")  # it needs next to no memory
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed is given back at once
     large = spec(3, meta={"tasks_per_batch": 32}).model_dump(mode="json")
     large["family"] |= {"shots": 2000, "queries": 2000}
     large["model"]["hidden"] = [64, 64]

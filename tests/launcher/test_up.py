@@ -243,6 +243,8 @@ def test_a_worker_for_each_gpu_and_one_for_the_cpu(tmp_path: Path) -> None:
     all_gone(home)
     stopped = [line.split()[-1] for line in running.lines if line.startswith("launcher | stopping")]
     assert stopped == ["api", "worker", "worker-gpu0", "worker-gpu1", "valkey", "postgres"]
+    doubts = [line for line in running.lines if "PyTorch finds no GPU there" in line]
+    assert any("worker-gpu1" in line and "CUDA_VISIBLE_DEVICES is GPU-8f3c2a1e," in line for line in doubts)
     assert not any("killing it" in line for line in running.lines)
 
 

@@ -20,9 +20,11 @@ _SAME_REQUEST_SECONDS = 5.0
 
 
 def up() -> None:
-    """Start the database, the broker, the API and a worker on this machine, and keep them until Ctrl-C.
+    """Start the database, the broker, the API and workers on this machine, and keep them until Ctrl-C: a worker for the CPU,
+    and one for each GPU.
 
-    AMAML_HOME names the data folder (default .amaml), AMAML_PORT the port (default 8000; 0 for any free one).
+    AMAML_HOME names the data folder (default .amaml), AMAML_PORT the port (default 8000; 0 for any free one), AMAML_GPUS the GPUs
+    (default: all; `none` for none).
     """
     log = Log(sys.stdout)
     halt, hurry = Event(), Event()

@@ -52,6 +52,7 @@ class Child:
     def __init__(self, command: Command, log: Log) -> None:
         self.command = command
         self.started_at = 0.0
+        self._asked_at: float | None = None
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -78,7 +79,7 @@ class Child:
             cwd=command.folder,
             start_new_session=True,
         )
-        self.started_at = time.monotonic()
+        self.started_at, self._asked_at = time.monotonic(), None
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._forward, args=(self._process.stdout,), daemon=True)
         self._reader.start()
@@ -97,13 +98,19 @@ class Child:
         if self.status() != 0:
             raise StartFailed(f"{self.name} {describe(self.status())}; its lines above say why")
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end, once, and don't wait for it."""
+        if self._process is not None and self._process.poll() is None and self._asked_at is None:
+            self._process.send_signal(self.command.stop_signal)
+            self._asked_at = time.monotonic()
+
     def stop(self, hurry: Event | None = None) -> None:
         """Ask it to end, kill its process group if it doesn't in time (or at once when `hurry` is set), reap it."""
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(self.command.stop_signal)
-            deadline = time.monotonic() + self.command.stop_seconds
+        self.ask_to_stop()
+        if self._asked_at is not None:
+            deadline = self._asked_at + self.command.stop_seconds
             while self._process.poll() is None and time.monotonic() < deadline and not (hurry and hurry.is_set()):
                 time.sleep(_POLL_SECONDS)
         if self._process.poll() is None:

@@ -1,4 +1,4 @@
-"""The whole service on one machine: stores, API and worker, started in order, kept alive, ended in order."""
+"""The whole service on one machine: stores, API and workers, started in order, kept alive, ended in order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from threading import Event
 
-from launcher import leftovers, postgres, valkey
+from launcher import gpus, leftovers, postgres, valkey
 from launcher.home import Home, write_private
 from launcher.log import Log
 from launcher.ports import HOST, free_port, is_free
@@ -19,7 +20,8 @@ from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 _READY_SECONDS = 120.0
 STOP_SECONDS = {"api": 3.0, "worker": 9.0}
-"""How long a child may take to end by itself; with the stores' times they are less than the 20 s of the whole."""
+"""How long a child may take to end by itself, all workers at once; with the stores' times they are less than the 20 s of the
+whole."""
 _LOOK_SECONDS = 0.2
 _FIRST_BACKOFF = 0.5
 _LAST_BACKOFF = 30.0
@@ -37,7 +39,7 @@ class Stack:
         self._halt = halt
         self._hurry = hurry
         self._children: list[Child] = []
-        """In the order of starting; ended in the reverse, but for the API, which goes first."""
+        """In the order of starting; ended in the reverse, but for the API, which goes first, and workers, which go together."""
         self._backoff: dict[str, float] = {}
         self._due: dict[str, float] = {}
 
@@ -60,14 +62,16 @@ class Stack:
         if not is_free(port):
             raise StartFailed(f"port {port} is taken: name another by AMAML_PORT (0: any that is free)")
         url = f"http://{HOST}:{port}"
+        devices = gpus.assigned(os.environ)
         self._home.remove_temporary()
         self._home.temporary.mkdir(mode=0o700)
         environment = self._environment(url, port)
         python = [sys.executable, "-m"]
 
-        def command(name: str, *argv: str) -> Command:
-            seconds = STOP_SECONDS.get(name, 5.0)
-            return Command(name, [*python, *argv], environment, folder=self._home.folder, stop_seconds=seconds)
+        def command(name: str, *argv: str, **own: str) -> Command:
+            seconds = STOP_SECONDS.get(_kind(name), 5.0)
+            settings = environment | own
+            return Command(name, [*python, *argv], settings, folder=self._home.folder, stop_seconds=seconds)
 
         Child(command("migrate", "alembic", "-c", str(_migrations()), "upgrade", "head"), self._log).run(
             120, self._halt
@@ -76,7 +80,8 @@ class Stack:
         api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--http", "h11"]
         api += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
         self._add(Child(command("api", *api), self._log))
-        self._add(Child(command("worker", "celery", "-A", "worker.app", "worker"), self._log))
+        for name, own in _workers(devices).items():
+            self._add(Child(command(name, "celery", "-A", "worker.app", "worker", **own), self._log))
 
         def ready() -> bool:
             self._revive()
@@ -140,15 +145,36 @@ class Stack:
 
     def _ending_order(self) -> list[Child]:
         last = {"api": 0, "worker": 1, "valkey": 2, "postgres": 3}
-        return sorted(self._children, key=lambda child: last[child.name])
+        return sorted(self._children, key=lambda child: last[_kind(child.name)])
 
     def _end(self) -> None:
-        for child in self._ending_order():
-            self._log.line("launcher", f"stopping {child.name}")
-            child.stop(self._hurry)
+        for _, alike in groupby(self._ending_order(), key=lambda child: _kind(child.name)):
+            together = list(alike)
+            for child in together:
+                self._log.line("launcher", f"stopping {child.name}")
+                child.ask_to_stop()
+            for child in together:
+                child.stop(self._hurry)
         self._home.remove_temporary()
         self._home.url.unlink(missing_ok=True)
         self._home.children.unlink(missing_ok=True)
+
+
+def _workers(devices: list[str]) -> dict[str, dict[str, str]]:
+    """The workers' names, and what each one's environment has of its own: one for the CPU, and one a GPU. Adaptations are
+    computed on the CPU, and so left to the first."""
+    if not devices:
+        return {"worker": {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("AMAML_GPUS") else {}}
+    of_gpus = {
+        f"worker-gpu{number}": {"CUDA_VISIBLE_DEVICES": device, "AMAML_ADAPTERS": "0"}
+        for number, device in enumerate(devices)
+    }
+    return {"worker": {"CUDA_VISIBLE_DEVICES": ""}, **of_gpus}
+
+
+def _kind(name: str) -> str:
+    """`worker` for each of several."""
+    return name.partition("-")[0]
 
 
 def _migrations() -> Path:

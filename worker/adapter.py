@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from amaml.adaptation_request import AdaptationCurve, AdaptationRequest, AdaptationResult
-from worker.child import Wire, die_with_the_worker, is_out_of_memory, last_word, sentence, versions
+from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
 from worker.failpoint import failpoint
 from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, to_adapter
 
@@ -155,6 +155,7 @@ def _save(learned: LearnedModel, adapted: nn.Module, path: Path, told: dict[str,
 def _failure(error: Exception) -> NotAdapted:
     """Why it can't be done, with the sentence that is shown."""
     from amaml.flow.result import SolveError  # noqa: PLC0415
+    from amaml.memory import is_out_of_memory  # noqa: PLC0415
     from amaml.run.initialization import InitializationError  # noqa: PLC0415
 
     if isinstance(error, SolveError):

@@ -157,7 +157,8 @@ def sign_of_life() -> None:
     ready = spares.what_it_is
     if ready is not None:
         with transaction() as session:
-            workers.seen(session, worker_id, socket.gethostname(), os.getpid(), ready.devices)
+            gpu = None if ready.gpu is None else ready.gpu.model_dump(include={"name", "memory_bytes", "uuid"})
+            workers.seen(session, worker_id, socket.gethostname(), os.getpid(), ready.devices, gpu)
 
 
 def _stop(**_: Any) -> None:

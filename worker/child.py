@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import platform
 import signal
@@ -51,6 +50,8 @@ def versions() -> dict[str, str]:
 
 def last_word(error: Exception, what: str, failure: Callable[[Exception], FailureT]) -> FailureT | Accident:
     """What is told of an exception that ended the work: an accident of the machine, or else what `failure` makes of it."""
+    from amaml.memory import is_out_of_memory  # noqa: PLC0415 - it imports torch, as whoever asks has done
+
     happened = None if is_out_of_memory(error) else accident(error, what)
     if happened is None:
         return failure(error)
@@ -79,19 +80,6 @@ def accident(error: Exception, what: str) -> Accident | None:
             where = f", {Path(one.filename).name}" if isinstance(one.filename, str) else ""
             return Accident(detail=f"The machine of the {what} couldn't read or write its files ({why}{where})")
     return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the exception, or one that it was raised from, says that memory was refused."""
-    import torch  # noqa: PLC0415 - whoever asks has imported it
-
-    return any(
-        isinstance(one, MemoryError | torch.OutOfMemoryError)
-        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
-        # torch has no exception of its own for an allocation that the host refused.
-        or (isinstance(one, RuntimeError) and "DefaultCPUAllocator" in str(one))
-        for one in causes(error)
-    )
 
 
 def sentence(text: str) -> str:

@@ -6,7 +6,6 @@ jobs came before than of this one.
 
 from __future__ import annotations
 
-import ctypes
 import re
 import sys
 from pathlib import Path
@@ -30,7 +29,10 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         elif sys.platform == "linux":
-            _return_what_is_free()
+            from amaml.memory import return_to_system  # noqa: PLC0415 - it imports torch, as the trainer has done
+
+            # What an earlier job, or an evaluation, has freed would count as this job's.
+            return_to_system()
             _CLEAR.write_text(_RESET_PEAK)
 
     def read(self) -> int | None:
@@ -47,10 +49,3 @@ class PeakMemory:
             return None
         found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
         return 1024 * int(found[1]) if found else None
-
-
-def _return_what_is_free() -> None:
-    """Gives the system back what an earlier job, or an evaluation, has freed: it would count as this job's."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other libraries keep less
-    if trim is not None:
-        trim(0)

@@ -60,7 +60,10 @@ class ChildProcess(Generic[SaidT]):
                 **os.environ,
                 # Whether CUDA is there is asked of the driver's library without starting CUDA in the process.
                 "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+                # Both are read when CUDA starts: without the first cuBLAS isn't deterministic, and the second, had somebody set
+                # it to 1, would overrule that float32 isn't rounded to TF32.
                 "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                "NVIDIA_TF32_OVERRIDE": "0",
                 "PYTHONHASHSEED": "0",
                 # Threads of a small product that wait by spinning take the cores from whoever has the work: on two busy
                 # cores an evaluation took 31 s so, and 2.3 s with threads that sleep.

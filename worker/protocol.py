@@ -66,6 +66,17 @@ class Stop(Message):
 # Trainer → supervisor
 
 
+class Gpu(Message):
+    """The GPU that a process computes on: the first that it sees."""
+
+    name: str
+    """The model, as CUDA calls it."""
+    memory_bytes: int
+    uuid: str
+    others: int = 0
+    """That the process sees too, and doesn't use."""
+
+
 class Ready(Message):
     """Everything is imported, and no work is under way: waiting for some. It is said again after each piece of work, so that
     work is given to no child that is ending."""
@@ -73,6 +84,7 @@ class Ready(Message):
     kind: Literal["ready"] = "ready"
     versions: dict[str, str]
     devices: list[Literal["cpu", "cuda"]]
+    gpu: Gpu | None = None
 
 
 class AlongFlow(Message):
@@ -143,6 +155,7 @@ FailureReason = Literal[
     "diverged",
     "solver_failed",
     "certificate_failed",
+    "out_of_memory",
     "timed_out",
     "error",
 ]

@@ -85,7 +85,7 @@ def wake_for_stale_jobs(session: Session) -> None:
     if not claims.some_wait(session, STALE_AFTER, ["auto", "cpu", "cuda"]):
         return  # one look most of the time
     if claims.some_wait(session, STALE_AFTER, ["auto", "cpu"]) or (
-        claims.some_wait(session, STALE_AFTER, ["cuda"]) and workers.any_with(session, "cuda")
+        workers.any_with(session, "cuda") and claims.some_wait(session, STALE_AFTER, ["cuda"], workers.gpus(session))
     ):
         outbox.put_unless_recent(session, "wake", STALE_AFTER)
 
@@ -93,7 +93,7 @@ def wake_for_stale_jobs(session: Session) -> None:
 def explain_missing_device() -> None:
     """Says so to jobs that wait for a device which no worker has."""
     with transaction() as session:
-        claims.explain_missing_device(session, cuda=workers.any_with(session, "cuda"))
+        claims.explain_missing_device(session, cuda=workers.any_with(session, "cuda"), gpus=workers.gpus(session))
 
 
 def end_one_lapsed_attempt() -> bool:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from service.store import studies
-from service.store.claims import Claim, Claimant, some_wait, take_next
+from service.store.claims import Claim, Claimant, may_claim, some_wait, take_next
 from service.store.database import is_away, transaction
 from worker.failpoint import failpoint
 from worker.folder import WorkerFolder
@@ -62,7 +62,8 @@ class Slots:
         if ready is None or self._working >= self._settings.worker_slots:
             return
         with transaction() as session:
-            overdue = some_wait(session, OVERDUE, ["auto", *ready.devices])
+            gpus = [] if ready.gpu is None else [ready.gpu.name]
+            overdue = some_wait(session, OVERDUE, may_claim(session, ready.devices), gpus)
         if overdue:
             log.warning("jobs wait and no wake-up comes: the queue is worked off without one")
             Thread(target=self.work_off_queue, name="overdue", daemon=True).start()
@@ -108,6 +109,7 @@ class Slots:
             threads=self._settings.threads_per_slot,
             versions=ready.versions,
             trainer_pid=trainer.pid,
+            gpu=None if ready.gpu is None else ready.gpu.name,
         )
 
     def _run(self, claim: Claim, trainer: TrainerProcess, claimed_at: float) -> None:

@@ -7,6 +7,7 @@ job in good order is warm too and waits for another, save on CUDA machines, wher
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Spares:
                 if ready is not None and not self._closed:
                     if self.what_it_is is None:
                         self.what_it_is = ready
+                        _tell_of_gpus(ready)
                         self._when_ready()
                     self._ready.append(trainer)
                     self._changed.notify_all()
@@ -114,3 +116,22 @@ class Spares:
             log.warning("spare trainer %d ended while it waited; another is started", trainer.pid)
             self._ready.remove(trainer)
             trainer.wait()
+
+
+def _tell_of_gpus(ready: Ready) -> None:
+    """What an operator should know of the GPUs that this worker's trainers see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if ready.gpu is not None:
+        log.info("jobs for cuda run on %s (%s)", ready.gpu.name, ready.gpu.uuid)
+        if ready.gpu.others:
+            log.warning(
+                "%d more GPUs are visible, and a worker uses the first alone: start a worker for each, with a "
+                "CUDA_VISIBLE_DEVICES of its own",
+                ready.gpu.others,
+            )
+    elif visible not in ("", "-1") and "cuda" not in ready.devices:
+        log.warning(
+            "CUDA_VISIBLE_DEVICES is %s, and PyTorch finds no GPU there, so this worker runs jobs for the CPU: look at "
+            "nvidia-smi -L, and whether this PyTorch is built for CUDA",
+            visible,
+        )

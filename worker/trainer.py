@@ -21,9 +21,10 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
-from worker.child import Wire, die_with_the_worker, is_out_of_memory, last_word, sentence, versions
+from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
 from worker.evaluated import evaluated
 from worker.failpoint import failpoint
+from worker.gpu import gpu
 from worker.memory import PeakMemory
 from worker.protocol import (
     EXIT_NOT_TRUSTED,
@@ -165,7 +166,10 @@ def main() -> None:
     wire = Wire()
     orders = Orders(os.dup(0))
     _warm_up()
-    ready = Ready(versions=versions(), devices=_devices())
+    from amaml.memory import is_out_of_memory  # noqa: PLC0415 - after the warm-up, which says what takes its time
+
+    devices = _devices()
+    ready = Ready(versions=versions(), devices=devices, gpu=gpu() if "cuda" in devices else None)
     while True:
         wire.send(ready)
         run = orders.run()
@@ -252,7 +256,7 @@ def _failure(error: Exception) -> Failed:
     from amaml.flow.result import SolveError  # noqa: PLC0415
     from amaml.run.checkpoint import CheckpointError  # noqa: PLC0415
     from amaml.run.initialization import InitializationError  # noqa: PLC0415
-    from amaml.run.training import CertificateFailed, Diverged, TimedOut  # noqa: PLC0415
+    from amaml.run.training import CertificateFailed, Diverged, OutOfMemory, TimedOut  # noqa: PLC0415
 
     reasons: Mapping[type[Exception], FailureReason] = {
         SolveError: "solver_failed",
@@ -261,6 +265,7 @@ def _failure(error: Exception) -> Failed:
         DataError: "bad_data",
         InitializationError: "bad_data",
         CheckpointError: "checkpoint_refused",
+        OutOfMemory: "out_of_memory",
         TimedOut: "timed_out",
         ValidationError: "bad_spec",
     }

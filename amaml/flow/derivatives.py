@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.utils._pytree import tree_map
 
+from amaml.memory import is_out_of_memory
 from amaml.modes import attention_by_products
 
 Loss = Callable[[Any, Any], Tensor]
@@ -37,7 +38,8 @@ class Derivatives(Protocol):
         """The same for some of the tasks."""
 
     def confirm(self) -> None:
-        """Raises ValueError where the losses aren't what they were before the solve."""
+        """A solve has ended: gives back what was kept for its sake. Raises ValueError where the losses aren't what they were
+        before it."""
 
 
 class Witness:
@@ -197,9 +199,9 @@ def explained(name: str) -> Iterator[None]:
     """Turns what PyTorch can't compute of a loss into a ValueError that says whose loss it was."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"the {name} loss can't be evaluated or differentiated ({type(error).__name__}: {error}): the inner flow needs its "
             "gradient and its second derivatives; check shapes and dtypes, and replace in-place operations and those without "

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from amaml.flow.derivatives import LoopedDerivatives, Loss, TracedDerivatives, Witness, same
+from amaml.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +41,10 @@ def differentiated(
         witness = _try(traced, losses, tasks, u)
         traced(*losses, tasks, None).hvp(u, u)
         return traced(*losses, tasks, witness)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever vmap stumbles over, the loop tells whether it is the loss's own
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # Whatever vmap stumbles over, the loop tells whether it is the loss's own.
         _log.info("tasks are solved one at a time, since vmap can't trace the losses: %s", error)
     return looped(*losses, tasks, _try(looped, losses, tasks, u))
 

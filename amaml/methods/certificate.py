@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from amaml.flow.derivatives import Loss
 from amaml.flow.solvers import FixedStep, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
+from amaml.memory import is_out_of_memory
 from amaml.methods.parameters import Layout
 from amaml.methods.problem import Problem
 from amaml.methods.tangent import (
@@ -72,8 +73,9 @@ class Certificate:
     def of(verdicts: Sequence[Verdict]) -> Certificate:
         """Of the tasks in their order."""
         numbers = [(one.error, one.duality) for one in verdicts]
+        reasons = [one.reason and f"task {number}: {one.reason}" for number, one in enumerate(verdicts)]
         errors, dualities = torch.tensor(numbers, dtype=torch.float64, device="cpu").unbind(dim=1)
-        return Certificate(errors, dualities, tuple(one.reason for one in verdicts))
+        return Certificate(errors, dualities, tuple(reasons))
 
 
 def verdicts(
@@ -101,7 +103,7 @@ def verdicts(
             task = _one(tasks, index)
             slopes = gradient_of(support, task, precise), gradient_of(query, task, precise)
             budget = min(LEAST_EVALUATIONS + EVALUATIONS * int(spent), MOST_EVALUATIONS)
-            verdict = _verdict(problem, index, *slopes, gradients[index].double().cpu().numpy(), budget)
+            verdict = _verdict(problem, *slopes, gradients[index].double().cpu().numpy(), budget)
         yield verdict
 
 
@@ -114,20 +116,22 @@ def _one(tasks: Any, index: int) -> Any:
     return tree_map(one, tasks)
 
 
-def _verdict(problem: Problem, index: int, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
+def _verdict(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
     """Of one task's gradient [P]: infinite, and why, where nothing is known of its error."""
     try:
         with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
             return Verdict(*_error(problem, support, query, gradient, budget), None)
     except Undecided as error:
-        return Verdict(math.inf, math.inf, f"task {index}: {error}")
+        return Verdict(math.inf, math.inf, str(error))
     except RuntimeError as error:  # the loss raised it, as PyTorch does
+        if is_out_of_memory(error):
+            raise
         if problem.theta.dtype != torch.float64 and "dtype" in str(error):
             raise ValueError(
                 f"certify solves again in float64, but the losses hold float32 tensors of their own ({error}): pass them as "
                 "part of tasks, or give params and losses in float64"
             ) from error
-        return Verdict(math.inf, math.inf, f"task {index}: the losses can't be evaluated in float64: {error}")
+        return Verdict(math.inf, math.inf, f"the losses can't be evaluated in float64: {error}")
 
 
 def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> tuple[float, float]:

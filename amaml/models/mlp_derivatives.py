@@ -149,7 +149,8 @@ class MLPDerivatives:
         return loss, self._backward(layers, activations, self.query_set[1])
 
     def confirm(self) -> None:
-        """Nothing to do: what is written out is a pure function."""
+        """There is nothing to confirm of formulas; the room that a solve wrote into is given back."""
+        self._scratch.clear()
 
     def outputs(self, u: Tensor) -> Tensor:
         """What the network gives for the support rows: [B, n, o]."""

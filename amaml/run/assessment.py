@@ -15,10 +15,11 @@ from amaml.run.evaluation import (
     Evaluation,
     Flow,
     along_flow,
+    block_size,
     evaluate,
     fine_tuning_curve,
     mean_and_error,
-    score_by_flow,
+    scores_by_flow,
 )
 from amaml.run.initialization import theta_among
 from amaml.run.learned_flow import LearnedFlow
@@ -40,13 +41,17 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
     that a caller sees that it lives. Raises Diverged where a score isn't finite."""
     how, family, metric = setup.spec.evaluation, setup.family, setup.family.objective.metric
     tasks, flow, theta = family.evaluation_batch("test", how.tasks), flow_of(setup, state), theta_among(state.current)
-    tuning: dict[str, Any] = {"epochs": how.epochs, "lr": how.lr, "objective": family.objective}
+    micro_batch = state.progress.evaluation_micro_batch
+    tuning: dict[str, Any] = {
+        "epochs": how.epochs, "lr": how.lr, "objective": family.objective, "micro_batch": micro_batch
+    }  # fmt: skip
     metrics = {}
     after = state.progress  # what it becomes at the end: an assessment that is cut short is done again
     if how.select == "validation":
         name = f"{metric.name}_validation"
         validation = family.evaluation_batch("validation", how.tasks)
-        metrics[name], _ = _mean(state, name, score_by_flow(setup.net, theta, validation, flow, family.objective))
+        scored = yield from scores_by_flow(setup.net, theta, validation, flow, family.objective, micro_batch)
+        metrics[name], _ = _mean(state, name, scored)
         after = _judged(setup, state.progress, metrics[name])
     found = yield from evaluate(setup.net, theta, tasks, flow=flow, **tuning)
     if state.progress.random is None:
@@ -57,7 +62,7 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         state.progress.random = curve.last.tolist()
     way = None
     if has_ended(setup, after):
-        way = yield from along_flow(setup.net, theta, tasks, flow, family.objective)
+        way = yield from along_flow(setup.net, theta, tasks, flow, family.objective, micro_batch)
     predicted = family.baselines("test", how.tasks)
     found = replace(
         found,
@@ -75,6 +80,12 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         state.best = copied(state.current)
     state.progress = replace(after, evaluated=after.iteration, random=state.progress.random)
     return metrics, found
+
+
+def tasks_at_once(setup: Setup, state: State) -> int:
+    """How many an assessment takes together at most."""
+    own = block_size(theta_among(state.current), state.progress.evaluation_micro_batch)
+    return min(own, setup.spec.evaluation.tasks)
 
 
 def has_ended(setup: Setup, progress: Progress) -> bool:

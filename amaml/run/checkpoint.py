@@ -55,6 +55,10 @@ class Progress:
     """Evaluations in a row whose validation score was no better."""
     ended_by: Literal["patience", "target"] | None = None
     """What ended the run before its last meta-iteration."""
+    micro_batch: int | None = None
+    """Tasks that a meta-gradient takes at once, since more didn't fit into memory; the bits depend on it."""
+    evaluation_micro_batch: int | None = None
+    """The same of an evaluation."""
 
 
 @dataclass(frozen=True)

@@ -115,33 +115,55 @@ def evaluate(
     epochs: int,
     lr: float,
     objective: Objective = REGRESSION,
+    micro_batch: int | None = None,
 ) -> Generator[None, None, Evaluation]:
-    """Adapts every task from `params` both ways. Yields now and then, so that a caller sees that it lives; the value
-    of `yield from` is the evaluation. Raises SolveError where the flow of a task can't be solved."""
+    """Adapts every task from `params` both ways, at most `micro_batch` of them at once. Yields now and then, so that a
+    caller sees that it lives; the value of `yield from` is the evaluation. Raises SolveError where the flow of a task
+    can't be solved."""
+    scores = yield from scores_by_flow(net, params, tasks, flow, objective, micro_batch)
+    curve = yield from fine_tuning_curve(
+        net, params, tasks, epochs=epochs, lr=lr, objective=objective, micro_batch=micro_batch
+    )
+    return Evaluation(objective.metric, scores, curve)
+
+
+def scores_by_flow(
+    net: nn.Module,
+    params: Params,
+    tasks: Tasks,
+    flow: Flow,
+    objective: Objective = REGRESSION,
+    micro_batch: int | None = None,
+) -> Generator[None, None, Tensor]:
+    """[B]: every task adapted by the flow to T; yields after each block of tasks."""
     scores = []
-    for block in blocks(params, tasks):
+    for block in blocks(params, tasks, micro_batch):
         scores.append(score_by_flow(net, params, block, flow, objective))
         yield
-    curve = yield from fine_tuning_curve(net, params, tasks, epochs=epochs, lr=lr, objective=objective)
-    return Evaluation(objective.metric, torch.cat(scores), curve)
+    return torch.cat(scores)
 
 
 def score_by_flow(
     net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
 ) -> Tensor:
-    """[B]: every task adapted by the flow to T."""
+    """[B]: every task adapted by the flow to T, all at once."""
     adapted = adapted_by_flow(net, params, tasks, flow, objective)
     return objective.metric.score(predictions(net, adapted, tasks["query_x"]), tasks["query_y"])
 
 
 def along_flow(
-    net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
+    net: nn.Module,
+    params: Params,
+    tasks: Tasks,
+    flow: Flow,
+    objective: Objective = REGRESSION,
+    micro_batch: int | None = None,
 ) -> Generator[None, None, AlongFlow]:
     """The scores at the start, on the way to T, and beyond it, where no training said how far a task may go: what can't be
     solved there is told, and is no error."""
     within, beyond = ([part * flow.length for part in parts] for parts in (WITHIN, BEYOND))
     columns, trouble = [], None
-    for block in blocks(params, tasks):
+    for block in blocks(params, tasks, micro_batch):
         start = {name: tensor.expand(len(block["support_x"]), *tensor.shape) for name, tensor in params.items()}
         states = [start, *states_by_flow(net, params, block, flow, within, objective)]
         yield
@@ -157,12 +179,19 @@ def along_flow(
 
 
 def fine_tuning_curve(
-    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float, objective: Objective = REGRESSION
+    net: nn.Module,
+    params: Params,
+    tasks: Tasks,
+    *,
+    epochs: int,
+    lr: float,
+    objective: Objective = REGRESSION,
+    micro_batch: int | None = None,
 ) -> Generator[None, None, Curve]:
     """The score of every task every 10 epochs of fine-tuning and after the last. Yields at each record."""
     recorded: list[int] = []
     columns = []
-    for block in blocks(params, tasks):
+    for block in blocks(params, tasks, micro_batch):
         recorded, rows = [], []
         for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr, objective=objective):
             recorded.append(epoch)
@@ -230,11 +259,17 @@ def predictions(net: nn.Module, adapted: Params, x: Tensor) -> Tensor:
     return predicted
 
 
-def blocks(params: Params, tasks: Tasks) -> Iterator[Tasks]:
+def blocks(params: Params, tasks: Tasks, micro_batch: int | None = None) -> Iterator[Tasks]:
     """The batch cut into blocks that fit into memory, in order."""
-    size = max(1, BLOCK // sum(tensor.numel() for tensor in params.values()))
+    size = block_size(params, micro_batch)
     for start in range(0, len(tasks["support_x"]), size):
         yield {name: tensor[start : start + size] for name, tensor in tasks.items()}
+
+
+def block_size(params: Params, micro_batch: int | None) -> int:
+    """Tasks in a block: as many as `BLOCK` lets, and no more than `micro_batch`."""
+    size = max(1, BLOCK // sum(tensor.numel() for tensor in params.values()))
+    return size if micro_batch is None else min(size, micro_batch)
 
 
 def _derivatives(net: nn.Module, params: Params, tasks: Tasks, objective: Objective) -> tuple[Layout, Derivatives]:

@@ -51,7 +51,8 @@ class Setup:
 
 
 def build(spec: JobSpec, datasets: Mapping[str, Path], threads: int) -> Setup:
-    """Process-wide it sets torch's number of threads and its deterministic algorithms.
+    """Process-wide it sets torch's number of threads, its deterministic algorithms, and that products of float32 aren't rounded
+    to fewer bits.
 
     Raises DataError if the data can't serve the spec, ValueError for a device that isn't there.
     """
@@ -92,4 +93,8 @@ def _be_deterministic(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Every tensor is written before it is read, so torch needn't fill new ones.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False  # which of several algorithms is the fastest differs from run to run
+    # On a GPU both would round the factors of a product in float32 to 10 bits (TF32).
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(threads)

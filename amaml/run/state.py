@@ -152,8 +152,9 @@ def _forked(setup: Setup, path: Path) -> State:
     _of_file(setup, saved.theta, path)
     _require_that_it_flows(setup, at, LearnedFlow(saved.learned), path)
     progress = replace(
-        saved.progress, threads=setup.threads, seconds=0.0, random=None, over_limit=0, undecided=None, ended_by=None
-    )
+        saved.progress, threads=setup.threads, seconds=0.0, random=None, over_limit=0, undecided=None, ended_by=None,
+        micro_batch=None, evaluation_micro_batch=None,
+    )  # fmt: skip
     if not _is_judged_alike(spec, setup.spec):  # scores of other tasks or another flow don't compare
         progress, saved = replace(progress, evaluated=-1, best=None, worse=0), replace(saved, best={})
     average = saved.average or {**saved.theta, **saved.learned}

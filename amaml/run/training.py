@@ -8,13 +8,15 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from amaml import memory
 from amaml.flow.result import Result, SolveError
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.certificate import Certificate
@@ -23,19 +25,21 @@ from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run import setup as setups
 from amaml.run import state as states
-from amaml.run.assessment import assess, has_ended, is_due
+from amaml.run.assessment import assess, has_ended, is_due, tasks_at_once
 from amaml.run.evaluation import Evaluation
 from amaml.run.learned_flow import PREFIX, LearnedFlow
 from amaml.run.meta_step import meta_step
-from amaml.run.outcome import CertificateFailed, Diverged, TimedOut
+from amaml.run.micro_batches import halved, in_micro_batches
+from amaml.run.outcome import CertificateFailed, Diverged, OutOfMemory, TimedOut
 from amaml.run.schedules import length_at
 from amaml.run.setup import Phase, Setup
 from amaml.run.state import State
 from amaml.spec import JobSpec
 
-__all__ = ["CertificateFailed", "Diverged", "Report", "TimedOut", "Training", "TrainingRun", "train"]
+__all__ = ["CertificateFailed", "Diverged", "OutOfMemory", "Report", "TimedOut", "Training", "TrainingRun", "train"]
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 CERTIFICATES_IN_A_ROW = 3
 """Certificates over their limit that fail a run: one may be of a batch with an odd task."""
 LEFT_OUT = 0.01
@@ -85,7 +89,7 @@ def train(
     """Runs the spec (or what validates as one) in this process. `datasets`: data set id → path; `initialization`: the file
     that θ starts from.
 
-    Raises DataError, SolveError, Diverged, CertificateFailed, TimedOut, InitializationError.
+    Raises DataError, SolveError, Diverged, CertificateFailed, OutOfMemory, TimedOut, InitializationError.
     """
     if not isinstance(spec, JobSpec):
         spec = JobSpec.model_validate(spec)
@@ -172,7 +176,7 @@ class Training:
     def __iter__(self) -> Iterator[Report]:
         """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose metrics come
         with its last report, and within a certificate, before its meta-iteration counts as done. Raises SolveError, Diverged,
-        CertificateFailed, TimedOut."""
+        CertificateFailed, OutOfMemory, TimedOut."""
         try:
             yield from self._run()
         except SolveError as error:
@@ -197,7 +201,8 @@ class Training:
         started = time.perf_counter()
         self._check_time()
         tasks = self.setup.family.training_batch(self.iteration, self.spec.meta.tasks_per_batch)
-        estimate, left_out = self._estimate_of_finite(phase, tasks)
+        micro_batch = self.state.progress.micro_batch
+        estimate, left_out = yield from self._estimate_of_finite(phase, tasks)
         yield from self._certify(estimate)
         metrics = meta_step(self.setup, self.state, estimate)
         self.state.progress.iteration += 1
@@ -206,6 +211,8 @@ class Training:
             self.state.enter(self.setup.phase(self.iteration))
         if left_out:
             metrics["left_out"] = float(left_out)
+        if self.state.progress.micro_batch != micro_batch:
+            metrics["micro_batch"] = float(self.state.progress.micro_batch or 0)
         if trouble := self.state.learned.trouble():
             raise Diverged.in_training(self.iteration, self.iterations, trouble)
         metrics |= {**_of_solve(estimate), **self.state.learned.metrics}
@@ -213,7 +220,9 @@ class Training:
             metrics |= self._certified(estimate.certificate)
         yield Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
 
-    def _estimate_of_finite(self, phase: Phase, tasks: dict[str, Tensor]) -> tuple[Estimate, int]:
+    def _estimate_of_finite(
+        self, phase: Phase, tasks: dict[str, Tensor]
+    ) -> Generator[Report, None, tuple[Estimate, int]]:
         """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
         SolveError where they are all, or with those before them more than a run may leave out."""
         size, solvable = len(tasks["support_x"]), tasks
@@ -221,7 +230,8 @@ class Training:
         allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
         while True:
             try:
-                return self._estimate(phase, solvable), size - len(rows)
+                estimate = yield from self._estimate_that_fits(phase, solvable)
+                return estimate, size - len(rows)
             except SolveError as error:
                 failures = [replace(failure, task=rows[failure.task]) for failure in error.failures]
                 failed = {failure.task for failure in failures if failure.code is Result.NON_FINITE}
@@ -231,6 +241,29 @@ class Training:
                     raise SolveError(failures) from error
                 _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
                 solvable = {name: tensor[rows] for name, tensor in tasks.items()}
+
+    def _estimate_that_fits(self, phase: Phase, tasks: dict[str, Tensor]) -> Generator[Report, None, Estimate]:
+        """The meta-gradient, by micro-batches where the whole batch doesn't fit into memory: a report after each. Raises
+        OutOfMemory where one task alone doesn't."""
+        progress, batch = self.state.progress, len(tasks["support_x"])
+        while True:
+            size = min(progress.micro_batch or batch, batch)
+            work = in_micro_batches(partial(self._estimate, phase), tasks, size)
+            try:
+                return (yield from self._watched(work, "training"))
+            except Exception as error:  # noqa: BLE001 - all but refused memory is raised again
+                progress.micro_batch = halved(error, size, "a meta-gradient", self.spec, self.setup.device)
+            memory.release(self.setup.device)
+
+    def _watched(self, work: Generator[None, None, T], phase: str) -> Generator[Report, None, T]:
+        """A report whenever the work shows that it lives; its value is the work's."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            self._check_time()
+            yield Report(phase, self.iteration)
 
     def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> Estimate:
         """The method's meta-gradient."""
@@ -248,16 +281,21 @@ class Training:
         )
 
     def _evaluate(self) -> Iterator[Report]:
-        work = assess(self.setup, self.state)
+        """An assessment, begun anew with half as many tasks at once where it doesn't fit into memory. Raises OutOfMemory
+        where one task alone doesn't."""
+        micro_batch = self.state.progress.evaluation_micro_batch
         while True:
+            size = tasks_at_once(self.setup, self.state)
             try:
-                next(work)
-            except StopIteration as end:
-                metrics, found = end.value
-                yield Report("evaluating", self.iteration, metrics, found)
-                return
-            self._check_time()
-            yield Report("evaluating", self.iteration)
+                metrics, found = yield from self._watched(assess(self.setup, self.state), "evaluating")
+                break
+            except Exception as error:  # noqa: BLE001 - all but refused memory is raised again
+                smaller = halved(error, size, "an evaluation", self.spec, self.setup.device)
+                self.state.progress.evaluation_micro_batch = smaller
+            memory.release(self.setup.device)
+        if self.state.progress.evaluation_micro_batch != micro_batch:
+            metrics["evaluation_micro_batch"] = float(self.state.progress.evaluation_micro_batch or 0)
+        yield Report("evaluating", self.iteration, metrics, found)
 
     def _certify(self, estimate: Estimate) -> Generator[Report, None, None]:
         """Measures the meta-gradient's error now and then: a report a task."""

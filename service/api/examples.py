@@ -225,6 +225,11 @@ WORKER: Final[dict[str, Any]] = {
     "id": WORKER_ID,
     "host": "gpu-3",
     "devices": ["cpu", "cuda"],
+    "gpu": {
+        "name": "NVIDIA H100 80GB HBM3",
+        "memory_bytes": 84_987_740_160,
+        "uuid": "GPU-8f3c2a1e-6b4d-4f0a-9c77-2d1e5b6a7c80",
+    },
     "lives": True,
     "started_at": "2026-01-15T11:00:00.000000Z",
     "seen_at": "2026-01-15T12:00:01.000000Z",

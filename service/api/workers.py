@@ -18,6 +18,16 @@ from service.store.database import transaction
 router = APIRouter(prefix="/v1", tags=["workers"])
 
 
+class GpuDocument(BaseModel):
+    model_config = ConfigDict(title="GPU", use_attribute_docstrings=True)
+
+    name: str
+    """The model."""
+    memory_bytes: int
+    uuid: str
+    """As the driver names it, and `nvidia-smi -L` shows it."""
+
+
 class WorkerDocument(BaseModel):
     model_config = ConfigDict(title="Worker", use_attribute_docstrings=True)
 
@@ -25,6 +35,8 @@ class WorkerDocument(BaseModel):
     host: str
     devices: list[str]
     """What it can run on."""
+    gpu: GpuDocument | None
+    """The one that its jobs for cuda run on."""
     lives: bool
     """It was seen within the last ten seconds."""
     started_at: datetime
@@ -47,6 +59,7 @@ def listed(_: Caller) -> Response:
             data=[
                 WorkerDocument(
                     id=worker.id, host=worker.host, devices=worker.devices, lives=lives,
+                    gpu=None if worker.gpu is None else GpuDocument.model_validate(worker.gpu),
                     started_at=worker.started_at, seen_at=worker.seen_at,
                 )
                 for worker, lives in found

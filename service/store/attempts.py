@@ -126,7 +126,8 @@ def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: s
 
 def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
     if newest_checkpoint(session, job.id) is None:
-        job.device = job.spec["runtime"]["device"]  # the next attempt starts from nothing, wherever the job may run
+        # The next attempt starts from nothing, wherever the job may run.
+        job.device, job.gpu = job.spec["runtime"]["device"], None
     attempt = and_(Attempt.job_id == job.id, Attempt.number == job.attempt)
     session.execute(update(Attempt).where(attempt).values(ended_at=func.now(), reason=reason, detail=detail))
     quotas.spend(session, job.workspace_id, attempt, Attempt.started_at)

@@ -13,16 +13,17 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, defer
 
-from service.store import quotas
+from service.store import quotas, workers
 from service.store.dataset_checks import PENDING
 from service.store.states import become
 from service.store.tables import Attempt, Checkpoint, Dataset, Job
 from service.store.transitions import LEASED, State
 
 NO_CUDA_WORKER = "no_cuda_worker"
+NO_SUCH_GPU = "no_such_gpu"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Claimant:
     """Of the libraries that compute."""
     trainer_pid: int
     """The process that will run the job."""
+    gpu: str | None = None
+    """The model of its GPU, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     Jobs that another worker is claiming at the same moment are passed over, so no two workers get the same one.
     What the bits of a result depend on is settled by the first attempt, and anew by each that starts from nothing.
     """
-    job = _next(session, ["auto", *worker.devices])
+    job = _next(session, _fits(may_claim(session, worker.devices), [worker.gpu] if worker.gpu else []))
     if job is None:
         return None
     checkpoint = newest_checkpoint(session, job.id)
@@ -83,7 +86,7 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     if checkpoint is None:
         asked = job.spec["runtime"]
         device = ("cuda" if "cuda" in worker.devices else "cpu") if asked["device"] == "auto" else asked["device"]
-        job.device = device
+        job.device, job.gpu = device, worker.gpu if device == "cuda" else None
         job.runtime = {
             "device": device,
             "threads": asked["threads"] or worker.threads,
@@ -105,14 +108,30 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     )
 
 
-def _next(session: Session, runnable: Collection[str]) -> Job | None:
+def may_claim(session: Session, devices: Collection[str]) -> list[str]:
+    """The kinds of job, by their device, that a worker with these devices takes.
+
+    Jobs for the CPU are left to workers without a GPU as long as one lives, so that no GPU stands still behind one of them.
+    """
+    leaves_cpu_jobs = "cuda" in devices and workers.any_without(session, "cuda")
+    return ["auto", *(device for device in devices if not (device == "cpu" and leaves_cpu_jobs))]
+
+
+def _fits(devices: Collection[str], gpus: Collection[str] | None) -> ColumnElement[bool]:
+    """The job is of one of these kinds and, where it is to be resumed on a model of GPU, on one of these (None: on any)."""
+    if gpus is None:
+        return Job.device.in_(devices)
+    return and_(Job.device.in_(devices), or_(Job.gpu.is_(None), Job.gpu.in_(gpus)))
+
+
+def _next(session: Session, fits: ColumnElement[bool]) -> Job | None:
     """The job to claim, locked. Jobs of a workspace of which as many run as its quota allows stay where they are."""
     passed_over: list[UUID] = []
     while True:
         job = session.scalars(
             select(Job)
             .where(
-                *_in_the_queue(), Job.queued_at <= func.now(), Job.device.in_(runnable), _data_are_checked(),
+                *_in_the_queue(), Job.queued_at <= func.now(), fits, _data_are_checked(),
                 Job.workspace_id.not_in(quotas.full()), Job.workspace_id.not_in(passed_over),
             )
             .order_by(Job.queued_at, Job.id)
@@ -179,10 +198,13 @@ def some_lapsed(session: Session) -> bool:
     return session.scalar(select(Job.id).where(Job.lease_expires_at < func.now()).limit(1)) is not None
 
 
-def some_wait(session: Session, at_least: timedelta, devices: Collection[str]) -> bool:
-    """Whether a job for one of these devices has been due in the queue for that long, and may run."""
+def some_wait(
+    session: Session, at_least: timedelta, devices: Collection[str], gpus: Collection[str] | None = None
+) -> bool:
+    """Whether a job for one of these devices (and, where they are named, models of GPU) has been due in the queue for that
+    long, and may run."""
     due = select(Job.id).where(
-        *_in_the_queue(), Job.queued_at < func.now() - at_least, Job.device.in_(devices), _data_are_checked(),
+        *_in_the_queue(), Job.queued_at < func.now() - at_least, _fits(devices, gpus), _data_are_checked(),
         Job.workspace_id.not_in(quotas.full()),
     )  # fmt: skip
     return session.scalar(due.limit(1)) is not None
@@ -199,16 +221,31 @@ def _data_are_checked() -> ColumnElement[bool]:
     return or_(Job.dataset_id.is_(None), ~pending.exists())
 
 
-def explain_missing_device(session: Session, cuda: bool) -> None:
-    """Says to queued jobs that need CUDA why they wait where no worker has it (`cuda` False), and unsays it."""
+def explain_missing_device(session: Session, cuda: bool, gpus: Collection[str] = ()) -> None:
+    """Says to queued jobs why they wait where no worker has the device: CUDA at all (`cuda` False), or the model of GPU that
+    their checkpoints are of (`gpus` are those that there are). Unsays it where one has."""
+    other = and_(Job.gpu.is_not(None), Job.gpu.not_in(gpus))
+    none = Job.gpu.is_(None) if not cuda else false()
     jobs = update(Job).where(Job.state == "queued", Job.device == "cuda").execution_options(synchronize_session=False)
-    if cuda:
-        session.execute(jobs.where(Job.status_reason == NO_CUDA_WORKER).values(status_reason=None, status_detail=None))
-    else:
-        session.execute(
-            jobs.where(~Job.held, func.coalesce(Job.status_reason, "").not_in([PENDING, NO_CUDA_WORKER])).values(
-                status_reason=NO_CUDA_WORKER,
-                status_detail="No worker with a CUDA device is running: start one, "
-                "or cancel the job and submit it with runtime.device cpu or auto.",
-            )
+    told = func.coalesce(Job.status_reason, "")
+    session.execute(
+        jobs.where(told.in_([NO_CUDA_WORKER, NO_SUCH_GPU]), ~or_(none, other)).values(
+            status_reason=None, status_detail=None
         )
+    )
+    session.execute(
+        jobs.where(~Job.held, none, told.not_in([PENDING, NO_CUDA_WORKER])).values(
+            status_reason=NO_CUDA_WORKER,
+            status_detail="No worker with a CUDA device is running: start one, "
+            "or cancel the job and submit it with runtime.device cpu or auto.",
+        )
+    )
+    session.execute(
+        jobs.where(~Job.held, other, told.not_in([PENDING, NO_SUCH_GPU])).values(
+            status_reason=NO_SUCH_GPU,
+            status_detail=literal("Its checkpoint was written on a GPU of the model ")
+            + Job.gpu
+            + ", on others it would end in other bits, and no worker with one is running: start one, or cancel the job and "
+            "submit another that starts from the checkpoint (meta.init_from).",
+        )
+    )

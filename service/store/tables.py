@@ -223,7 +223,9 @@ class Job(Base):
     family: Mapped[str]
     method: Mapped[str]
     device: Mapped[str]
-    """runtime.device, so that a claim needs no look into the spec."""
+    """runtime.device, so that a claim needs no look into the spec; from the first attempt on what that ran on."""
+    gpu: Mapped[str | None]
+    """The model of GPU that its checkpoints were written on, and are to be resumed on; null: any, or none."""
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"), index=True)
     """The data set that its family reads: not removed while the job hasn't ended."""
     init_from_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
@@ -399,6 +401,8 @@ class Worker(Base):
     pid: Mapped[int]
     devices: Mapped[list[Any]]
     """What it can run: ["cpu"] or ["cpu", "cuda"]."""
+    gpu: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """`name`, `memory_bytes` and `uuid` of the GPU that its jobs run on, where it has one."""
     started_at: Mapped[datetime] = mapped_column(server_default=_now)
     seen_at: Mapped[datetime] = mapped_column(server_default=_now)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, exists, func, select
@@ -16,14 +17,18 @@ LIVE_WITHIN = timedelta(seconds=10)
 """A worker that hasn't been seen for this long doesn't count as living."""
 
 
-def seen(session: Session, worker_id: UUID, host: str, pid: int, devices: Sequence[str]) -> None:
-    """The worker lives and can run on `devices`, a subset of cpu and cuda."""
-    row = insert(Worker).values(id=worker_id, host=host, pid=pid, devices=list(devices))
-    session.execute(
-        row.on_conflict_do_update(
-            index_elements=[Worker.id], set_={"seen_at": func.now(), "devices": row.excluded.devices}
-        )
-    )
+def seen(
+    session: Session,
+    worker_id: UUID,
+    host: str,
+    pid: int,
+    devices: Sequence[str],
+    gpu: Mapping[str, Any] | None = None,
+) -> None:
+    """The worker lives and can run on `devices`, a subset of cpu and cuda; `gpu`: as in the table."""
+    row = insert(Worker).values(id=worker_id, host=host, pid=pid, devices=list(devices), gpu=gpu)
+    now = {"seen_at": func.now(), "devices": row.excluded.devices, "gpu": row.excluded.gpu}
+    session.execute(row.on_conflict_do_update(index_elements=[Worker.id], set_=now))
 
 
 def gone(session: Session, worker_id: UUID) -> None:
@@ -40,6 +45,19 @@ def any_with(session: Session, device: str) -> bool:
     """Whether a living worker can run on `device`."""
     living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.devices.contains([device]))
     return bool(session.scalar(select(living)))
+
+
+def any_without(session: Session, device: str) -> bool:
+    """Whether a living worker can't run on `device`."""
+    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, ~Worker.devices.contains([device]))
+    return bool(session.scalar(select(living)))
+
+
+def gpus(session: Session) -> list[str]:
+    """The models of GPU that living workers have."""
+    name = Worker.gpu["name"].as_string()
+    living = select(name).where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.gpu.is_not(None)).distinct()
+    return [found for found in session.scalars(living) if found is not None]
 
 
 def any_on(session: Session, host: str) -> bool:

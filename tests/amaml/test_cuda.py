@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,11 @@ import pytest
 import torch
 
 import amaml
+from amaml.kernel.library import disabled
 from amaml.models.conv4 import Conv4
 from amaml.models.losses import classification_losses
 from amaml.run.learned_model import load
-from amaml.run.training import Training, train
+from amaml.run.training import OutOfMemory, Training, train
 from amaml.spec import JobSpec
 from tests.amaml.jobs import bits, sha256, small
 from tests.amaml.problems import (
@@ -180,3 +185,69 @@ def test_the_cpu_agrees_after_a_training(tmp_path: Path) -> None:
     here = train(small(**changes))
     for name, tensor in there.initialization.items():
         torch.testing.assert_close(tensor.cpu(), here.initialization[name], rtol=1e-7, atol=1e-9)
+
+
+def bounded_to(size: int) -> None:
+    """This process may take so many more bytes of the GPU's memory from here on."""
+    torch.cuda.empty_cache()
+    share = (torch.cuda.memory_reserved() + size) / torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(share)
+
+
+@pytest.fixture
+def freed() -> Iterator[None]:
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+LARGE: dict[str, Any] = {
+    "family": {"shots": 5000, "queries": 5000},
+    "model": {"hidden": [256, 256]},
+    "meta": {"iterations": 4, "tasks_per_batch": 32},
+    "evaluation": {"every": 1000, "tasks": 4, "epochs": 2},
+}
+
+
+@pytest.mark.usefixtures("freed")
+def test_a_batch_that_does_not_fit_is_split_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    with disabled():  # the kernel takes as many tasks at once as fit
+        train(on_cuda(meta={"iterations": 1}))  # cuBLAS takes its workspace once
+    bounded_to(600 << 20)
+    whole, told = Training.start(on_cuda(**LARGE)), []
+    with disabled():
+        for report in whole:
+            told += [(name, value) for name, value in report.metrics.items() if "micro_batch" in name]
+            if report.iteration == 2 and "meta_loss" in report.metrics:
+                whole.save_checkpoint(tmp_path / "checkpoint")
+    whole.save_initialization(tmp_path / "whole")
+    (size,) = [value for name, value in told if name == "micro_batch"]
+    assert 1 <= size < 32
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    with disabled():
+        again = Training.resume(on_cuda(**LARGE), tmp_path / "checkpoint")
+        list(again)
+    again.save_initialization(tmp_path / "again")
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("freed")
+def test_one_task_that_does_not_fit_names_what_was_asked_for_and_the_gpu() -> None:
+    with disabled():
+        train(on_cuda(meta={"iterations": 1}))
+    bounded_to(100 << 20)
+    family, model = {**LARGE["family"], "shots": 10_000}, {"hidden": [512, 512]}
+    with disabled(), pytest.raises(OutOfMemory) as raised:
+        train(on_cuda(**{**LARGE, "family": family, "model": model}))
+    assert torch.cuda.get_device_name() in str(raised.value)
+    assert "MiB was asked for last: lower family.shots" in str(raised.value)
+
+
+def test_the_driver_tells_of_the_gpu_what_torch_does_and_takes_no_memory_for_it() -> None:
+    asked = subprocess.run(
+        [sys.executable, "-c", "from worker.gpu import gpu; print(gpu().model_dump_json())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(asked.stdout)
+    properties = torch.cuda.get_device_properties(0)
+    assert (found["name"], found["memory_bytes"]) == (torch.cuda.get_device_name(), properties.total_memory)
+    assert found["uuid"].endswith(str(properties.uuid))

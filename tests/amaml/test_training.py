@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -54,6 +55,18 @@ def test_one_step_by_hand() -> None:
     assert metrics["hvps"] == (1, g.stats.hvps.double().mean().item())
     assert metrics["lambda_max"] == (1, pytest.approx(g.stats.lambda_max.max().item()))
     assert metrics["seconds"][1] > 0
+
+
+def test_a_run_computes_deterministically_and_in_full_precision() -> None:
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    Training.start(small())
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_training_pays() -> None:

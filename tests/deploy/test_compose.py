@@ -142,9 +142,20 @@ def is_ready(url: str) -> bool:
 def test_the_worker_on_a_gpu_is_the_worker_with_a_gpu_reserved(services: Services) -> None:
     gpu = dict(services["worker-gpu"])
     (reserved,) = gpu.pop("deploy")["resources"]["reservations"]["devices"]
-    assert reserved == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert reserved == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
     assert gpu.pop("profiles") == ["gpu"]
     assert gpu == services["worker"]
+
+
+def test_the_documented_worker_of_a_second_gpu_differs_in_the_gpu_alone(services: Services) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (block,) = [found for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "worker-gpu-1" in found]
+    second = yaml.safe_load(block.replace("!override", ""))["services"]["worker-gpu-1"]
+    assert second.pop("extends") == {"file": "docker-compose.yml", "service": "worker-gpu"}
+    (reserved,) = second.pop("deploy")["resources"]["reservations"]["devices"]
+    assert not second
+    (first,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert reserved == {**first, "device_ids": ["1"]}
 
 
 def test_no_secret_is_in_the_file() -> None:

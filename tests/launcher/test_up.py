@@ -228,6 +228,32 @@ def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
         assert not set(after.values()) & set(before.values())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows another process' environment")
+def test_a_worker_for_each_gpu_and_one_for_the_cpu(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with stack(home, extra={**QUICK, "AMAML_GPUS": "0,GPU-8f3c2a1e"}) as running:
+        running.ready()
+        workers = {name: pid for name, pid in running.pids().items() if name.startswith("worker")}
+        seen = {name: settings_of(pid)["CUDA_VISIBLE_DEVICES"] for name, pid in workers.items()}
+        assert seen == {"worker": "", "worker-gpu0": "0", "worker-gpu1": "GPU-8f3c2a1e"}
+        wait_until(lambda: len(json.loads(running.get("/v1/workers")[1])["data"]) == len(workers))
+        os.kill(workers["worker-gpu1"], signal.SIGKILL)
+        running.wait_for(r"launcher \| worker-gpu1 was ended by SIGKILL; starting it again")
+        assert running.stop() == 0
+    all_gone(home)
+    stopped = [line.split()[-1] for line in running.lines if line.startswith("launcher | stopping")]
+    assert stopped == ["api", "worker", "worker-gpu0", "worker-gpu1", "valkey", "postgres"]
+    doubts = [line for line in running.lines if "PyTorch finds no GPU there" in line]
+    assert any("worker-gpu1" in line and "CUDA_VISIBLE_DEVICES is GPU-8f3c2a1e," in line for line in doubts)
+    assert not any("killing it" in line for line in running.lines)
+
+
+def settings_of(pid: int) -> dict[str, str]:
+    """The environment that the process was started with."""
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
 @pytest.mark.parametrize("after", [r"initdb|postgres \|", r"valkey \||launcher \|", r"migrate \||api"])
 def test_a_stop_during_the_start_ends_everything(tmp_path: Path, after: str) -> None:
     home = tmp_path / "home"

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from service.dashboard.endpoints import FILES
-from service.store import progress
+from service.store import progress, workers
 from service.store.database import transaction
 from service.store.tables import Job
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, submit, worker_seen
@@ -302,6 +302,10 @@ class TestWorkers:
         row = opened.get_by_role("row", name=str(worker))
         expect(row).to_contain_text("lives")
         expect(row).to_contain_text("cpu")
+        with transaction() as session:
+            gpu = {"name": "NVIDIA H100", "memory_bytes": 80 << 30, "uuid": "GPU-1"}
+            workers.seen(session, worker, "here", 1, ["cpu", "cuda"], gpu)
+        expect(row).to_contain_text("NVIDIA H100, 80 GiB")
         opened.reload()
         expect(opened.locator("#readiness")).to_have_text("ready")
 

@@ -62,6 +62,12 @@ def test_workers_are_listed(http: httpx.Client) -> None:
     worker_id = worker_seen()
     found = {worker["id"]: worker for worker in http.get("/v1/workers").json()["data"]}
     assert (found[str(worker_id)]["lives"], found[str(worker_id)]["devices"]) == (True, ["cpu"])
+    assert found[str(worker_id)]["gpu"] is None
+    gpu = {"name": "NVIDIA H100", "memory_bytes": 85_899_345_920, "uuid": "GPU-1"}
+    with transaction() as session:
+        workers.seen(session, worker_id, "here", 1, ["cpu", "cuda"], gpu)
+    found = {worker["id"]: worker for worker in http.get("/v1/workers").json()["data"]}
+    assert (found[str(worker_id)]["devices"], found[str(worker_id)]["gpu"]) == (["cpu", "cuda"], gpu)
     with transaction() as session:
         workers.gone(session, worker_id)
 

@@ -154,6 +154,11 @@ TRAINERS = """
 UPDATE attempts SET trainer_pid = 4712 WHERE job_id = :running AND number = 2;
 """
 
+GPUS = """
+UPDATE workers SET gpu = '{"name": "NVIDIA H100", "memory_bytes": 85899345920, "uuid": "GPU-1"}' WHERE id = :worker;
+UPDATE jobs SET gpu = 'NVIDIA H100', device = 'cuda' WHERE id = :queued;
+"""
+
 ROWS = {
     "0001": FIRST_RELEASE,
     "0002": GUARDED,
@@ -166,6 +171,7 @@ ROWS = {
     "0009": ADAPTATIONS,
     "0010": QUOTAS,
     "0012": TRAINERS,
+    "0014": GPUS,
 }
 """Revision → statements that insert what becomes possible with it; none where it adds no tables, columns or states.
 
@@ -197,6 +203,7 @@ FILLS = {
     ],
     "0012": ["SELECT trainer_pid IS NULL FROM attempts"],
     "0013": ["SELECT tries = attempt FROM datasets"],
+    "0014": ["SELECT gpu IS NULL FROM workers", "SELECT gpu IS NULL FROM jobs"],
 }
 """Revision → what its upgrade makes of the rows that were there, as queries whose every row must be true."""
 

@@ -77,7 +77,9 @@ def ask(job_id: UUID, what: Literal["cancel", "pause", "resume"]) -> None:
 # What a worker does to a job's rows
 
 
-def claimant(*devices: str, threads: int = 1, versions: Mapping[str, str] | None = None) -> Claimant:
+def claimant(
+    *devices: str, threads: int = 1, versions: Mapping[str, str] | None = None, gpu: str | None = None
+) -> Claimant:
     return Claimant(
         id=uuid4(),
         host="here",
@@ -85,13 +87,14 @@ def claimant(*devices: str, threads: int = 1, versions: Mapping[str, str] | None
         threads=threads,
         versions=versions or {},
         trainer_pid=os.getpid(),
+        gpu=gpu,
     )
 
 
-def take(*devices: str, lease: timedelta = LEASE) -> Claim | None:
+def take(*devices: str, lease: timedelta = LEASE, gpu: str | None = None) -> Claim | None:
     """Some worker claims the job that has waited longest."""
     with transaction() as session:
-        return claims.take_next(session, claimant(*devices, threads=3, versions={"torch": "2"}), lease)
+        return claims.take_next(session, claimant(*devices, threads=3, versions={"torch": "2"}, gpu=gpu), lease)
 
 
 def taken(*devices: str) -> Claim:

@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.store import attempts, blobs, claims, progress
-from service.store.claims import Claim, StaleFence, hold, take_next
+from service.store import attempts, blobs, claims, progress, workers
+from service.store.claims import Claim, StaleFence, hold, may_claim, take_next
 from service.store.database import transaction
-from service.store.tables import Attempt, Checkpoint, Job, Metric, OutboxMessage
+from service.store.tables import Attempt, Checkpoint, Job, Metric, OutboxMessage, Worker
 from tests.support.jobs import LEASE, ask, attempts_of, claimant, events_of, job_of, lapse, spec, submit, take, taken
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -96,6 +97,70 @@ def test_a_resumed_job_gets_the_device_and_threads_of_its_first_attempt() -> Non
     assert again is not None
     assert again.runtime == claim.runtime
     assert again.checkpoint == (10, blob)
+
+
+def test_a_job_for_the_cpu_is_left_to_workers_without_a_gpu_as_long_as_one_lives() -> None:
+    on_cpu, on_any = submit(spec(device="cpu")), submit(spec(device="auto"))
+    other = uuid4()
+    with transaction() as session:
+        workers.seen(session, other, "here", 1, ["cpu"])
+        assert may_claim(session, ["cpu", "cuda"]) == ["auto", "cuda"]
+        assert may_claim(session, ["cpu"]) == ["auto", "cpu"]
+    claim = take("cpu", "cuda")
+    assert claim is not None
+    assert claim.job_id == on_any, "which came later"
+    assert take("cpu", "cuda") is None
+    with transaction() as session:
+        workers.gone(session, other)
+        workers.seen(
+            session, uuid4(), "here", 2, ["cpu", "cuda"], {"name": "NVIDIA A", "memory_bytes": 1, "uuid": "GPU-1"}
+        )
+    claim = take("cpu", "cuda")
+    assert claim is not None
+    assert (claim.job_id, claim.runtime["device"]) == (on_cpu, "cpu")
+
+
+def test_a_job_that_began_on_one_model_of_gpu_is_resumed_on_that_model_alone() -> None:
+    job_id = submit(spec(device="auto"))
+    claim = take("cpu", "cuda", gpu="NVIDIA A")
+    assert claim is not None
+    held(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blobs.write([b"checkpoint"]).blob_id))
+    held(claim, attempts.stopped)
+    assert take("cpu", "cuda", gpu="NVIDIA B") is None
+    assert take("cpu", "cuda") is None, "a worker that names no model"
+    with transaction() as session:
+        assert not claims.some_wait(session, timedelta(0), ["cuda"], ["NVIDIA B"])
+        assert claims.some_wait(session, timedelta(0), ["cuda"], ["NVIDIA B", "NVIDIA A"])
+        claims.explain_missing_device(session, cuda=True, gpus=["NVIDIA B"])
+    told = job_of(job_id)
+    assert told.status_reason == "no_such_gpu"
+    assert "written on a GPU of the model NVIDIA A, " in (told.status_detail or "")
+    with transaction() as session:
+        claims.explain_missing_device(session, cuda=True, gpus=["NVIDIA A"])
+    assert job_of(job_id).status_reason is None
+    again = take("cpu", "cuda", gpu="NVIDIA A")
+    assert again is not None
+    assert again.checkpoint is not None
+
+
+def test_a_job_without_a_checkpoint_begins_anew_on_another_model_of_gpu() -> None:
+    job_id = submit(spec(device="cuda"))
+    claim = take("cpu", "cuda", gpu="NVIDIA A")
+    assert claim is not None
+    assert job_of(job_id).gpu == "NVIDIA A"
+    held(claim, attempts.stopped)
+    assert job_of(job_id).gpu is None
+    assert take("cpu", "cuda", gpu="NVIDIA B") is not None
+
+
+def test_living_workers_name_their_gpus() -> None:
+    with transaction() as session:
+        for number, name in enumerate(["NVIDIA A", "NVIDIA B", "NVIDIA A", None]):
+            gpu = name and {"name": name, "memory_bytes": 1 << 30, "uuid": f"GPU-{number}"}
+            workers.seen(session, uuid4(), "here", number, ["cpu", "cuda"] if gpu else ["cpu"], gpu or None)
+        assert sorted(workers.gpus(session)) == ["NVIDIA A", "NVIDIA B"]
+        session.execute(update(Worker).values(seen_at=func.now() - timedelta(minutes=1)))
+        assert workers.gpus(session) == []
 
 
 @pytest.mark.parametrize("end", ["stop", "crash", "pause"])

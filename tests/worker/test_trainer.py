@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def tensors(path: Path) -> str:
     return str(metadata["tensors_sha256"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows another process' environment")
+def test_what_cuda_reads_at_its_start_is_set_whatever_the_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    trainer = TrainerProcess()
+    settings = Path(f"/proc/{trainer.pid}/environ").read_text().split("\0")
+    trainer.kill()
+    assert {"CUBLAS_WORKSPACE_CONFIG=:4096:8", "NVIDIA_TF32_OVERRIDE=0", "PYTHONHASHSEED=0"} <= set(settings)
+
+
 def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(25), tmp_path))
     heard = hear(warm, Succeeded)
@@ -207,6 +218,55 @@ def test_it_ends_when_the_pipe_closes(doomed: subprocess.Popen[bytes], tmp_path:
     tell(doomed, run(spec(100_000), tmp_path))
     doomed.stdin.close()
     assert doomed.wait(CEILING_SECONDS) == EXIT_NOT_TRUSTED
+
+
+def bounded(trainer: subprocess.Popen[bytes], megabytes: int) -> None:
+    """From here on it may have so much more memory than it has."""
+    status = Path(f"/proc/{trainer.pid}/status").read_text()
+    held = int(next(line for line in status.splitlines() if line.startswith("VmSize")).split()[1]) << 10
+    resource.prlimit(trainer.pid, resource.RLIMIT_AS, (held + (megabytes << 20), resource.RLIM_INFINITY))
+
+
+def last_of(trainer: subprocess.Popen[bytes]) -> list[FromTrainer]:
+    """All that it says until it has ended the job."""
+    assert trainer.stdout is not None
+    said: list[FromTrainer] = []
+    while not said or not isinstance(said[-1], Succeeded | Failed):
+        line = trainer.stdout.readline()
+        assert line, "it ended"
+        said.append(from_trainer(line))
+        if isinstance(said[-1], Checkpoint):
+            Path(said[-1].path).unlink()
+    return said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of another process")
+def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AMAML_KERNEL", "off")  # it needs next to no memory
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed is given back at once
+    large = spec(3, meta={"tasks_per_batch": 32}).model_dump(mode="json")
+    large["family"] |= {"shots": 2000, "queries": 2000}
+    large["model"]["hidden"] = [64, 64]
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout is not None
+        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        bounded(trainer, 100)
+        tell(trainer, run(JobSpec.model_validate(large), tmp_path / "first"))
+        heard = last_of(trainer)
+        assert isinstance(heard[-1], Succeeded), heard[-1]
+        assert [1 <= value < 32 for value in points(list(heard), "micro_batch").values()] == [True]
+
+        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        large["family"] |= {"shots": 10_000, "queries": 10_000}
+        large["model"]["hidden"] = [512, 512]
+        tell(trainer, run(JobSpec.model_validate(large), tmp_path / "second"))
+        failed = last_of(trainer)[-1]
+        trainer.kill()
+    assert isinstance(failed, Failed)
+    assert failed.reason == "out_of_memory"
+    assert "one task alone doesn't fit" in failed.detail
 
 
 STARTER = """

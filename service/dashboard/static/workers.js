@@ -30,8 +30,14 @@ function workerRow(worker) {
   const time = (at) => element("time", { datetime: at, title: clock(at) }, age(at));
   return row(
     LABELS, element("div", { class: "stack" }, worker.host, element("span", { class: "small" }, worker.id)), lives,
-    worker.devices.join(", "), time(worker.seen_at), time(worker.started_at),
+    devices(worker), time(worker.seen_at), time(worker.started_at),
   );
+}
+
+function devices(worker) {
+  if (!worker.gpu) return worker.devices.join(", ");
+  const gpu = `${worker.gpu.name}, ${(worker.gpu.memory_bytes / 2 ** 30).toFixed(0)} GiB`;
+  return element("div", { class: "stack" }, worker.devices.join(", "), element("span", { class: "small", title: worker.gpu.uuid }, gpu));
 }
 
 /** Keeps the header's word on readiness; it needs no key. */

@@ -60,7 +60,7 @@ $(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/requirements-jax.
 	@touch $@
 
 # No stamp, no trust: it goes before anything is changed, so what an interrupted run had half unpacked is thrown away.
-$(STAMP): pyproject.toml client/pyproject.toml constraints.txt $(wildcard amaml/kernel/*.cpp amaml/kernel/*.h)
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt $(wildcard amaml/kernel/*.h amaml/kernel/cpu/*)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: name one with make PYTHON=python3.12" % sys.version_info[:2])'
 	@if ! [ -e $@ ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
 		echo "making .venv"; rm -f $@; $(PYTHON) -m venv --clear .venv; fi

@@ -139,8 +139,8 @@ def cases(quick: bool) -> list[Case]:
 
 
 def path(device: torch.device) -> str:
-    """What the solves of an MLP run on there: the compiled kernel is of the CPU alone."""
-    return kernel.backend() if device.type == "cpu" else "batched"
+    """What the solves of an MLP run on there."""
+    return kernel.backend(device)
 
 
 def card(device: torch.device) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class _Shape(NamedTuple):
     support: int
     """Points of a chunk of the support set, and of the query set."""
     query: int
+    adaptive: bool
+    controlled: bool
 
 
 def _lengths(c: KernelProblem) -> tuple[int, int]:
@@ -106,7 +108,14 @@ class CudaKernel:
 
     def run(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> None:
         """Solves the problem, whose pointers are the device's: a block a task, on the current stream. `steps`: fixed ones."""
-        shape = _Shape(_NUMBERS[dtype], _ACTIVATIONS[c.activation], tuple(widths), *_lengths(c))
+        shape = _Shape(
+            _NUMBERS[dtype],
+            _ACTIVATIONS[c.activation],
+            tuple(widths),
+            *_lengths(c),
+            bool(c.adaptive),
+            bool(c.controlled),
+        )
         solve, measure = self._functions_for(shape)
         far, near = self._needed(c, shape, steps, measure)
         at_once = self._at_once(c.batch, far)
@@ -177,6 +186,7 @@ class CudaKernel:
             f"-DAMAML_THREADS={THREADS}", f"-DAMAML_NUMBER={shape.number}", f"-DAMAML_ACTIVATION={shape.activation}",
             f"-DAMAML_WIDTHS={','.join(map(str, shape.widths))}",
             f"-DAMAML_SUPPORT={shape.support}", f"-DAMAML_QUERY={shape.query}",
+            f"-DAMAML_ADAPTIVE={shape.adaptive:d}", f"-DAMAML_CONTROLLED={shape.controlled:d}",
         ]  # fmt: skip
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:

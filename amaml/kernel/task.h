@@ -31,7 +31,7 @@ template <class T> class Task {
           root_rates(take<T>(memory, p.rates ? P : 0)), jumps(take<T>(memory, p.horizons * P)),
           states(take<T>(memory, p.stages * P)), slopes(take<T>(memory, p.stages * P)), kept(memory, most_kept(), P),
           between(memory, p.checkpoints < 0 ? most_between() : p.checkpoints + 2, P), places(memory, larger<int64_t>(1, p.checkpoints + 1)),
-          sizes(memory, p.adaptive ? most_steps() : 0), starts(memory, p.adaptive ? most_steps() : 0), cuts(memory, most_steps()),
+          sizes(memory, is_adaptive(p) ? most_steps() : 0), starts(memory, controlled(most_steps())), cuts(memory, controlled(most_steps())),
           boundaries(memory, p.horizons + 1), arrivals(memory, p.horizons + 1), units(memory, p.tensors),
           dense_states(take<T>(memory, controlled((SEGMENT + 1) * P))), dense_slopes(take<T>(memory, controlled((SEGMENT + 1) * P))),
           dense_middles(take<T>(memory, controlled(SEGMENT * P))), y(take<T>(memory, controlled(P + integrals()))),
@@ -47,11 +47,11 @@ template <class T> class Task {
         if (p.rates) each(P, [&](int64_t i) { root_rates[i] = T(sqrt(double(p.rates[i]))); });
         kept.clear(1), sizes.clear(), starts.clear(), cuts.clear(), boundaries.clear(), arrivals.clear();
         boundaries.add(0), arrivals.add(0);
-        rounds = rejected = gradients = hvps = 0;
+        rounds = segments = rejected = gradients = hvps = 0;
         by_proximal = 0, growth = 0, misjudged = {SUCCESS, 0};
         lambda_most = T(NAN);
         copy(P, p.theta, u.data());
-        if (p.adaptive) forward_adaptive();
+        if (is_adaptive(p)) forward_adaptive();
         else forward_fixed();
         if (misjudged.code != SUCCESS) fail(misjudged);
         if (p.backward) backward();
@@ -125,16 +125,17 @@ template <class T> class Task {
         }
     }
     // The steps of a segment: one where they are reversed one by one, else those up to the next cut.
-    int64_t end_of(int64_t segment) const { return segment + 1 < cuts.count() ? cuts[segment + 1] : rounds; }
+    int64_t begin_of(int64_t segment) const { return is_controlled(p) ? cuts[segment] : segment; }
+    int64_t end_of(int64_t segment) const { return segment + 1 < segments ? begin_of(segment + 1) : rounds; }
     OUT_OF_LINE void advance(int64_t segment, T* at) {
-        for (int64_t number = cuts[segment]; number < end_of(segment); ++number) {
+        for (int64_t number = begin_of(segment); number < end_of(segment); ++number) {
             const T h = step_size(number);
             stages(at, h, p.stages, nullptr);
             combine(at, h, p.b, p.stages, at);
         }
     }
     T step_size(int64_t number) const {
-        if (p.adaptive) return sizes[number];
+        if (is_adaptive(p)) return sizes[number];
         int64_t k = 0;
         while (k + 1 < p.horizons && k + 1 < boundaries.count() && boundaries[k + 1] <= number) ++k;
         return T(p.steps[k]);
@@ -150,9 +151,11 @@ template <class T> class Task {
     // Keeps u, where a segment starts, if it is due: all while that is cheap, then about √N; or half a limit.
     OUT_OF_LINE void offer() {
         if (!p.backward) return;
-        if (p.controlled && cuts.count() != arrivals.last() && rounds - cuts.last() < SEGMENT) return;
-        kept.offer(cuts.count(), u.data());
-        cuts.add(rounds);
+        if (is_controlled(p)) {
+            if (segments != arrivals.last() && rounds - cuts.last() < SEGMENT) return;
+            cuts.add(rounds);
+        }
+        kept.offer(segments++, u.data());
         while (kept.count() > most_at(kept.spacing())) kept.thin();
     }
     // How many states may be kept: the rest of a limit is for the way back.
@@ -166,11 +169,11 @@ template <class T> class Task {
         return all;
     }
     // For lists and states that can't grow: the most steps, and the most states for them.
-    int64_t most_steps() const { return p.adaptive ? p.room : fixed_steps(); }
+    int64_t most_steps() const { return is_adaptive(p) ? p.room : fixed_steps(); }
     int64_t most_between() const { return !p.backward ? 0 : 2 + 2 * int64_t(sqrt(double(most_steps()))); }
     int64_t most_kept() const { return p.backward ? 1 + larger(most_at(1), p.checkpoints < 0 ? 2 * most_between() : 0) : 0; }
     OUT_OF_LINE void arrive(int64_t k) {
-        boundaries.add(rounds), arrivals.add(cuts.count());
+        boundaries.add(rounds), arrivals.add(segments);
         copy(P, u.data(), p.ends + (b * p.horizons + k) * P);
         if (!p.backward) return;
         T *jump = &jumps[k * P], *direct = p.gradients + b * P, loss = net.gradient(query, u.data(), jump);
@@ -257,7 +260,8 @@ template <class T> class Task {
             if (!good) { ++rejected, kinks.rejected(); continue; }
             if (watched()) kinks.accepted({u.data(), next.data(), states.data(), slopes.data(), end_slope.data(), trial, time}, to_force());
             offer();
-            sizes.add(T(trial)), starts.add(time), ++rounds;
+            sizes.add(T(trial)), ++rounds;
+            if (is_controlled(p)) starts.add(time);
             u.swap(next), slope.swap(end_slope);
             if (trial >= left) return h;
             time += trial;
@@ -306,7 +310,7 @@ template <class T> class Task {
     }
 
     // ---- kinks: relu alone has them, and the adjoint equation alone minds
-    bool watched() const { return p.controlled && p.backward && Activation(p.activation) == Activation::relu; }
+    bool watched() const { return is_controlled(p) && p.backward && Activation(p.activation) == Activation::relu; }
     auto to_force() { return [this](const T* at, T* out) { force(at, out); }; }
 
     // ---- backward
@@ -315,10 +319,10 @@ template <class T> class Task {
         for (int64_t k = p.horizons - 1; k >= 0; --k) {
             fill(P, lambda.data(), [&](int64_t i) { return lambda[i] + jumps[k * P + i]; });
             by_length = 0;
-            if (p.controlled) begin_adjoint(k);
+            if (is_controlled(p)) begin_adjoint(k);
             back_to(arrivals[k], arrivals[k + 1]);
-            if (p.controlled) end_adjoint();
-            if (!p.adaptive && p.want_length) put(p.by_length + b * p.horizons + k, T(by_length));
+            if (is_controlled(p)) end_adjoint();
+            if (!is_adaptive(p) && p.want_length) put(p.by_length + b * p.horizons + k, T(by_length));
         }
         if (p.want_proximal) put(p.by_proximal + b, T(by_proximal));
         T* out = p.gradients + b * P;
@@ -373,8 +377,8 @@ template <class T> class Task {
     }
     // λ before a segment from λ after it; `from` is the state before it.
     void reverse(int64_t segment, const T* from) {
-        if (p.controlled) adjoint_along(segment, from);
-        else reverse_step(cuts[segment], from);
+        if (is_controlled(p)) adjoint_along(segment, from);
+        else reverse_step(segment, from);
     }
     // The same for a step, by the transpose of the step's derivative.
     OUT_OF_LINE void reverse_step(int64_t number, const T* from) {
@@ -402,10 +406,10 @@ template <class T> class Task {
         const double before = size(seed.data()), product = h * size(slopes.data()) / before;
         if (!(before > sqrt(double(LEAST_NORMAL<T>)) && product > p.stability_limit)) return;
         growth += (p.stages + 1) * log(product / p.stability_limit);
-        if (growth <= log(p.adaptive ? GROWTH_OF_FLOW : GROWTH_OF_FIXED_STEPS)) return;
+        if (growth <= log(is_adaptive(p) ? GROWTH_OF_FLOW : GROWTH_OF_FIXED_STEPS)) return;
         double time = 0;
         for (int64_t n = 0; n < number; ++n) time += step_size(n);
-        fail(Failure{STABILITY_LIMIT, time, product, p.adaptive ? NAN : largest_step(product / h)});
+        fail(Failure{STABILITY_LIMIT, time, product, is_adaptive(p) ? NAN : largest_step(product / h)});
     }
     // What the field's own parameters see of a stage with weighted adjoint `seed`; whether that took the force.
     OUT_OF_LINE bool visit(const T* at, int64_t slot) {
@@ -416,7 +420,7 @@ template <class T> class Task {
             by_proximal -= total(P, [&](int64_t i) {
                 return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]);
             });
-        if (!p.want_rates && (p.adaptive || !p.want_length)) return false;
+        if (!p.want_rates && (is_adaptive(p) || !p.want_length)) return false;
         force(at, scratch.data(), slot);
         if (p.want_rates) fill(P, p.by_rates + b * P, [&](int64_t i) { return p.by_rates[b * P + i] - seed[i] * scratch[i]; });
         by_length -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * scratch[i]; });
@@ -426,7 +430,7 @@ template <class T> class Task {
     // ---- the adjoint equation: λ and the integrals beside it as one vector y, solved from the segment's end to its start
     int64_t integrals() const { return (p.proximal != 0 ? P : 0) + (p.want_rates ? P : 0) + (p.want_proximal ? 1 : 0); }
     T* slope_of(int64_t stage) { return &y_slopes[stage * (P + integrals())]; }
-    int64_t controlled(int64_t numbers) const { return p.controlled ? numbers : 0; }
+    int64_t controlled(int64_t numbers) const { return is_controlled(p) ? numbers : 0; }
     OUT_OF_LINE void begin_adjoint(int64_t k) {
         if (k + 1 == p.horizons) {
             fill(P + integrals(), y.data(), [](int64_t) { return T(0); });
@@ -445,7 +449,7 @@ template <class T> class Task {
     }
     OUT_OF_LINE void adjoint_along(int64_t segment, const T* from) {
         make_dense(segment, from);
-        const double end = starts[cuts[segment]], way = p.times[p.horizons - 1];
+        const double end = starts[begin_of(segment)], way = p.times[p.horizons - 1];
         if (fresh) {
             y_slope(segment, time, y.data(), slope_of(0));
             wish = first_adjoint_step(segment);
@@ -470,7 +474,7 @@ template <class T> class Task {
     }
     // The segment's states, slopes and middles of steps, made again from the state before it.
     OUT_OF_LINE void make_dense(int64_t segment, const T* from) {
-        const int64_t first = cuts[segment], count = end_of(segment) - first;
+        const int64_t first = begin_of(segment), count = end_of(segment) - first;
         copy(P, from, dense_states.data());
         field(from, dense_slopes.data());
         for (int64_t r = 0; r < count; ++r) {
@@ -488,7 +492,7 @@ template <class T> class Task {
     }
     // u at t into `at`: quartic through a step's ends and middle (Shampine 1986), or the cubic of Hermite.
     OUT_OF_LINE void interpolate(int64_t segment, double t) {
-        const int64_t first = cuts[segment], count = end_of(segment) - first;
+        const int64_t first = begin_of(segment), count = end_of(segment) - first;
         int64_t r = 0;
         while (r + 1 < count && starts[first + r + 1] <= t) ++r;
         const T h = sizes[first + r], x = T((t - starts[first + r]) / double(h));
@@ -611,12 +615,12 @@ template <class T> class Task {
     Points<T> support, query;
     Network<T> net;
     Values<T> u, next, slope, end_slope, lambda, scratch, seed, power, root_rates, jumps, states, slopes;
-    Kept<T> kept;        // states by the number of the segment that starts from them
-    States<T> between;   // made again from the last of those
-    List<int64_t> places;  // segments that some of them start
-    List<T> sizes;            // of the accepted adaptive steps
-    List<double> starts;      // and when they begin
-    List<int64_t> cuts;       // number of the step at which each segment begins
+    Kept<T> kept;              // states by the number of the segment that starts from them
+    States<T> between;         // made again from the last of those
+    List<int64_t> places;      // segments that some of them start
+    List<T> sizes;             // of the accepted adaptive steps
+    List<double> starts;       // and when they begin, and
+    List<int64_t> cuts;        // the number of the step at which each segment begins: both for the adjoint equation alone
     List<int64_t> boundaries;  // steps up to each horizon, 0 first
     List<int64_t> arrivals;    // segments up to each horizon, 0 first
     List<double> units;        // of λ's tensors
@@ -625,7 +629,7 @@ template <class T> class Task {
     double time = 0, wish = 0, gone[3] = {};              // t, the next step, how far each integral has gone
     bool fresh = false;                                   // whether slope and step are to be found anew
     Kinks<T> kinks;
-    int64_t rounds = 0, rejected = 0, gradients = 0, hvps = 0;  // steps and evaluations
+    int64_t rounds = 0, segments = 0, rejected = 0, gradients = 0, hvps = 0;  // steps and evaluations
     T lambda_most = 0;
     int64_t adjoint_steps = 0;
     T lambda_now = 0;

@@ -1,6 +1,6 @@
 // The kernel for GPUs on a processor: its source, compiled by a C++ compiler, its blocks as they are on a GPU, every thread a fiber.
 // Between two barriers the threads run one after another, in an order of one's choice. Where the answer depends on that order, a
-// barrier is missing. The same face as the kernel for processors has; like the one for GPUs it is compiled for one shape.
+// barrier is missing. The same face as the kernel for processors has; like the one for GPUs it is compiled for one shape, but for every kind of solver.
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -37,6 +37,10 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int apart) {
 }
 struct Left {};  // a thread that ended early
 #define LEAVE throw Left()
+
+#define AMAML_ADAPTIVE adaptive
+#define AMAML_CONTROLLED controlled
+static bool adaptive, controlled;
 
 #include "task.h"
 
@@ -135,6 +139,7 @@ int64_t order = 0;
 
 template <class T> int64_t solve(const Problem<T>& p) {
     if (p.layers != LAYERS || p.parameters != parameters_at(LAYERS) || NUMBERS * sizeof(T) > sizeof memory_of_multiprocessor) return 2;
+    adaptive = p.adaptive, controlled = p.controlled;
     Memory needed(nullptr);
     { Task<T> task(p, needed); }
     struct alignas(128) Line { char bytes[128]; };

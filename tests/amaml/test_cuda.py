@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import amaml
+from amaml.kernel import backend
 from amaml.kernel.library import disabled
 from amaml.models.conv4 import Conv4
 from amaml.models.losses import classification_losses
@@ -20,6 +21,7 @@ from amaml.run.learned_model import load
 from amaml.run.training import OutOfMemory, Training, train
 from amaml.spec import JobSpec
 from tests.amaml.jobs import bits, sha256, small
+from tests.amaml.kernel_problems import regression
 from tests.amaml.problems import (
     Tensors,
     apart,
@@ -37,7 +39,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
 ]
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda", 0)
 
 
 def moved(tensors: Tensors, to: torch.device = CUDA) -> Tensors:
@@ -82,6 +84,68 @@ def test_other_adjoints_are_the_cpus(adjoint: Any) -> None:
     here = amaml.meta_gradient(theta, *losses, tasks, length=0.2, solver=solver, adjoint=adjoint)
     there = amaml.meta_gradient(moved(theta), *losses, moved(tasks), length=0.2, solver=solver, adjoint=adjoint)
     assert apart(flat(moved(there.per_task, torch.device("cpu")), 1), flat(here.per_task, 1)) < 1e-5
+
+
+SHAPES: dict[str, tuple[Any, Any, list[int], tuple[int, int]]] = {
+    "euler": (SOLVERS[0], "tanh", [1, 32, 32, 1], (100, 30)),
+    "heun": (SOLVERS[1], "sigmoid", [3, 5, 2], (1, 1)),
+    "rk4": (SOLVERS[2], "relu", [2, 17, 4, 9, 3], (16, 17)),
+    "bosh3": (amaml.Bosh3(1e-4), "softplus", [20, 16, 100, 17], (300, 19)),
+    "dopri5": (amaml.Dopri5(1e-4), "tanh", [5, 33, 1], (30, 128)),
+}
+
+
+@pytest.mark.parametrize("checkpoints", [None, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_kernel_gives_the_cpus_numbers(name: str, checkpoints: int | None) -> None:
+    solver, activation, widths, points = SHAPES[name]
+    assert backend(CUDA).startswith("cuda kernel")
+    problem = regression(widths, activation, points=points)
+    rates = {key: torch.full_like(value, 0.7) for key, value in problem["params"].items()}
+    options: dict[str, Any] = {
+        "solver": solver, "proximal": 0.3, "proximal_in_query": True, "horizons": [(0.2, 1.0), (0.5, 0.5)],
+        "wrt": ["length", "rates", "proximal"],
+    }  # fmt: skip
+    adjoints: list[Any] = [amaml.Discrete(checkpoints=checkpoints)]
+    if not solver.fixed:
+        adjoints.append(amaml.Interpolated(checkpoints=checkpoints))
+    for adjoint in adjoints:
+        here = amaml.meta_gradient(**problem, rates=rates, adjoint=adjoint, **options)
+        on_device = {**problem, "params": moved(problem["params"]), "tasks": moved(problem["tasks"])}
+        there = amaml.meta_gradient(**on_device, rates=moved(rates), adjoint=adjoint, **options)
+        pairs = [(there.per_task, here.per_task), (there.adapted, here.adapted), (there.rates, here.rates)]
+        for one, other in pairs:
+            assert apart(flat(moved(one, torch.device("cpu"))), flat(other)) < 1e-12  # type: ignore[arg-type]
+        for left, right in ((there.length, here.length), (there.proximal, here.proximal), (there.loss, here.loss)):
+            torch.testing.assert_close(left.cpu(), right, rtol=1e-11, atol=1e-13)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("solver", [amaml.Euler(0.01), amaml.Dopri5(rtol=1e-5)], ids=["euler", "dopri5"])
+def test_a_tasks_bits_depend_on_no_other_task(solver: Any) -> None:
+    net = network([32, 32], dtype=torch.float32)
+    theta, tasks = moved(start(net)), moved(cosines(264, 100, dtype=torch.float32))
+    losses = amaml.regression_losses(net)
+
+    def solved(rows: Any) -> torch.Tensor:
+        chosen = {name: tensor[rows] for name, tensor in tasks.items()}
+        return flat(amaml.meta_gradient(theta, *losses, chosen, length=0.5, solver=solver).per_task, 1)
+
+    whole, order = solved(slice(None)), torch.randperm(264, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(solved(slice(0, 1)), whole[:1])
+    assert torch.equal(solved(slice(0, 16)), whole[:16])
+    assert torch.equal(solved(order), whole[order.to(CUDA)])
+    assert torch.equal(solved(slice(None)), whole)
+
+
+def test_without_the_kernel_the_batched_path_gives_the_same_numbers() -> None:
+    net = network([16, 16])
+    tasks, theta = moved(cosines(5, 20)), moved(start(net))
+    losses = amaml.regression_losses(net)
+    found = amaml.meta_gradient(theta, *losses, tasks, length=0.5, solver=amaml.RK4(0.02))
+    with disabled():
+        assert backend(CUDA) == "batched"
+        batched = amaml.meta_gradient(theta, *losses, tasks, length=0.5, solver=amaml.RK4(0.02))
+    assert apart(flat(found.per_task, 1), flat(batched.per_task, 1)) < 1e-12
 
 
 def test_any_loss_with_sensitivities_and_a_certificate() -> None:

@@ -11,6 +11,10 @@
 
 #define OUT_OF_LINE  // compilers for processors know best
 
+// What a kernel for GPUs is compiled for.
+template <class T> bool is_adaptive(const Problem<T>& p) { return p.adaptive; }
+template <class T> bool is_controlled(const Problem<T>& p) { return p.controlled; }
+
 // Where long vectors come from, and a vector of n numbers from there.
 struct Memory {};
 template <class T> Values<T> take(Memory&, int64_t n) { return Values<T>(n); }

@@ -20,16 +20,16 @@ def _order(shape: BlockShape) -> list[Region]:
 
 
 class BlockWeights(NamedTuple):
-    """Of B tasks: matrices to multiply unfolded pictures by, and rows to add or multiply by."""
+    """Of B tasks: matrices whose transposes unfolded pictures are multiplied by, and rows to add or multiply by."""
 
     kernel: Tensor
-    """[B, 9 · channels, filters]."""
+    """[B, filters, 9 · channels]."""
     bias: Tensor
     """[B, 1, filters], as scale and shift of the normalisation."""
     scale: Tensor
     shift: Tensor
     turned: Tensor | None
-    """The kernel turned by 180° [B, 9 · filters, channels], for the way back; the first block has none."""
+    """The kernel turned by 180° [B, channels, 9 · filters], for the way back; the first block has none."""
 
 
 def unfolded(shape: BlockShape, x: Tensor) -> Tensor:
@@ -71,21 +71,21 @@ class Block:
         """The output [B · n, outputs · filters]; of the first block `a` isn't read."""
         if not self._first:
             self._columns = self._unfold(a)
-        z = torch.baddbmm(weights.bias, self._columns, weights.kernel, out=self._room("z"))
+        z = torch.baddbmm(weights.bias, self._columns, weights.kernel.mT, out=self._room("z"))
         self._normal = Normalised(self._flat(z))
         self._normal_matrix = self._matrix(self._normal.value)
-        y = torch.addcmul(weights.shift, weights.scale, self._normal_matrix, out=self._room("y"))
+        y = torch.addcmul(weights.shift, weights.scale, self._normal_matrix, out=self._passing())
         return self._peaks(self._flat(y))
 
     def push(self, weights: BlockWeights, moved_weights: BlockWeights, moved: Tensor) -> Tensor:
         """R{output} from R{a}, which isn't read of the first block, whose input doesn't move."""
-        z = torch.baddbmm(moved_weights.bias, self._columns, moved_weights.kernel, out=self._room("moved z"))
+        z = torch.baddbmm(moved_weights.bias, self._columns, moved_weights.kernel.mT, out=self._room("moved z"))
         if not self._first:
             self._moved_columns = self._unfold_moved(moved)
-            z.baddbmm_(self._moved_columns, weights.kernel)
+            z.baddbmm_(self._moved_columns, weights.kernel.mT)
         self._moved_z = self._flat(z)
         self._moved_normal = self._normal.times_jacobian(self._moved_z)
-        y = torch.addcmul(moved_weights.shift, moved_weights.scale, self._normal_matrix, out=self._room("moved y"))
+        y = torch.addcmul(moved_weights.shift, moved_weights.scale, self._normal_matrix, out=self._passing())
         y.addcmul_(weights.scale, self._matrix(self._moved_normal))
         return self._peaks.push(self._flat(y))
 
@@ -98,7 +98,7 @@ class Block:
     def pull_moved(self, weights: BlockWeights, moved_weights: BlockWeights, moved_delta: Tensor) -> None:
         """R{·} of the same from R{delta}."""
         self._moved_delta_y = self._matrix(self._peaks.pull(moved_delta, "moved delta y"))
-        delta_normal = torch.mul(self._moved_delta_y, weights.scale, out=self._room("moved delta normal"))
+        delta_normal = torch.mul(self._moved_delta_y, weights.scale, out=self._passing())
         delta_normal.addcmul_(self._delta_y, moved_weights.scale)
         self._moved_delta_z = self._normal.add_bend(
             self._normal.times_jacobian(self._flat(delta_normal)),
@@ -108,31 +108,37 @@ class Block:
     def gradient(self) -> list[Tensor]:
         """By kernel, bias, scale and shift, each [B, size]."""
         delta_z = self._matrix(self._delta_z)
-        scaled = torch.mul(self._delta_y, self._normal_matrix, out=self._room("scaled"))
-        kernel = torch.bmm(self._columns.mT, delta_z)
+        scaled = torch.mul(self._delta_y, self._normal_matrix, out=self._passing())
+        kernel = self._kernel_gradient(delta_z)
         return [kernel.flatten(1), delta_z.sum(dim=1), scaled.sum(dim=1), self._delta_y.sum(dim=1)]
 
     def moved_gradient(self) -> list[Tensor]:
         """R{·} of the same."""
         moved_delta_z = self._matrix(self._moved_delta_z)
-        scaled = torch.mul(self._moved_delta_y, self._normal_matrix, out=self._room("scaled"))
+        scaled = torch.mul(self._moved_delta_y, self._normal_matrix, out=self._passing())
         scaled.addcmul_(self._delta_y, self._matrix(self._moved_normal))
-        kernel = torch.bmm(self._columns.mT, moved_delta_z)
+        kernel = self._kernel_gradient(moved_delta_z)
         if not self._first:
-            kernel.baddbmm_(self._moved_columns.mT, self._matrix(self._delta_z))
+            kernel.baddbmm_(self._matrix(self._delta_z).mT, self._moved_columns)
         return [kernel.flatten(1), moved_delta_z.sum(dim=1), scaled.sum(dim=1), self._moved_delta_y.sum(dim=1)]
 
     def below(self, turned: Tensor) -> Tensor:
         """The derivative by the input [B · n, pixels · channels], by the turned kernel."""
-        return self._flat(torch.bmm(self._unfold_delta(self._delta_z), turned, out=self._room_below("delta below")))
+        return self._flat(torch.bmm(self._unfold_delta(self._delta_z), turned.mT, out=self._room_below("delta below")))
 
     def moved_below(self, turned: Tensor, moved_turned: Tensor) -> tuple[Tensor, Tensor]:
         """The derivative by the input, and R{·} of it."""
         columns = self._unfold_delta(self._delta_z)
-        delta = torch.bmm(columns, turned, out=self._room_below("delta below"))
-        moved = torch.bmm(columns, moved_turned, out=self._room_below("moved delta below"))
-        moved.baddbmm_(self._unfold_delta(self._moved_delta_z), turned)
+        delta = torch.bmm(columns, turned.mT, out=self._room_below("delta below"))
+        moved = torch.bmm(columns, moved_turned.mT, out=self._room_below("moved delta below"))
+        moved.baddbmm_(self._unfold_delta(self._moved_delta_z), turned.mT)
         return self._flat(delta), self._flat(moved)
+
+    def _kernel_gradient(self, delta_z: Tensor) -> Tensor:
+        """[B, filters, 9 · channels]; of the few columns of a first block transposed, which is faster there."""
+        if self._first:
+            return torch.bmm(self._columns.mT, delta_z).mT
+        return torch.bmm(delta_z.mT, self._columns)
 
     def _flat(self, matrix: Tensor) -> Tensor:
         """[B · n, pixels · channels] of [B, n · pixels, channels]."""
@@ -144,6 +150,10 @@ class Block:
 
     def _room(self, name: str) -> Tensor:
         return self._scratch(name, *self._columns.shape[:2], self.shape.filters)
+
+    def _passing(self) -> Tensor:
+        """To be read at once, since many a result is written there."""
+        return self._room("passing")
 
     def _room_below(self, name: str) -> Tensor:
         return self._scratch(name, *self._columns.shape[:2], self.shape.channels)

@@ -109,7 +109,7 @@ class _SetDerivatives:
         for block, own in zip(self._blocks, weights.blocks, strict=True):
             a = block.forward(own, a)
         self._features = self._matrix(a)
-        return torch.baddbmm(weights.bias, self._features, weights.linear)
+        return torch.baddbmm(weights.bias, self._features, weights.linear.mT)
 
     def _push(self, weights: Weights, moved_weights: Weights) -> Tensor:
         """R{outputs}."""
@@ -117,13 +117,13 @@ class _SetDerivatives:
         for block, own, moved_own in zip(self._blocks, weights.blocks, moved_weights.blocks, strict=True):
             moved = block.push(own, moved_own, moved)
         self._moved_features = self._matrix(moved)
-        outputs = torch.baddbmm(moved_weights.bias, self._features, moved_weights.linear)
-        return outputs.baddbmm_(self._moved_features, weights.linear)
+        outputs = torch.baddbmm(moved_weights.bias, self._features, moved_weights.linear.mT)
+        return outputs.baddbmm_(self._moved_features, weights.linear.mT)
 
     def _backward(self, weights: Weights, loss: LossSlope) -> Tensor:
         """The gradient [B, P]."""
-        parts = [torch.bmm(self._features.mT, loss.slope).flatten(1), loss.slope.sum(dim=1)]
-        delta = torch.bmm(loss.slope, weights.linear.mT).flatten(0, 1)
+        parts = [torch.bmm(loss.slope.mT, self._features).flatten(1), loss.slope.sum(dim=1)]
+        delta = torch.bmm(loss.slope, weights.linear).flatten(0, 1)
         for block, own in reversed(list(zip(self._blocks, weights.blocks, strict=True))):
             block.pull(own, delta)
             parts = block.gradient() + parts
@@ -133,10 +133,10 @@ class _SetDerivatives:
 
     def _backward_moved(self, weights: Weights, moved_weights: Weights, slope: Tensor, moved_slope: Tensor) -> Tensor:
         """R{gradient} [B, P], where the loss's derivative by the outputs is `slope` and moves by `moved_slope`."""
-        linear = torch.bmm(self._features.mT, moved_slope).baddbmm_(self._moved_features.mT, slope)
+        linear = torch.bmm(moved_slope.mT, self._features).baddbmm_(slope.mT, self._moved_features)
         parts = [linear.flatten(1), moved_slope.sum(dim=1)]
-        delta = torch.bmm(slope, weights.linear.mT).flatten(0, 1)
-        moved = torch.bmm(moved_slope, weights.linear.mT).baddbmm_(slope, moved_weights.linear.mT).flatten(0, 1)
+        delta = torch.bmm(slope, weights.linear).flatten(0, 1)
+        moved = torch.bmm(moved_slope, weights.linear).baddbmm_(slope, moved_weights.linear).flatten(0, 1)
         for block, own, moved_own in reversed(
             list(zip(self._blocks, weights.blocks, moved_weights.blocks, strict=True))
         ):

@@ -19,7 +19,7 @@ class Weights(NamedTuple):
 
     blocks: list[BlockWeights]
     linear: Tensor
-    """[B, places · filters, outputs]."""
+    """[B, outputs, places · filters]."""
     bias: Tensor
     """[B, 1, outputs]."""
 
@@ -36,9 +36,9 @@ class WeightOrder:
         sizes += [(outputs, shapes[-1].filters, *shapes[-1].places), (outputs,)]
         numbers = [torch.Size(size).numel() for size in sizes]
         tensors = [part.view(size) for part, size in zip(torch.arange(sum(numbers)).split(numbers), sizes, strict=True)]
-        # Outputs and inputs stand first in the module's tensors, inputs and outputs last in the matrices.
-        upright = [tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor for tensor in tensors]
-        turned = [kernel.flip(2, 3).permute(2, 3, 0, 1) for kernel in tensors[4:-2:4]]
+        # Channels stand before places in the module's tensors, and behind them in the matrices.
+        upright = [tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor for tensor in tensors]
+        turned = [kernel.flip(2, 3).permute(1, 2, 3, 0) for kernel in tensors[4:-2:4]]
         own = torch.cat([tensor.flatten() for tensor in upright])
         self._order = torch.cat([own, *[kernel.flatten() for kernel in turned]]).to(device)
         self._inverse = torch.empty_like(own).index_copy_(0, own, torch.arange(len(own))).to(device)
@@ -52,10 +52,10 @@ class WeightOrder:
         blocks = []
         for index, shape in enumerate(self._shapes):
             kernel, bias_row, scale, shift = parts[4 * index : 4 * index + 4]
-            back = turned[index - 1].view(batch, 9 * shape.filters, shape.channels) if index else None
-            matrix = kernel.view(batch, 9 * shape.channels, shape.filters)
+            back = turned[index - 1].view(batch, shape.channels, 9 * shape.filters) if index else None
+            matrix = kernel.view(batch, shape.filters, 9 * shape.channels)
             blocks.append(BlockWeights(matrix, bias_row, scale, shift, back))
-        return Weights(blocks, linear.view(batch, -1, self._outputs), bias)
+        return Weights(blocks, linear.view(batch, self._outputs, -1), bias)
 
     def flat(self, parts: Sequence[Tensor]) -> Tensor:
         """[B, P] from [B, size] of every matrix but the turned ones, in the order of `Weights`."""

@@ -34,8 +34,8 @@ class Peaks:
         return largest.clamp_min_(0)
 
     def push(self, moved: Tensor) -> Tensor:
-        """The derivative of the peaks [S, cells · c] along that of the values [S, pixels · c]."""
-        parts = torch.mul(self._slope, self._whole(moved), out=self._scratch("parts", *self._cells))
+        """The derivative of the peaks [S, cells · c] along that of the values [S, pixels · c], which is overwritten."""
+        parts = self._whole(moved).mul_(self._slope)
         return torch.sum(parts, dim=1, out=self._scratch("moved peaks", *self._peaks))
 
     def pull(self, delta: Tensor, name: str) -> Tensor:

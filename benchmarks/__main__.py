@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = ("speed", "memory", "scaling", "work_precision", "adjoints", "stress", "tails")
+BENCHMARKS = ("speed", "memory", "scaling", "work_precision", "adjoints", "stress", "tails", "conv4")
 
 for name in (*BENCHMARKS, "plots", "tables"):
     begin = time.perf_counter()

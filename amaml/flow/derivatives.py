@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.utils._pytree import tree_map
 
+from amaml.flow.threads import points_of, threads_for
 from amaml.memory import is_out_of_memory
 from amaml.modes import attention_by_products
 
@@ -86,6 +87,7 @@ class TracedDerivatives:
 
     `unflatten` turns one task's [P] into what the losses take as params. The Hessian is symmetric, so an HVP is a VJP
     or a JVP of the gradient: reverse over reverse on the CPU, where it was measured faster, forward over reverse on CUDA.
+    Small evaluations take one of PyTorch's threads.
     """
 
     smooth: ClassVar[bool] = False
@@ -95,6 +97,7 @@ class TracedDerivatives:
     ) -> None:
         self._support, self._query, self._tasks, self._unflatten = support, query, tasks, unflatten
         self._witness = witness
+        self._points = points_of(tasks)
 
     def _support_at(self, u: Tensor, task: Any) -> Tensor:
         return self._support(self._unflatten(u), task)
@@ -103,12 +106,12 @@ class TracedDerivatives:
         return self._query(self._unflatten(u), task)
 
     def gradient(self, u: Tensor) -> Tensor:
-        with attention_by_products():
+        with attention_by_products(), threads_for(u, self._points):
             gradient: Tensor = vmap(grad(self._support_at))(u, self._tasks)
         return gradient.contiguous()  # one that is the same everywhere comes as a view, which can't be written to
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        with attention_by_products():
+        with attention_by_products(), threads_for(u, self._points):
             product: Tensor = vmap(self._hvp_forward if u.is_cuda else self._hvp_reverse)(u, v, self._tasks)
         return product.contiguous()
 
@@ -122,7 +125,7 @@ class TracedDerivatives:
         return product
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        with attention_by_products():
+        with attention_by_products(), threads_for(u, self._points):
             gradient, loss = vmap(grad_and_value(self._query_at))(u, self._tasks)
         return loss.contiguous(), gradient.contiguous()
 

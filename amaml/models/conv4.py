@@ -8,6 +8,8 @@ parameters, which vmap and second derivatives need.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from amaml.spec import Conv4Spec
@@ -15,6 +17,35 @@ from amaml.spec import Conv4Spec
 BLOCKS = 4
 LEAST_PIXELS = 2
 """A side that the next block still has: normalising a single pixel makes the loss so steep that short steps are needed."""
+
+
+class BlockShape(NamedTuple):
+    """What goes into a block, and what it does with it."""
+
+    channels: int
+    height: int
+    width: int
+    filters: int
+    halved: bool
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        return (self.height // 2, self.width // 2) if self.halved else (self.height, self.width)
+
+
+def block_shapes(picture: tuple[int, int, int], filters: int) -> list[BlockShape]:
+    """Of the network for pictures of so many channels, rows and columns."""
+    shapes, (channels, height, width) = [], picture
+    for block in range(1, BLOCKS + 1):
+        smallest = 1 if block == BLOCKS else LEAST_PIXELS
+        shapes.append(BlockShape(channels, height, width, filters, min(height, width) // 2 >= smallest))
+        channels, (height, width) = filters, shapes[-1].places
+    return shapes
 
 
 class Conv4(nn.Sequential):
@@ -25,20 +56,18 @@ class Conv4(nn.Sequential):
     """
 
     def __init__(self, picture: tuple[int, int, int], filters: int, out_features: int) -> None:
-        channels, height, width = picture
         if min(*picture, filters, out_features) < 1:
             raise ValueError(
                 f"picture {picture}, {filters} filters and {out_features} outputs: every size must be at least 1"
             )
         layers: list[nn.Module] = [nn.Unflatten(-1, picture)]
-        for block in range(1, BLOCKS + 1):
-            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.GroupNorm(1, filters), nn.ReLU()]
-            channels = filters
-            smallest = 1 if block == BLOCKS else LEAST_PIXELS
-            if min(height, width) // 2 >= smallest:
+        shapes = block_shapes(picture, filters)
+        for shape in shapes:
+            layers += [nn.Conv2d(shape.channels, filters, 3, padding=1), nn.GroupNorm(1, filters), nn.ReLU()]
+            if shape.halved:
                 layers.append(_Halved())
-                height, width = height // 2, width // 2
-        super().__init__(*layers, nn.Flatten(-3), nn.Linear(channels * height * width, out_features))
+        height, width = shapes[-1].places
+        super().__init__(*layers, nn.Flatten(-3), nn.Linear(filters * height * width, out_features))
 
 
 class _Halved(nn.Module):

@@ -73,6 +73,14 @@ def test_tails(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+def test_conv4(tmp_path: Path) -> None:
+    (case,) = quick("conv4", tmp_path).values()
+    assert "1 threads" in case
+    assert all(timed["written out"].keys() == timed["traced"].keys() == SUMMARY for timed in case.values())
+    assert all(timed["difference"] < 1e-4 for timed in case.values())
+
+
+@pytest.mark.nightly
 def test_work_precision(tmp_path: Path) -> None:
     rows = quick("work_precision", tmp_path)["rows"]
     assert {row["solver"] for row in rows} == {

@@ -57,25 +57,31 @@ class Conv4Derivatives:
         self, structure: Convolutional, losses: tuple[MakeSlope, MakeSlope], support: Points, query: Points
     ) -> None:
         self._structure, self._losses, self._points = structure, losses, (support, query)
-        self._support = _SetDerivatives(structure, losses[0], support)
-        self._query = _SetDerivatives(structure, losses[1], query)
+        self._sets: dict[int, _SetDerivatives] = {}
 
     def take(self, rows: Tensor) -> Conv4Derivatives:
         support, query = (points.take(rows) for points in self._points)
         return Conv4Derivatives(self._structure, self._losses, support, query)
 
     def gradient(self, u: Tensor) -> Tensor:
-        return self._support.loss_and_gradient(u)[1]
+        return self._set(0).loss_and_gradient(u)[1]
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
-        return self._support.hvp(u, v)
+        return self._set(0).hvp(u, v)
 
     def query(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        loss, gradient = self._query.loss_and_gradient(u)
+        loss, gradient = self._set(1).loss_and_gradient(u)
         return loss.value(), gradient
 
     def confirm(self) -> None:
-        """Nothing to do: what is written out is a pure function."""
+        """There is nothing to confirm of formulas; the room that a solve wrote into is given back."""
+        self._sets.clear()
+
+    def _set(self, number: int) -> _SetDerivatives:
+        """0: of the support set, 1: of the query set."""
+        if number not in self._sets:
+            self._sets[number] = _SetDerivatives(self._structure, self._losses[number], self._points[number])
+        return self._sets[number]
 
 
 class _SetDerivatives:

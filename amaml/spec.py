@@ -488,6 +488,21 @@ class JobSpec(Part):
         specs = [self._during(phase, ()) for phase in self.meta.phases]
         return list(zip(self._iterations_of_phases(), specs, strict=True))
 
+    def extended(self, iterations: int) -> Self:
+        """The same with more meta-iterations in all, of which this one's run is the beginning. Raises RuleBroken where it isn't,
+        since something depends on how many there are."""
+        at, now = ("meta", "iterations"), self.meta.iterations
+        if iterations <= now:
+            raise RuleBroken(f"the run has {now} meta-iterations: name more than that, in all, got {iterations}", *at)
+        remedy = "submit a job that starts from this one by meta.init_from instead"
+        if self.meta.phases is not None:
+            raise RuleBroken(f"the phases of a run are shares of its {now} meta-iterations: {remedy}", *at)
+        if self.meta.optimizer.schedule == "cosine":
+            raise RuleBroken(f"a cosine schedule ends with the run's {now} meta-iterations: {remedy}", *at)
+        longer = self.model_dump(mode="json")
+        longer["meta"]["iterations"] = iterations
+        return type(self).model_validate_json(json.dumps(longer))
+
     def canonical(self) -> str:
         """The completed spec as JSON with sorted keys and no spaces: equal specs give equal text."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -88,7 +88,7 @@ def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device
 def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
     """Reads it back for this spec on this machine. Raises CheckpointError, InitializationError for a damaged file."""
     saved, metadata = load(path)
-    if metadata["spec_sha256"] != spec.sha256():
+    if metadata["spec_sha256"] != spec.sha256() and not _is_beginning(metadata["spec"], spec):
         raise CheckpointError(
             f"{path} is of a run with another spec (sha256 {metadata['spec_sha256'][:12]}, this one's is "
             f"{spec.sha256()[:12]}): resume with the spec it was started with, or start a new run by meta.init_from"
@@ -127,6 +127,14 @@ def load(path: Path) -> tuple[Checkpoint, dict[str, str]]:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _is_beginning(saved: str, spec: JobSpec) -> bool:
+    """Whether the run of the saved spec is the beginning of the other's."""
+    try:
+        return JobSpec.model_validate_json(saved).extended(spec.meta.iterations) == spec
+    except ValueError:  # it isn't, or the spec is one of another release
+        return False
 
 
 def _machine(device: torch.device) -> dict[str, str]:

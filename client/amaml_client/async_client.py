@@ -66,6 +66,9 @@ class AsyncClient:
     async def resume(self, job_id: str) -> Job:
         return await self._run(calls.change(job_id, "resume"))
 
+    async def extend(self, job_id: str, iterations: int) -> Job:
+        return await self._run(calls.extend(job_id, iterations))
+
     async def delete(self, job_id: str) -> None:
         await self._run(calls.delete("/v1/jobs", job_id))
 

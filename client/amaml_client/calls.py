@@ -57,6 +57,10 @@ def change(job_id: str, verb: str) -> Conversation[Job]:
     return fetch(Job, Send("POST", f"/v1/jobs/{segment(job_id)}/{verb}"))
 
 
+def extend(job_id: str, iterations: int) -> Conversation[Job]:
+    return fetch(Job, Send("POST", f"/v1/jobs/{segment(job_id)}/extend", json={"iterations": iterations}))
+
+
 def delete(path: str, item_id: str) -> Conversation[None]:
     yield from exchange(Send("DELETE", f"{path}/{segment(item_id)}"))
 

@@ -73,6 +73,10 @@ class Client:
     def resume(self, job_id: str) -> Job:
         return self._run(calls.change(job_id, "resume"))
 
+    def extend(self, job_id: str, iterations: int) -> Job:
+        """Lets a job that succeeded go on to so many meta-iterations in all, as if it had never ended."""
+        return self._run(calls.extend(job_id, iterations))
+
     def delete(self, job_id: str) -> None:
         """Removes an ended job and all that belongs to it."""
         self._run(calls.delete("/v1/jobs", job_id))

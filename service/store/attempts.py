@@ -39,8 +39,11 @@ def succeeded(
     """The trainer finished after so many meta-iterations: the blob is the learned initialization. `reason` and `detail` say why
     it did so before the last one, if it did."""
     _end(session, job, "succeeded", None)
-    job.initialization_blob_id = blob_id
+    before, job.initialization_blob_id = job.initialization_blob_id, blob_id
     blobs.give(session, blob_id, job.workspace_id)
+    if before is not None and before != blob_id:  # of the shorter run that this one extends
+        session.flush()
+        blobs.remove(session, [before])
     job.parameters = parameters
     job.iteration = iteration
     become(session, job, "succeeded", reason=reason, detail=detail)
@@ -134,7 +137,14 @@ def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
 
 
 def _crashes_since(session: Session, job_id: UUID, attempt: int) -> int:
+    """Of this attempt and later ones, after the last that succeeded, if one did."""
+    success = select(func.coalesce(func.max(Attempt.number), 0)).where(
+        Attempt.job_id == job_id, Attempt.reason == "succeeded"
+    )
     crashes = select(func.count()).where(
-        Attempt.job_id == job_id, Attempt.number >= attempt, Attempt.reason.in_(CRASHES)
+        Attempt.job_id == job_id,
+        Attempt.number >= attempt,
+        Attempt.number > success.scalar_subquery(),
+        Attempt.reason.in_(CRASHES),
     )
     return session.scalars(crashes).one()

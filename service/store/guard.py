@@ -11,7 +11,7 @@ from typing import Final
 from service.store.transitions import FINAL, STATES, TRANSITIONS
 
 OUTCOME: Final = ("initialization_blob_id", "ended_at", "attempt")
-"""Columns that an ended job's row keeps for ever, beside its state."""
+"""Columns that an ended job's row keeps as long as it has ended, beside its state."""
 
 
 def function_body() -> str:
@@ -32,7 +32,7 @@ BEGIN
     ) THEN
         RAISE check_violation USING MESSAGE = format('job %s is %s and can''t become %s', OLD.id, OLD.state, NEW.state);
     END IF;
-    IF OLD.state IN ({final}) AND ({new}) IS DISTINCT FROM ({old}) THEN
+    IF OLD.state IN ({final}) AND NEW.state = OLD.state AND ({new}) IS DISTINCT FROM ({old}) THEN
         RAISE check_violation USING MESSAGE = format('job %s has %s: its outcome stays as it is', OLD.id, OLD.state);
     END IF;
     IF NEW.attempt < OLD.attempt THEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
@@ -14,7 +15,7 @@ from amaml.dataset_format import READ_BY
 from amaml.family_specs import uploaded_dataset
 from amaml.spec import InitFrom, JobSpec
 from service.estimate import expected_seconds
-from service.store import adaptations, blobs, dataset_checks, outbox, quotas
+from service.store import adaptations, blobs, dataset_checks, outbox, progress, quotas
 from service.store.states import become
 from service.store.tables import Attempt, Blob, Checkpoint, Dataset, Event, Job
 from service.store.transitions import FINAL, State
@@ -194,6 +195,59 @@ def resume(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
     return True
 
 
+def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) -> bool:
+    """Queues a succeeded job again, to go on as the run of this longer spec would have gone on: from its newest checkpoint before
+    its end, whose own evaluation isn't one of the longer run. What it has learned stays until it has learned more.
+
+    As `cancel` otherwise; extending twice is once. Raises BadReference, quotas.Exceeded, StillNeeded too.
+    """
+    job = _locked(session, workspace_id, job_id)
+    if job is None:
+        return False
+    if job.spec_sha256 == spec.sha256() and job.state not in FINAL:
+        return True
+    if job.state != "succeeded":
+        raise WrongState(f"The job is {job.state}: only one that succeeded can be extended.")
+    if job.iterations >= spec.meta.iterations:
+        raise WrongState(f"The job has {job.iterations} meta-iterations already: name more than that, in all.")
+    if job.study_id is not None:
+        raise StillNeeded(
+            f"It is a cell of study {job.study_id}, which compares jobs of equal length: submit its spec anew."
+        )
+    if job.iteration < job.iterations:
+        raise WrongState(
+            f"The job ended by itself after {job.iteration} of {job.iterations} meta-iterations: more change nothing."
+        )
+    check_references(session, workspace_id, spec)
+    _check_nothing_starts_from_its_end(session, job)
+    progress.forget_end(session, job)
+    rest = (expected_seconds(spec) or 0.0) * (1 - job.iterations / spec.meta.iterations)
+    quotas.admit(session, workspace_id, 1, rest)
+    job.spec, job.spec_sha256 = spec.model_dump(mode="json"), spec.sha256()
+    job.iterations, job.estimated_seconds = spec.meta.iterations, rest or None
+    job.queued_at = cast(Any, func.now())
+    become(session, job, "queued", reason="extended", detail=f"It goes on to {job.iterations} meta-iterations.")
+    outbox.put(session, "wake")
+    return True
+
+
+def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
+    """Raises StillNeeded where a job that hasn't ended starts from what the job has at its end, which is to be replaced."""
+    step = Job.spec["meta"]["init_from"]["step"].as_integer()
+    starts = select(Job.id).where(
+        Job.init_from_id == job.id, Job.state.not_in(FINAL), or_(step.is_(None), step >= job.iterations)
+    )
+    needed = session.scalar(starts.limit(1))
+    if needed is not None:
+        raise StillNeeded(f"Job {needed} starts from its end and hasn't ended: wait for it, or cancel it first.")
+
+
+def spec_of(session: Session, workspace_id: UUID, job_id: UUID) -> JobSpec | None:
+    """The job's completed spec."""
+    found = session.scalar(select(Job.spec).where(Job.id == job_id, Job.workspace_id == workspace_id))
+    return None if found is None else JobSpec.model_validate_json(json.dumps(found))
+
+
 def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
     """Deletes an ended job with all that it left; False where there is none; raises WrongState, StillNeeded."""
     job = _locked(session, workspace_id, job_id)
@@ -308,10 +362,10 @@ def _check_source(session: Session, workspace_id: UUID, source: InitFrom) -> Non
     if job is None:
         raise BadReference(("meta", "init_from", "job"), f"{source.job} is no job of this workspace")
     if source.step is None:
-        if job.initialization_blob_id is None:
+        if job.initialization_blob_id is None or job.state not in FINAL:
             raise BadReference(
                 ("meta", "init_from", "job"),
-                f"job {job.id} is {job.state} and has no initialization: name one that succeeded, or a checkpoint's step",
+                f"job {job.id} is {job.state} and has no initialization to keep: name one that succeeded, or a checkpoint's step",
             )
         return
     steps = [checkpoint.step for checkpoint, _, _ in checkpoints(session, job.id)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -104,6 +104,18 @@ def _prune(session: Session, job_id: UUID) -> None:
     gone = [checkpoint for checkpoint in old if checkpoint.step not in needed]
     for checkpoint in gone:
         session.delete(checkpoint)
+    session.flush()
+    blobs.remove(session, [checkpoint.blob_id for checkpoint in gone])
+
+
+def forget_end(session: Session, job: Job) -> None:
+    """Removes what an ended job has of its last step, which it is to tell again: checkpoint, evaluation and metrics."""
+    last = job.iterations
+    gone = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step >= last)).all()
+    for checkpoint in gone:
+        session.delete(checkpoint)
+    session.execute(delete(Evaluation).where(Evaluation.job_id == job.id, Evaluation.step >= last))
+    session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step >= last))
     session.flush()
     blobs.remove(session, [checkpoint.blob_id for checkpoint in gone])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
@@ -26,6 +26,5 @@ def become(session: Session, job: Job, target: State, *, reason: str | None = No
         job.lease_expires_at = None
         job.eta_seconds = None
         job.phase = None
-    if target in FINAL:
-        job.ended_at = func.now()
+    job.ended_at = cast(Any, func.now()) if target in FINAL else None
     events.append(session, job.id, "state", {"state": target, "from": source, "reason": reason, "detail": detail})

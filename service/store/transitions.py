@@ -29,6 +29,7 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     ("pausing", "succeeded"): "trainer finished first",
     ("pausing", "failed"): "trainer failed first",
     ("paused", "queued"): "resumed",
+    ("succeeded", "queued"): "extended to more meta-iterations",
     ("paused", "cancelled"): "cancelled while paused",
     ("cancelling", "cancelled"): "trainer stopped, or its lease lapsed",
     ("cancelling", "succeeded"): "trainer finished first",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from amaml.run.checkpoint import CheckpointError
 from amaml.run.training import Report, Training
 from amaml.spec import JobSpec
 from tests.amaml.jobs import METHODS, bits, name_of, sha256, small
@@ -98,3 +99,36 @@ def test_so_do_optimizers_schedules_and_selections(tmp_path: Path, spec: JobSpec
 @pytest.mark.parametrize("method", METHODS, ids=name_of)
 def test_so_do_methods_by_fixed_steps(tmp_path: Path, method: dict[str, object]) -> None:
     check(small(method=method, meta={"iterations": 6}, evaluation={"every": 3, "epochs": 2}), 4, tmp_path)
+
+
+@pytest.mark.parametrize("method", [{"kind": "amaml", "learn": ["rates"]}, {"kind": "reptile"}], ids=name_of)
+def test_a_longer_run_goes_on_from_a_shorter_ones_checkpoint(method: dict[str, object], tmp_path: Path) -> None:
+    changes = {"method": method, "evaluation": {"every": 7, "select": "validation"}}
+    short, long = (small(**changes, meta={"iterations": iterations, "average": 0.9}) for iterations in (10, 20))
+    whole = Training.start(long)
+    undisturbed = list(whole)
+    whole.save_initialization(tmp_path / "whole")
+    before = []
+    for report in (first := Training.start(short)):
+        if report.iteration <= 8:
+            before.append(report)
+        if report.iteration == 8:
+            first.save_checkpoint(tmp_path / "checkpoint")
+    second = Training.resume(short.extended(20), tmp_path / "checkpoint")
+    after = list(second)
+    second.save_initialization(tmp_path / "extended")
+    assert sha256(tmp_path / "extended") == sha256(tmp_path / "whole")
+    assert bits(before) + bits(after) == bits(undisturbed)
+
+
+def test_a_checkpoint_of_another_run_is_no_beginning(tmp_path: Path) -> None:
+    run = Training.start(small(meta={"iterations": 10}))
+    next(iter(run))
+    run.save_checkpoint(tmp_path / "checkpoint")
+    for other in (
+        small(meta={"iterations": 5}),
+        small(meta={"iterations": 20, "tasks_per_batch": 4}),
+        small(meta={"iterations": 20}, runtime={"seed": 1}),
+    ):
+        with pytest.raises(CheckpointError, match="another spec"):
+            Training.resume(other, tmp_path / "checkpoint")

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from amaml.spec import JobSpec
 from service.store import attempts, blobs, claims, jobs, progress
 from service.store.claims import Claim, Claimant, StaleFence
 from service.store.database import transaction
@@ -38,9 +39,15 @@ class Model:
     state: State = "queued"
     attempt: int = 0
     lapsed: bool = False
+    iterations: int = ITERATIONS
     crashed: list[int] = field(default_factory=list)
-    step: int = 0
-    checkpointed_by: int = 0
+    checkpoints: dict[int, int] = field(default_factory=dict)
+    """Step → attempt."""
+    succeeded_at: int = 0
+
+    @property
+    def step(self) -> int:
+        return max(self.checkpoints, default=0)
 
 
 def has_claims(store: Store) -> bool:
@@ -93,6 +100,19 @@ class Store(RuleBasedStateMachine):
         if target is not None and target != job.state:
             self.become(job, target)
 
+    @precondition(lambda self: any(job.state == "succeeded" for job in self.jobs.values()))
+    @rule(which=pick)
+    def extend(self, which: int) -> None:
+        ended = [(job_id, job) for job_id, job in self.jobs.items() if job.state == "succeeded"]
+        job_id, job = ended[which % len(ended)]
+        with transaction() as session:
+            row = session.get_one(Job, job_id)
+            longer = JobSpec.model_validate(row.spec).extended(job.iterations + 2)
+            assert jobs.extend(session, row.workspace_id, job_id, longer)
+        job.checkpoints = {step: attempt for step, attempt in job.checkpoints.items() if step < job.iterations}
+        job.iterations += 2
+        self.become(job, "queued")
+
     # Workers
 
     @precondition(lambda self: any(job.state == "queued" for job in self.jobs.values()))
@@ -144,19 +164,20 @@ class Store(RuleBasedStateMachine):
         blob_id = blobs.write([b"weights"]).blob_id
         job = self.write(which, add)
         if job is not None:
-            job.step, job.checkpointed_by = job.step + 1, job.attempt
+            job.checkpoints[job.step + 1] = job.attempt
 
     @precondition(has_claims)
     @rule(which=pick)
     def succeed(self, which: int) -> None:
         def succeed(session: Session, row: Job) -> None:
-            progress.add_metrics(session, row, {"meta_loss": [(step + 1, 0.5) for step in range(ITERATIONS)]})
+            progress.add_metrics(session, row, {"meta_loss": [(step + 1, 0.5) for step in range(row.iterations)]})
             attempts.succeeded(session, row, blob_id, 7, iteration=row.iterations)
 
         blob_id = blobs.write([b"weights"]).blob_id
         job = self.write(which, succeed)
         if job is not None:
             self.become(job, "succeeded")
+            job.succeeded_at = job.attempt
 
     @precondition(has_claims)
     @rule(which=pick)
@@ -203,7 +224,8 @@ class Store(RuleBasedStateMachine):
 
     def has_crashed(self, job: Model) -> None:
         job.crashed.append(job.attempt)
-        crashes = sum(attempt >= job.checkpointed_by for attempt in job.crashed)
+        since = max(job.checkpoints.get(job.step, 0), job.succeeded_at + 1)
+        crashes = sum(attempt >= since for attempt in job.crashed)
         asked: dict[State, State] = {"pausing": "paused", "cancelling": "cancelled"}
         self.become(job, asked.get(job.state, "failed" if crashes >= MAX_ATTEMPTS else "queued"))
 
@@ -232,3 +254,4 @@ def test_the_store_does_what_the_model_says() -> None:
         ),
     )  # fmt: skip
     assert len(Store.taken) > len(TRANSITIONS) / 2, "the model went nowhere"
+    assert ("succeeded", "queued") in Store.taken

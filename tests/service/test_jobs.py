@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2 as httpx
@@ -143,6 +144,68 @@ class TestSteering:
         claim(path.rpartition("/")[2])
         assert http.post(f"{path}/pause").json()["state"] == "pausing"
         check_problem(http.post(f"{path}/resume"), 409, "wrong_state")
+
+    def test_a_job_that_succeeded_is_extended(self, http: httpx.Client) -> None:
+        job_id = submit(http, meta={"iterations": 20})
+        path = f"/v1/jobs/{job_id}"
+        check_problem(http.post(f"{path}/extend", json={"iterations": 30}), 409, "wrong_state")
+        claim(job_id)
+        succeed(job_id, b"theta", {"nrmse": [(0, 1.0), (20, 0.5)]})
+        first = http.post(f"{path}/extend", json={"iterations": 30})
+        assert first.status_code == 202, first.text
+        job = first.json()
+        assert (job["state"], job["status_reason"], job["ended_at"]) == ("queued", "extended", None)
+        assert job["spec"]["meta"]["iterations"] == job["progress"]["iterations"] == 30
+        assert http.post(f"{path}/extend", json={"iterations": 30}).json() == job, "twice is once"
+        assert http.get(f"{path}/initialization").content == b"theta", "what it has learned stays"
+        claim(job_id)
+        succeed(job_id, b"more")
+        assert http.get(f"{path}/initialization").content == b"more"
+        problem = check_problem(http.post(f"{path}/extend", json={"iterations": 30}), 409, "wrong_state")
+        assert "30 meta-iterations already" in problem["detail"]
+        for fewer in (29, 0, -1, 1.5, "many", None, 10_000_000):
+            problem = check_problem(http.post(f"{path}/extend", json={"iterations": fewer}), 422, "invalid")
+            assert problem["errors"][0]["pointer"] == "/iterations"
+        check_problem(http.post(f"{path}/extend", json={}), 422, "invalid")
+        check_problem(http.post(f"/v1/jobs/{uuid4()}/extend", json={"iterations": 30}), 404, "not_found")
+
+    @pytest.mark.parametrize(
+        ("meta", "word"),
+        [
+            ({"optimizer": {"schedule": "cosine"}}, "cosine"),
+            (
+                {
+                    "phases": [
+                        {"method": {"kind": "reptile"}, "share": 0.5},
+                        {"method": {"kind": "amaml"}, "share": 0.5},
+                    ]
+                },
+                "shares",
+            ),
+        ],
+        ids=["cosine", "phases"],
+    )
+    def test_what_depends_on_the_length_of_a_run_is_not_extended(
+        self, http: httpx.Client, meta: dict[str, Any], word: str
+    ) -> None:
+        job_id = submit(http, meta={"iterations": 20, **meta})
+        claim(job_id)
+        succeed(job_id, b"theta")
+        problem = check_problem(http.post(f"/v1/jobs/{job_id}/extend", json={"iterations": 40}), 422, "invalid")
+        assert word in problem["errors"][0]["detail"]
+        assert "init_from" in problem["errors"][0]["detail"]
+
+    def test_what_another_job_starts_from_stays(self, http: httpx.Client) -> None:
+        job_id = submit(http, meta={"iterations": 20})
+        claim(job_id)
+        succeed(job_id, b"theta")
+        follower = submit(http, meta={"init_from": {"job": job_id}})
+        problem = check_problem(http.post(f"/v1/jobs/{job_id}/extend", json={"iterations": 40}), 409, "in_use")
+        assert follower in problem["detail"]
+        http.post(f"/v1/jobs/{follower}/cancel")
+        assert http.post(f"/v1/jobs/{job_id}/extend", json={"iterations": 40}).status_code == 202
+        late = http.post("/v1/jobs", json={"family": {"kind": "sinusoid"}, "meta": {"init_from": {"job": job_id}}})
+        check_problem(late, 422, "invalid")
 
     @pytest.mark.parametrize("step", ["cancel", "pause", "resume"])
     def test_ended_jobs_stay_as_they_are(self, http: httpx.Client, step: str) -> None:

@@ -22,7 +22,7 @@ def violations(session: Session) -> list[str]:
             _ends(job, events),
             _events(job, events),
             _attempts(session, job, events, attempts),
-            _result(session, job),
+            _result(session, job, events),
         )
         found += [f"job {job.id} ({job.state}): {sentence}" for check in checks for sentence in check]
     return found
@@ -30,7 +30,8 @@ def violations(session: Session) -> list[str]:
 
 def _ends(job: Job, events: list[Event]) -> Iterator[str]:
     ends = [event.data["state"] for event in events if event.kind == "state" and event.data["state"] in FINAL]
-    if ends != ([job.state] if job.state in FINAL else []):
+    extended = ends[: len(ends) - (job.state in FINAL)]  # of shorter runs, which it went on from
+    if ends[len(extended) :] != ([job.state] if job.state in FINAL else []) or {*extended} - {"succeeded"}:
         yield f"it ended as {ends or 'nothing'}"
     if (job.ended_at is not None) != (job.state in FINAL):
         yield f"its time of ending is {job.ended_at}"
@@ -60,7 +61,7 @@ def _attempts(session: Session, job: Job, events: list[Event], attempts: list[At
     if unended != ([job.attempt] if job.state in LEASED else []):
         yield f"attempts {unended} have not ended"
     good = [attempt.number for attempt in attempts if attempt.reason == "succeeded"]
-    if good != ([job.attempt] if job.state == "succeeded" else []):
+    if len(good) != _successes(events) or (job.state == "succeeded" and good[-1:] != [job.attempt]):
         yield f"attempts {good} succeeded"
     ends = {attempt.number: attempt.ended_at for attempt in attempts}
     for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)):
@@ -69,8 +70,12 @@ def _attempts(session: Session, job: Job, events: list[Event], attempts: list[At
             yield f"checkpoint {checkpoint.step} was taken from attempt {checkpoint.attempt} after that had ended"
 
 
-def _result(session: Session, job: Job) -> Iterator[str]:
-    if (job.initialization_blob_id is not None) != (job.state == "succeeded"):
+def _successes(events: list[Event]) -> int:
+    return sum(event.kind == "state" and event.data["state"] == "succeeded" for event in events)
+
+
+def _result(session: Session, job: Job, events: list[Event]) -> Iterator[str]:
+    if (job.initialization_blob_id is not None) != (_successes(events) > 0):
         yield f"its initialization is {job.initialization_blob_id}"
     if job.state != "succeeded":
         return

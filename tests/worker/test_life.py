@@ -14,8 +14,9 @@ import pytest
 import redis
 from sqlalchemy import delete, func, select
 
-from service.store import jobs, studies
+from service.store import blobs, jobs, studies
 from service.store import workers as living
+from service.store.blobs import BlobNotFound
 from service.store.database import transaction
 from service.store.tables import Checkpoint, Evaluation, Job
 from tests.support.jobs import (
@@ -167,6 +168,31 @@ def test_a_paused_job_resumes_to_the_same_bits(worker: WorkerProcess, expected: 
     wait_for(job_id, "succeeded")
     assert bits_of(job_id) == expected
     assert [one.reason for one in attempts_of(job_id)] == ["paused", "succeeded"]
+
+
+def test_an_extended_job_learns_what_one_as_long_from_the_start_learns(worker: WorkerProcess, expected: str) -> None:
+    begun = 245  # between two checkpoints: the evaluation at that end isn't one of the longer run
+    job_id = submit(spec(begun))
+    ended = wait_for(job_id, "succeeded")
+    assert begun in metrics_of(job_id)["tuned_best_epoch"]
+    with transaction() as session:
+        assert jobs.extend(session, ended.workspace_id, job_id, spec(begun).extended(LONG))
+    job = job_of(job_id)
+    assert (job.status_reason, job.iterations, job.ended_at) == ("extended", LONG, None)
+    assert job.initialization_blob_id == ended.initialization_blob_id, (
+        "what it has learned stays until it has learned more"
+    )
+    wait_for_iteration(job_id, begun + 10)
+    _kill_trainer(job_id, signal.SIGKILL)
+    job = wait_for(job_id, "succeeded")
+    assert bits_of(job_id) == expected
+    assert job.initialization_blob_id != ended.initialization_blob_id
+    with pytest.raises(BlobNotFound):
+        list(blobs.read(ended.initialization_blob_id or job_id))
+    found = metrics_of(job_id)
+    assert list(found["meta_loss"]) == list(range(1, LONG + 1))
+    assert set(found["tuned_best_epoch"]) == {0, LONG}
+    assert [one.reason for one in attempts_of(job_id)] == ["succeeded", "killed", "succeeded"]
 
 
 def test_a_job_starts_from_a_checkpoint_of_another(worker: WorkerProcess) -> None:

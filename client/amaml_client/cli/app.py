@@ -41,6 +41,7 @@ for command in (
     jobs.cancel,
     jobs.pause,
     jobs.resume,
+    jobs.extend,
     jobs.metrics,
     jobs.download,
     adaptations.adapt,

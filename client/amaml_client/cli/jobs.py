@@ -114,6 +114,16 @@ def resume(job_id: JobId, as_json: AsJson = False) -> None:
         _changed(client.resume(job_id), as_json)
 
 
+def extend(
+    job_id: JobId,
+    iterations: Annotated[int, typer.Option(min=1, help="Meta-iterations in all, those that are done among them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a job that succeeded go on, as if it had never ended."""
+    with Client() as client:
+        _changed(client.extend(job_id, iterations), as_json)
+
+
 def metrics(
     job_id: JobId,
     name: Annotated[str | None, typer.Option(help="One metric only.")] = None,

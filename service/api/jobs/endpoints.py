@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from amaml.parts import RuleBroken
 from amaml.spec import JobSpec
 from service.api import examples, validation
 from service.api.authentication import Caller, needs
 from service.api.bodies import json_body
 from service.api.files import names
 from service.api.idempotency import Key, as_problems, check_key
-from service.api.jobs.schemas import DryRunDocument, JobDocument, found_document, job_document
+from service.api.jobs.schemas import DryRunDocument, Extension, JobDocument, found_document, job_document
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, invalid, not_found
 from service.api.replies import documented, json_reply, path_id
@@ -208,6 +210,47 @@ def pause(caller: Caller, job_id: str) -> Response:
 def resume(caller: Caller, job_id: str) -> Response:
     """Queues a paused job again; it goes on from its newest checkpoint."""
     return _steer(caller, job_id, jobs.resume)
+
+
+def _spec_of(caller: Caller, job_id: str) -> JobSpec:
+    """The job's, looked for before anything of the body is read."""
+    wanted = path_id(job_id, "job")
+    with transaction() as session:
+        spec = jobs.spec_of(session, caller.workspace_id, wanted)
+    if spec is None:
+        raise not_found("job")
+    return spec
+
+
+@router.post(
+    "/{job_id}/extend",
+    dependencies=[needs("jobs:write")],
+    status_code=202,
+    response_model=JobDocument,
+    summary="Extend",
+    responses=documented(
+        examples.JOB, "broken_json", "slow_body", "not_found", "wrong_state", "in_use", "too_large", "wrong_media_type",
+        "invalid", "quota_exceeded",
+        status=202, description="It goes on.",
+    ),
+)  # fmt: skip
+def extend(
+    caller: Caller,
+    job_id: str,
+    spec: Annotated[JobSpec, Depends(_spec_of)],
+    wanted: Annotated[Extension, Depends(json_body(Extension))],
+) -> Response:
+    """Queues a succeeded job again, to have more meta-iterations in all: it goes on as if it had never ended, to the bits of a
+    run that was as long from the start. Its initialization stays until it has learned another."""
+    try:
+        longer = spec if spec.meta.iterations == wanted.iterations else spec.extended(wanted.iterations)
+        return _steer(caller, job_id, partial(jobs.extend, spec=longer))
+    except RuleBroken as problem:
+        raise invalid([{"pointer": "/iterations", "detail": str(problem)}]) from None
+    except jobs.BadReference as problem:
+        raise _bad_reference(problem) from None
+    except jobs.StillNeeded as problem:
+        raise Problem("in_use", str(problem)) from None
 
 
 def _steer(caller: Principal, job_id: str, step: Any) -> Response:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.estimate import Estimate
 from service.store.jobs import Found
@@ -62,6 +62,15 @@ class JobDocument(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     links: dict[str, str]
+
+
+class Extension(BaseModel):
+    """How far a job that succeeded is to go on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    iterations: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Meta-iterations in all, those that are done among them."""
 
 
 class DryRunDocument(BaseModel):

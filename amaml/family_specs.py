@@ -15,6 +15,9 @@ TestTasks = Annotated[int, Field(ge=1, le=10_000)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
+POOL: Final = 1000
+"""Support points and query points that a training task of a synthetic family owns, where tasks are of a fixed number; more if
+more are asked for."""
 BUILT_IN_DATASETS: Final = ("digits",)
 """Data sets that come with a family, which a spec names instead of an uploaded one's id."""
 
@@ -57,10 +60,20 @@ class SyntheticFamilySpec(FamilySpec):
 
     shots: Shots = 100
     """Support points a task: what the inner flow trains on."""
-    queries: Shots = 100
-    """Query points a task: what judges the adapted network during meta-training."""
+    queries: Shots | Literal["all"] = 100
+    """Query points a task: what judges the adapted network during meta-training; all: every one of a training task's pool."""
     test_tasks: TestTasks = 100
     """Unseen tasks set apart for evaluation."""
+
+    @model_validator(mode="after")
+    def _a_pool_to_take_all_of(self) -> Self:
+        if self.queries == "all" and getattr(self, "train_tasks", None) is None:
+            raise RuleBroken(
+                "queries all takes the whole pool of a training task, and tasks that are drawn afresh every time (train_tasks "
+                "null) have none: name a number",
+                "queries",
+            )
+        return self
 
 
 class CosMixtureSpec(SyntheticFamilySpec):
@@ -90,7 +103,7 @@ class SinusoidSpec(SyntheticFamilySpec):
     )
     kind: Literal["sinusoid"] = "sinusoid"
     shots: Shots = 10
-    queries: Shots = 10
+    queries: Shots | Literal["all"] = 10
     train_tasks: TaskCount | None = None
     """Null draws a fresh task every time, as Finn et al. do."""
 

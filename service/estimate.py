@@ -13,6 +13,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from amaml.family_specs import POOL
 from amaml.spec import (
     Conv4Spec,
     FamilySpec,
@@ -217,7 +218,9 @@ def _support_points(family: FamilySpec) -> int:
 
 
 def _query_points(family: FamilySpec) -> int:
-    queries: int = getattr(family, "queries", 100)
+    queries: int | str = getattr(family, "queries", 100)
+    if not isinstance(queries, int):
+        return POOL
     return queries * family.ways if isinstance(family, ImagesSpec) else queries
 
 

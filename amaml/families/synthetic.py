@@ -13,11 +13,10 @@ from torch.quasirandom import SobolEngine
 from amaml.draws import generator
 from amaml.families.base import Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
+from amaml.family_specs import POOL
 from amaml.objectives import REGRESSION
 from amaml.spec import SyntheticFamilySpec
 
-POOL = 1000
-"""Points a set that a training task of a fixed number of tasks owns (more if more shots are asked for)."""
 POPULATION = 1000
 """Training tasks that scaling and the mean function are taken over: all of them, or the first so many."""
 TASKS_AT_ONCE = 100
@@ -72,6 +71,7 @@ class SyntheticFamily:
     ) -> None:
         self._formula, self._spec, self._train_tasks = formula, spec, train_tasks
         self._seed, self._dtype, self._device = seed, dtype, device
+        self._queries = POOL if spec.queries == "all" else spec.queries
         self._pool = lru_cache(maxsize=256)(self._drawn_pool)
         self.in_features = formula.dim
         self.inputs = [f"x{i + 1}" for i in range(formula.dim)]
@@ -87,7 +87,7 @@ class SyntheticFamily:
         for task in chosen:
             pool = self._pool("train", int(task))
             support.append(self._rows(pool, _some(random, pool.support_x, self._spec.shots)))
-            query.append(self._rows(pool, _some(random, pool.query_x, self._spec.queries)))
+            query.append(self._rows(pool, _some(random, pool.query_x, self._queries)))
         return self._tasks(support, query)
 
     def evaluation_batch(self, split: Split, size: int) -> Tasks:
@@ -121,7 +121,7 @@ class SyntheticFamily:
     def _drawn_pool(self, split: str, task: int) -> Pool:
         random = generator(self._seed, split, task)
         least = 0 if self._train_tasks is None else POOL
-        sizes = (max(self._spec.shots, least), max(self._spec.queries, least))
+        sizes = (max(self._spec.shots, least), max(self._queries, least))
         low, high, dim = self._formula.low, self._formula.high, self._formula.dim
         coefficients = self._formula.draw(random)
         return Pool(coefficients, *(random.uniform(low, high, (size, dim)) for size in sizes))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from amaml.draws import generator, key
 from amaml.families.alpine import Alpine
@@ -123,6 +124,16 @@ def test_training_tasks_are_fixed_in_number_but_their_points_change() -> None:
     seen = torch.cat(batches).unique()
     assert len(torch.cat(batches[:2]).unique()) > 150  # two draws of 100 out of 1000 rarely meet
     assert 900 < len(seen) <= 1000  # and all come out of one pool
+
+
+def test_all_queries_are_the_whole_pool_of_a_task() -> None:
+    family = build(CosMixtureSpec(dim=2, train_tasks=1, queries="all"))
+    first, second = (family.training_batch(iteration, 1)["query_x"][0] for iteration in (0, 1))
+    assert first.shape == (1000, 2)
+    assert {tuple(point) for point in first.tolist()} == {tuple(point) for point in second.tolist()}
+    with pytest.raises(ValidationError, match="name a number"):
+        SinusoidSpec(queries="all")
+    assert SinusoidSpec(queries="all", train_tasks=3).queries == "all"
 
 
 def test_no_point_twice_in_a_set() -> None:

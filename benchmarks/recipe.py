@@ -1,137 +1,174 @@
-"""Is there a recipe with which A-MAML beats Reptile for the same seconds? On the paper's four synthetic cells.
+"""Which recipe is best for the same seconds, Reptile's or A-MAML's? On the paper's synthetic cells, with equal effort for both.
 
-    python -m benchmarks.recipe
+    python -m benchmarks.recipe search [CELL …]
+    python -m benchmarks.recipe confirm [CELL …]
 
-Every candidate gets the processor's seconds of 24,000 Reptile updates on one core, some in two stages of which the second
-starts from what the first has learned. Candidates are compared on validation tasks of the cells with 50 shots, with a seed of
-their own; the best of each method then trains anew on all cells with three other seeds and is scored on test tasks. Rows that
-`results/recipe.json` holds are kept, so a run can be cut.
+`search` trains every candidate on every cell with a seed of its own for the same processor seconds on one core, and looks at
+validation tasks alone; each method has as many candidates. What is best over the cells is chosen for each method. `confirm`
+trains the chosen two anew with five other seeds and looks at test tasks. The results of the search are to be committed before
+any of the other. Rows that `results/recipe.json` holds are kept, so a run can be cut, and several may run on different cells.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import tempfile
 import time
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import amaml
+from amaml.run.training import Training
 from amaml.spec import JobSpec
 from benchmarks.paper import add, synthetic
 from benchmarks.record import RESULTS
 
-UPDATES = 24_000
-"""Of Reptile; other methods get fewer by their cost."""
-COST = {"reptile": 1.0, "amaml": 2.4, "amaml, rates": 3.2}
-"""Seconds of an update over one of Reptile's: 60 steps, 5 tasks, one thread. What a run really took is in its row."""
-SEARCH_SEED, SEEDS = 100, (0, 1, 2)
-SEARCHED = ("cosmixture 50", "alpine 50")
+SECONDS = 80.0
+"""Of the processor, for training: about what 24,000 updates of Reptile take."""
+LOOKS = 10
+"""Evaluations on validation tasks, beside that of the start; the best θ is kept."""
+TRIAL = 60
+"""Meta-iterations that tell what one costs."""
+SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
 CELLS = {f"{kind} {shots}": (kind, shots) for kind in ("cosmixture", "alpine") for shots in (50, 100)}
-METHODS: dict[str, dict[str, Any]] = {
-    "reptile": {"kind": "reptile"},
-    "amaml": {"kind": "amaml"},
-    "amaml, rates": {"kind": "amaml", "learn": ["rates"]},
-}
+REPTILE, RATES = {"kind": "reptile"}, {"kind": "amaml", "learn": ["rates"]}
+MEDIAN: dict[str, Any] = {"per": "task", "at": "median"}
 
 
 class Stage(NamedTuple):
-    """A part of a run's seconds."""
+    """A share of a candidate's seconds; its optimizer is Adam, the rate a cosine down to 0 unless it is constant."""
 
-    method: str
+    method: dict[str, Any]
+    lr: float
     share: float = 1.0
+    clip: dict[str, Any] | None = None
     schedule: str = "cosine"
-    lr: float = 3e-3
-    grows: bool = False
-    """T = .75 for the first quarter of the updates, 1.5 for the second, then 3."""
-
-    @property
-    def updates(self) -> int:
-        # A shorter trajectory costs less: with growth, as many updates more as the first half saves.
-        cheaper = (0.25 * 0.25 + 0.25 * 0.5 + 0.5) if self.grows else 1.0
-        return round(UPDATES * self.share / COST[self.method] / cheaper)
 
 
-CANDIDATES: dict[str, list[Stage]] = {
-    "reptile, constant rate": [Stage("reptile", schedule="constant")],
-    "reptile, rate 1e-2": [Stage("reptile", lr=1e-2)],
-    "reptile, rate 3e-2": [Stage("reptile", lr=3e-2)],
-    "amaml": [Stage("amaml")],
-    "amaml, rate 1e-2": [Stage("amaml", lr=1e-2)],
-    "amaml, growing T": [Stage("amaml", grows=True)],
-    "amaml, learned rates": [Stage("amaml, rates")],
-    "reptile, then amaml": [Stage("reptile", 0.5, "constant"), Stage("amaml", 0.5)],
-    "reptile, then amaml for a quarter": [Stage("reptile", 0.75, "constant"), Stage("amaml", 0.25)],
-    "reptile, then amaml with learned rates": [Stage("reptile", 0.5, "constant"), Stage("amaml, rates", 0.5)],
-    "reptile at 1e-2, then amaml at 3e-4": [Stage("reptile", 0.75, lr=1e-2), Stage("amaml", 0.25, lr=3e-4)],
-    "reptile at 1e-2, then amaml with learned rates at 3e-4": [
-        Stage("reptile", 0.75, lr=1e-2), Stage("amaml, rates", 0.25, lr=3e-4)
-    ],
-    "reptile at 1e-2, then amaml with learned rates at 1e-3": [
-        Stage("reptile", 0.5, lr=1e-2), Stage("amaml, rates", 0.5, lr=1e-3)
-    ],
-    "reptile at 1e-2, then amaml with learned rates at 1e-3 for a quarter": [
-        Stage("reptile", 0.75, lr=1e-2), Stage("amaml, rates", 0.25, lr=1e-3)
-    ],
-}  # fmt: skip
+class Candidate(NamedTuple):
+    stages: list[Stage]
+    queries: int | str | None = None
+    """Null: as many as shots."""
+    tasks: int = 5
+    step: float = 0.05
+    learn_lr: float | None = None
+    average: float | None = None
 
 
-def run(cell: str, candidate: str, seed: int) -> dict[str, Any]:
-    """Trains stage after stage; the last one's scores. Seconds are the processor's, evaluation included: other work doesn't
-    lengthen them."""
-    began, start = time.process_time(), None
-    with tempfile.TemporaryDirectory() as folder:
-        for number, stage in enumerate(stages := CANDIDATES[candidate]):
-            kind, shots = CELLS[cell]
-            spec = synthetic(kind, shots, stage.updates, stage.updates)
-            spec["method"] = METHODS[stage.method]
-            spec["meta"]["optimizer"] = {"kind": "adam", "lr": stage.lr, "schedule": stage.schedule}
-            spec["runtime"] = {"seed": seed, "threads": 1}
-            spec["evaluation"] |= {"select": "validation", "epochs": 1000 if number + 1 == len(stages) else 1}
-            if stage.grows:
-                quarter = stage.updates // 4
-                spec["trajectory"]["schedule"] = [[0, 0.75], [quarter, 1.5], [2 * quarter, 3.0]]
-            done = amaml.train(JobSpec.model_validate(spec), initialization=start)
-            start = Path(folder) / f"{number}.safetensors"
-            done.save(start)
-    last = {name: points[-1][1] for name, points in done.metrics.items()}
-    scores = {name: last[f"nrmse_{name}"] for name in ("validation", "flow", "tuned", "tuned_best")}
-    return {"cell": cell, "candidate": candidate, "seed": seed, "updates": [one.updates for one in stages],
-            "seconds": time.process_time() - began, **scores}  # fmt: skip
+CANDIDATES: dict[str, Candidate] = {
+    "reptile 3e-3": Candidate([Stage(REPTILE, 3e-3)]),
+    "reptile 1e-2": Candidate([Stage(REPTILE, 1e-2)]),
+    "reptile 2e-2": Candidate([Stage(REPTILE, 2e-2)]),
+    "reptile 1e-2, clipped": Candidate([Stage(REPTILE, 1e-2, clip=MEDIAN)]),
+    "reptile 2e-2, 10 tasks": Candidate([Stage(REPTILE, 2e-2)], tasks=10),
+    "reptile 1e-2, step .1": Candidate([Stage(REPTILE, 1e-2)], step=0.1),
+    "reptile 2e-2, step .1, 10 tasks": Candidate([Stage(REPTILE, 2e-2)], step=0.1, tasks=10),
+    "reptile 1e-2, averaged": Candidate([Stage(REPTILE, 1e-2, schedule="constant")], average=0.999),
+    "rates 1e-2": Candidate([Stage(RATES, 1e-2, clip=MEDIAN)], queries="all"),
+    "reptile 30 %, rates 1e-2": Candidate([Stage(REPTILE, 1e-2, 0.3), Stage(RATES, 1e-2, 0.7, MEDIAN)], queries="all"),
+    "reptile 30 %, rates 3e-3": Candidate([Stage(REPTILE, 1e-2, 0.3), Stage(RATES, 3e-3, 0.7, MEDIAN)], queries="all"),
+    "reptile 50 %, rates 1e-2": Candidate([Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 1e-2, 0.5, MEDIAN)], queries="all"),
+    "reptile 50 %, rates 3e-3": Candidate([Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 3e-3, 0.5, MEDIAN)], queries="all"),
+    "reptile 50 %, rates 1e-3 and 1e-2": Candidate(
+        [Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 1e-3, 0.5, MEDIAN)], queries="all", learn_lr=1e-2
+    ),
+    "reptile 50 %, rates 3e-4 and 1e-2": Candidate(
+        [Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 3e-4, 0.5, {"per": "task", "at": 0.5})], learn_lr=1e-2
+    ),
+    "reptile 50 %, rates 3e-3, averaged": Candidate(
+        [Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 3e-3, 0.5, MEDIAN)], queries="all", average=0.99
+    ),
+}
+
+
+def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -> JobSpec:
+    """A run of so many meta-iterations a stage."""
+    kind, shots = CELLS[cell]
+    total = sum(iterations)
+    spec = synthetic(kind, shots, total, max(1, total // LOOKS))
+    spec["family"]["queries"] = candidate.queries or shots
+    spec["solver"]["step"] = candidate.step
+    phases = [
+        {"method": stage.method, "share": count / total, "clip": stage.clip,
+         "optimizer": {"kind": "adam", "lr": stage.lr, "schedule": stage.schedule}}
+        for stage, count in zip(candidate.stages, iterations, strict=True)
+    ]  # fmt: skip
+    spec["meta"] |= {"tasks_per_batch": candidate.tasks, "phases": phases, "average": candidate.average}
+    if any(stage.method is RATES for stage in candidate.stages):
+        spec["meta"]["learn_lr"] = candidate.learn_lr
+    spec["runtime"] = {"seed": seed, "threads": 1}
+    spec["evaluation"] |= {"select": "validation", "epochs": 1}
+    return JobSpec.model_validate(spec)
+
+
+def iterations_of(cell: str, candidate: Candidate) -> list[int]:
+    """How many meta-iterations each stage's seconds are enough for, by a trial of each."""
+    counts = []
+    for stage in candidate.stages:
+        alone = candidate._replace(stages=[stage._replace(share=1.0)])
+        trial = Training.start(spec_of(cell, alone, SEARCH_SEED, [TRIAL]))
+        times = [time.process_time() for report in trial if "meta_loss" in report.metrics]
+        costs = [later - earlier for earlier, later in pairwise(times)]
+        counts.append(max(1, round(SECONDS * stage.share / statistics.median(costs))))
+    return counts
+
+
+def run(cell: str, name: str, seed: int) -> dict[str, Any]:
+    """A row of the table. Test tasks are none of the search's business."""
+    candidate = CANDIDATES[name]
+    counts = iterations_of(cell, candidate)
+    began = time.process_time()
+    done = amaml.train(spec_of(cell, candidate, seed, counts))
+    looks = [value for _, value in done.metrics["nrmse_validation"]]
+    row = {"cell": cell, "candidate": name, "seed": seed, "iterations": counts,
+           "seconds": time.process_time() - began, "validation": min(looks)}  # fmt: skip
+    if seed == SEARCH_SEED:
+        return row
+    at = looks.index(min(looks))
+    return row | {metric: done.metrics[f"nrmse_{metric}"][at][1] for metric in ("flow", "random")}
 
 
 class Table:
     """The rows that are there; others are run when they are asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
+        self._path = RESULTS / "recipe.json"
 
-    def row(self, cell: str, candidate: str, seed: int) -> dict[str, Any]:
+    def row(self, cell: str, name: str, seed: int) -> dict[str, Any]:
         rows = json.loads(self._path.read_text())["results"] if self._path.exists() else []
         for row in rows:
-            if (row["cell"], row["candidate"], row["seed"]) == (cell, candidate, seed):
+            if (row["cell"], row["candidate"], row["seed"]) == (cell, name, seed):
                 return dict(row)
-        row = run(cell, candidate, seed)
+        row = run(cell, name, seed)
         add(self._path, [row], "recipe")
-        print(f"{cell}, {candidate}, seed {seed}: validation {row['validation']:.3f} flow {row['flow']:.3f} tuned "
-              f"{row['tuned']:.3f}, {row['seconds']:.0f} s", flush=True)  # fmt: skip
+        numbers = " ".join(f"{key} {row[key]:.3f}" for key in ("validation", "flow") if key in row)
+        print(f"{cell}, {name}, seed {seed}: {numbers}, {row['seconds']:.0f} s, {row['iterations']}", flush=True)
         return row
 
 
-def best(table: Table, names: list[str]) -> str:
-    """The candidate with the smallest mean, over the cells searched, of its validation error over the cell's smallest."""
-    errors = {cell: {name: table.row(cell, name, SEARCH_SEED)["validation"] for name in names} for cell in SEARCHED}
+def best(table: Table, *, reptile: bool) -> str:
+    """The method's candidate with the smallest mean, over the cells, of its validation error over the cell's smallest."""
+    names = [name for name, one in CANDIDATES.items() if (one.stages[-1].method is REPTILE) == reptile]
+    errors = {cell: {name: table.row(cell, name, SEARCH_SEED)["validation"] for name in names} for cell in CELLS}
     return min(names, key=lambda name: statistics.mean(own[name] / min(own.values()) for own in errors.values()))
 
 
 def main() -> None:
-    table = Table(RESULTS / "recipe.json")
-    pure = [name for name, stages in CANDIDATES.items() if all(stage.method == "reptile" for stage in stages)]
-    chosen = [best(table, pure), best(table, [name for name in CANDIDATES if name not in pure])]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe")
+    parser.add_argument("part", choices=("search", "confirm"))
+    parser.add_argument("cells", nargs="*", default=list(CELLS), help="by name; all of them unless some are named")
+    given = parser.parse_args()
+    table = Table()
+    if given.part == "search":
+        for name in CANDIDATES:
+            for cell in given.cells:
+                table.row(cell, name, SEARCH_SEED)
+        return
+    chosen = [best(table, reptile=reptile) for reptile in (True, False)]
     print("chosen on validation tasks:", " | ".join(chosen), flush=True)
     for seed in SEEDS:
-        for cell in CELLS:
+        for cell in given.cells:
             for name in chosen:
                 table.row(cell, name, seed)
 

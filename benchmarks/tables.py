@@ -12,7 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipe import SEARCH_SEED, SEARCHED
+from scipy import stats
+
+from benchmarks.recipe import SEARCH_SEED
 from benchmarks.record import RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -228,25 +230,39 @@ def _mean(score: dict[str, float]) -> str:
 
 def recipe(content: dict[str, Any]) -> str:
     rows = content["results"]
-    searched = [row for row in rows if row["seed"] == SEARCH_SEED and row["cell"] in SEARCHED]
-    candidates = list(dict.fromkeys(row["candidate"] for row in searched))
-    by_cell = {(row["candidate"], row["cell"]): row for row in searched}
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    searched = {(row["candidate"], row["cell"]): row for row in rows if row["seed"] == SEARCH_SEED}
+    least = {cell: min(row["validation"] for (_, of), row in searched.items() if of == cell) for cell in cells}
     search = []
-    for name in candidates:
-        mine = [by_cell.get((name, cell)) for cell in SEARCHED]
-        errors = [f"{row['validation']:.3f}" if row else "not run" for row in mine]
-        search.append([name, *errors, f"{statistics.mean(row['seconds'] for row in mine if row):,.0f}"])
-    shown = [row for row in rows if row["seed"] != SEARCH_SEED]
-    final = []
-    for cell, name in dict.fromkeys((row["cell"], row["candidate"]) for row in shown):
-        mine = [row for row in shown if (row["cell"], row["candidate"]) == (cell, name)]
-        scores = [_over_seeds([row[score] for row in mine]) for score in ("flow", "tuned", "tuned_best")]
-        final.append([cell, name, *scores, f"{statistics.median(row['seconds'] for row in mine):,.0f}"])
-    return (
-        "The search, validation tasks, after the flow:\n\n"
-        + table(["", *SEARCHED, "seconds"], search)
-        + "\n\nThe best of each, trained anew, test tasks:\n\n"
-        + table(["", "recipe", *PAPER_COLUMNS.values(), "seconds"], final)
+    for name in dict.fromkeys(name for name, _ in searched):
+        mine = {cell: searched[name, cell] for cell in cells if (name, cell) in searched}
+        ratio = statistics.mean(row["validation"] / least[cell] for cell, row in mine.items())
+        seconds = statistics.mean(row["seconds"] for row in mine.values())
+        errors = [f"{mine[cell]['validation']:.3f}" if cell in mine else "not run" for cell in cells]
+        search.append([name, *errors, f"{ratio:.2f}", f"{seconds:,.0f}"])
+    found = (
+        "The search, one seed, validation tasks, after the flow; *over the best*: the mean over the cells of the error over the "
+        "cell's smallest.\n\n" + table(["", *cells, "over the best", "seconds"], search)
+    )
+    confirmed = [row for row in rows if row["seed"] != SEARCH_SEED]
+    return found + ("\n\n" + _confirmed(confirmed) if confirmed else "")
+
+
+def _confirmed(rows: list[dict[str, Any]]) -> str:
+    """The chosen two on test tasks, and their differences seed by seed with a 95 % t-interval."""
+    lines = []
+    for cell in dict.fromkeys(row["cell"] for row in rows):
+        by_name: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["cell"] == cell:
+                by_name.setdefault(row["candidate"], {})[row["seed"]] = row["flow"]
+        (reptile, first), (other, second) = by_name.items()
+        apart = [second[seed] - first[seed] for seed in first if seed in second]
+        half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
+        lines.append([cell, reptile, _over_seeds([*first.values()]), other, _over_seeds([*second.values()]),
+                      f"{statistics.mean(apart):+.3f} ± {half:.3f}"])  # fmt: skip
+    return "The chosen two, trained anew with other seeds, test tasks, after the flow:\n\n" + table(
+        ["", "Reptile", "", "A-MAML", "", "difference"], lines
     )
 
 

@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     training.save_checkpoint(tmp_path / "checkpoint")
     training.save_initialization(tmp_path / "init")
     with pytest.raises(CheckpointError, match="another spec"):
-        Training.resume(small(), tmp_path / "checkpoint")
+        Training.resume(small(meta={"iterations": 1, "tasks_per_batch": 4}), tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Training.resume(training.spec, tmp_path / "init")
 

@@ -195,7 +195,9 @@ def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerPro
 def test_a_checkpoint_of_another_spec_is_refused(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(10), tmp_path / "first"))
     hear(warm, Succeeded)
-    give(warm, run(spec(20), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed")))
+    give(
+        warm, run(spec(10, seed=1), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed"))
+    )
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.reason == "checkpoint_refused"

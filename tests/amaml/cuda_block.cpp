@@ -20,8 +20,8 @@
 #define __noinline__
 struct Index { int x; };
 static Index threadIdx;
-struct char4 { char bytes[4]; };
-extern char4 memory_of_multiprocessor[];
+struct Line;
+extern Line memory_of_multiprocessor[];
 using std::tanh, std::exp, std::expm1, std::log1p;
 
 static void synchronize(bool warp_alone);
@@ -44,7 +44,7 @@ static bool adaptive, controlled;
 
 #include "task.h"
 
-alignas(128) char4 memory_of_multiprocessor[1 << 18];
+Line memory_of_multiprocessor[1 << 13];
 
 namespace {
 
@@ -142,7 +142,6 @@ template <class T> int64_t solve(const Problem<T>& p) {
     adaptive = p.adaptive, controlled = p.controlled;
     Memory needed(nullptr);
     { Task<T> task(p, needed); }
-    struct alignas(128) Line { char bytes[128]; };
     for (int64_t b = 0; b < p.batch; ++b) {
         const std::unique_ptr<Line[]> far(new Line[needed.used() / 128]);
         Scratch& scratch = scratch_of_block();

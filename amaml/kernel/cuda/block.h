@@ -24,9 +24,12 @@ inline Scratch& scratch_of_block() {
 }
 inline void barrier() { __syncthreads(); }
 
-// The multiprocessor's own memory of a block.
+// The multiprocessor's own memory of a block, as wide loads need it aligned.
+struct alignas(128) Line {
+    char bytes[128];
+};
 template <class T> INLINE T* near() {
-    extern __shared__ char4 memory_of_multiprocessor[];
+    extern __shared__ Line memory_of_multiprocessor[];
     return reinterpret_cast<T*>(memory_of_multiprocessor);
 }
 

@@ -208,6 +208,36 @@ class TestJobs:
 
 
 class TestJob:
+    def test_one_that_succeeded_is_extended(self, opened: Page, http: httpx.Client) -> None:
+        job = submit(http, meta={"iterations": 20})
+        opened.goto(f"/#/jobs/{job}")
+        extend = opened.get_by_role("button", name="Extend", exact=True)
+        expect(extend).to_be_disabled()
+        claim(job)
+        succeed(job, b"theta")
+        extend.click()
+        expect(opened.get_by_label("Meta-iterations in all")).to_have_value("40")
+        opened.get_by_role("button", name="Leave it").click()
+        assert http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"
+        extend.click()
+        opened.get_by_label("Meta-iterations in all").fill("30")
+        opened.get_by_role("button", name="Extend the job").click()
+        expect(opened.locator(".detail", has_text="It goes on to 30 meta-iterations.")).to_be_visible()
+        expect(opened.get_by_role("button", name="Download the initialization")).to_be_enabled()
+        claim(job)
+        expect(opened.locator(".title .badge")).to_have_text("running")  # the page is kept up to date again
+        succeed(job, b"more")
+        expect(opened.locator(".title .badge")).to_have_text("succeeded")
+
+    def test_what_can_not_be_extended_says_why(self, opened: Page, http: httpx.Client) -> None:
+        job = submit(http, meta={"iterations": 20, "optimizer": {"schedule": "cosine"}})
+        claim(job)
+        succeed(job, b"theta")
+        opened.goto(f"/#/jobs/{job}")
+        opened.get_by_role("button", name="Extend", exact=True).click()
+        opened.get_by_role("button", name="Extend the job").click()
+        expect(opened.get_by_text("a cosine schedule ends with the run's 20 meta-iterations")).to_be_visible()
+
     def test_it_is_shown_while_it_runs_and_steered(self, opened: Page, http: httpx.Client) -> None:
         job = submit(http, meta={"iterations": 20})
         opened.goto(f"/#/jobs/{job}")

@@ -16,11 +16,11 @@ export class Refusal extends Error {
 }
 
 /** The answer to a request, good or 304; raises Refusal for any other. */
-export async function ask(path, { method = "GET", headers = {}, signal = null } = {}) {
+export async function ask(path, { method = "GET", headers = {}, body = null, signal = null } = {}) {
   const sent = key() === null ? headers : { Authorization: `Bearer ${key()}`, ...headers };
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, signal, cache: "no-store" });
+    answer = await fetch(path, { method, headers: sent, body, signal, cache: "no-store" });
   } catch (problem) {
     if (signal?.aborted) throw problem;
     throw new Refusal(0, "unreachable", "The service doesn't answer. Is it running? This page goes on trying.");
@@ -37,8 +37,8 @@ async function refused(answer) {
   if (!(answer.headers.get("Content-Type") ?? "").startsWith("application/problem+json")) {
     return new Refusal(answer.status, "unknown", `Something in between answered ${answer.status} in the service's place.`);
   }
-  const { code, detail } = await answer.json();
-  return new Refusal(answer.status, code, detail);
+  const { code, detail, errors } = await answer.json();
+  return new Refusal(answer.status, code, errors ? errors.map((error) => error.detail).join("; ") : detail);
 }
 
 /** Calls `look` again and again until it answers false or the page is left; `told` gets each refusal, null when it is over. */

@@ -12,6 +12,7 @@ const MAY = {
   cancel: ["queued", "running", "pausing", "paused"],
   pause: ["queued", "running"],
   resume: ["paused"],
+  extend: ["succeeded"],
 };
 const SHOWN_EVENTS = 200;
 const CURVES_EVERY_MS = 2500;
@@ -27,22 +28,24 @@ export async function showJob(main, id, signal) {
   const own = `/v1/jobs/${encodeURIComponent(id)}`;
   let page = null;
   let etag = null;
-  await follow(1, signal, async () => {
+  const watch = () => follow(1, signal, async () => {
     const answer = await ask(own, { signal, headers: etag ? { "If-None-Match": etag } : {} });
     etag = answer.headers.get("ETag");
     const job = answer.status === 304 ? page.job : await answer.json();
     if (page === null) {
-      page = new Page(job, own, signal);
+      page = new Page(job, own, signal, watch);
       main.replaceChildren(back, trouble, ...page.nodes);
     }
     await page.update(job, answer.status !== 304);
     return !(FINAL.includes(job.state) && page.complete);
   }, told);
+  await watch();
 }
 
 class Page {
-  constructor(job, own, signal) {
-    Object.assign(this, { job, own, signal, lastEvent: 0, curvesAt: 0, complete: false });
+  /** `watch` keeps the page up to date until the job has ended. */
+  constructor(job, own, signal, watch) {
+    Object.assign(this, { job, own, signal, watch, lastEvent: 0, curvesAt: 0, complete: false });
     this.state = element("span", { role: "status" });
     this.detail = element("p", { class: "detail" });
     this.bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
@@ -51,10 +54,12 @@ class Page {
     this.buttons = {
       pause: this.#button("Pause", () => this.#steer("pause")),
       resume: this.#button("Resume", () => this.#steer("resume")),
+      extend: this.#button("Extend", () => this.#askHowFar()),
       cancel: this.#button("Cancel", () => this.sure.showModal()),
       download: this.#button("Download the initialization", () => this.#download()),
     };
     this.sure = this.#question();
+    this.howFar = this.#howFarQuestion();
     this.facts = element("dl", { class: "facts" });
     this.charts = charts(job.spec);
     this.attempts = table("Attempts", ATTEMPT_LABELS);
@@ -64,7 +69,7 @@ class Page {
       element("div", { class: "title" }, element("h1", {}, title(job)), this.state),
       this.detail,
       element("div", { class: "progress" }, this.bar, this.done),
-      element("div", { class: "buttons" }, ...Object.values(this.buttons), this.note), this.sure,
+      element("div", { class: "buttons" }, ...Object.values(this.buttons), this.note), this.sure, this.howFar,
       this.charts.node, this.facts, spec,
       element("section", {}, element("h2", {}, "Attempts"), this.attempts.node),
       element("section", {}, element("h2", {}, "Events, newest first"), this.events),
@@ -121,9 +126,41 @@ class Page {
     );
   }
 
-  async #steer(step) {
+  #howFarQuestion() {
+    this.iterations = element("input", { type: "number", id: "iterations", required: true, step: 1 });
+    const extend = (event) => {
+      event.preventDefault();
+      this.howFar.close();
+      this.#extend(Number(this.iterations.value));
+    };
+    return element(
+      "dialog", { "aria-labelledby": "how-far" }, element("h2", { id: "how-far" }, "Extend this job?"),
+      element("p", {}, "It goes on as if it had never ended. What it has learned stays until it has learned more."),
+      element(
+        "form", { submit: extend }, element("label", { for: "iterations" }, "Meta-iterations in all"), this.iterations,
+        element(
+          "div", { class: "buttons" }, element("button", { type: "button", click: () => this.howFar.close() }, "Leave it"),
+          element("button", { type: "submit" }, "Extend the job"),
+        ),
+      ),
+    );
+  }
+
+  #askHowFar() {
+    const { iterations } = this.job.progress;
+    Object.assign(this.iterations, { min: iterations + 1, value: 2 * iterations });
+    this.howFar.showModal();
+  }
+
+  async #extend(iterations) {
+    const had = this.job.state;
+    await this.#steer("extend", { headers: { "Content-Type": "application/json" }, body: JSON.stringify({ iterations }) });
+    if (this.job.state !== had) await this.watch();
+  }
+
+  async #steer(step, sent = {}) {
     await this.#try(async () => {
-      const job = await json(`${this.own}/${step}`, { method: "POST", signal: this.signal });
+      const job = await json(`${this.own}/${step}`, { method: "POST", signal: this.signal, ...sent });
       await this.update(job, true);
       return `The job is ${job.state}.`;
     });

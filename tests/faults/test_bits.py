@@ -11,13 +11,14 @@ import random
 import re
 import signal
 import time
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
 from amaml.dataset_format import detect
-from service.store import blobs, datasets
+from service.store import blobs, datasets, jobs
 from service.store.database import transaction
 from service.store.tables import Checkpoint, Dataset
 from service.store.transitions import FINAL
@@ -103,18 +104,57 @@ def test_a_job_killed_again_and_again_learns_the_same_bits(case: Case, crew: Cre
     spec = job(case, ITERATIONS, CHECKPOINT_EVERY, dataset)
     expected = undisturbed(spec)
     job_id = submit(spec)
-    chance = random.Random(case.name)  # noqa: S311 - accidents need not be unguessable
-    killed = [0]
+    killed = kill_again_and_again(job_id, kills, crew, case.name)
+    assert {attempt + 1 for attempt in killed} <= resumes(job_id), (
+        "each kill was followed by an attempt from a checkpoint"
+    )
+    has_learned_the_same(job_id, expected)
+
+
+@pytest.mark.nightly
+def test_so_does_one_that_goes_on_from_anothers_checkpoint(crew: Crew) -> None:
+    crew.mend()
+    changes = {"method": {"kind": "amaml", "learn": ["rates"]}, "meta": {"average": 0.9}}
+    source = undisturbed(job(Case("amaml", changes), ITERATIONS, CHECKPOINT_EVERY, dataset))
+    step = job_of(source).iterations - 2 * CHECKPOINT_EVERY
+    init_from = {"job": str(source), "step": step, "state": "full"}
+    fork = Case("fork", {**changes, "meta": {"average": 0.9, "init_from": init_from}})
+    spec = job(fork, 2 * ITERATIONS, CHECKPOINT_EVERY, dataset)
+    expected = undisturbed(spec)
+    job_id = submit(spec)
+    kill_again_and_again(job_id, ("trainer", "worker", "trainer"), crew, "fork")
+    has_learned_the_same(job_id, expected)
+
+
+@pytest.mark.nightly
+def test_so_does_one_that_is_extended(crew: Crew) -> None:
+    crew.mend()
+    case = Case("amaml", {"method": {"kind": "amaml", "learn": ["rates"]}, "meta": {"clip": {"window": 10}}})
+    spec = job(case, 2 * ITERATIONS, CHECKPOINT_EVERY, dataset)
+    expected = undisturbed(spec)
+    short = spec.model_copy(update={"meta": spec.meta.model_copy(update={"iterations": ITERATIONS - 1})})
+    job_id = undisturbed(short)
+    with transaction() as session:
+        assert jobs.extend(session, workspace(), job_id, short.extended(2 * ITERATIONS))
+    kill_again_and_again(job_id, ("trainer", "worker", "trainer"), crew, "extended", after=1)
+    has_learned_the_same(job_id, expected)
+
+
+def kill_again_and_again(job_id: UUID, kills: Sequence[str], crew: Crew, name: str, after: int = 0) -> list[int]:
+    """Kills who runs the job soon after each attempt's first checkpoint, until it has succeeded; those attempts."""
+    chance = random.Random(name)  # noqa: S311 - accidents need not be unguessable
+    killed: list[int] = []
     for what in kills:
         crew.mend()
-        attempt = wait_for_checkpoint(job_id, killed[-1])
+        attempt = wait_for_checkpoint(job_id, killed[-1] if killed else after)
         time.sleep(chance.uniform(0, 4 * PACE_SECONDS))
         assert crew.kill(what, job_id, attempt), f"attempt {attempt} had ended: the job is {job_of(job_id).state}"
         killed.append(attempt)
     wait_for(job_id, "succeeded")
-    assert {attempt + 1 for attempt in killed[1:]} <= resumes(job_id), (
-        "each kill was followed by an attempt from a checkpoint"
-    )
+    return killed
+
+
+def has_learned_the_same(job_id: UUID, expected: UUID) -> None:
     assert bits_of(job_id) == bits_of(expected)
     assert numbers(job_id) == numbers(expected)
     with transaction() as session:

@@ -1,9 +1,9 @@
 """Runs the CUDA tests and the benchmarks that lie beside this file: `python3 run.py`, by a Python that has PyTorch.
 
 Needs no network and installs nothing: all is unpacked into a temporary folder. Only the kernels that are compiled stay, where
-that Python lies. The JSON of the results is written into the folder that this is called in,
-unless --output names another. --checkout FOLDER runs that checkout of the project instead of the one that came along. The other
-options are those of `python -m benchmarks.gpu`.
+that Python lies. The JSON of the results is written into the folder that this is called in, unless --output names another.
+--checkout FOLDER runs that checkout of the project instead of the one that came along. The other options are those of
+`python -m benchmarks.gpu`.
 """
 
 import argparse

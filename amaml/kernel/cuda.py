@@ -1,4 +1,4 @@
-"""The kernel on a GPU: compiled by NVRTC at first use, for a type of number and an activation, and launched on PyTorch's stream.
+"""The kernel on a GPU: compiled by NVRTC when a shape is first solved, and launched on PyTorch's stream.
 
 NVIDIA's own bindings (cuda-bindings) call NVRTC and the driver: every CUDA build of PyTorch since 2.10 brings both.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from amaml.kernel.cache import HERE, SHARED, folder
-from amaml.kernel.problem import KernelProblem
+from amaml.kernel.problem import ACTIVATIONS, KernelProblem
 
 SOURCES = [
     *(
@@ -39,8 +39,6 @@ CHUNKS = (128, 64, 32, 16, 8)
 SHARE_OF_FREE = 0.5
 """Of the device's free memory, what the blocks of one launch may take; more tasks than that follow in a launch of their own."""
 _NUMBERS = {torch.float32: "float", torch.float64: "double"}
-_ACTIVATIONS = ("Tanh", "Sigmoid", "Softplus", "Relu")
-"""In the order of problem.h's enumeration."""
 
 
 class CudaError(RuntimeError):
@@ -95,7 +93,7 @@ class CudaKernel:
         self.name = f"cuda kernel {self._code}"
         """Equal names on equal devices: equal bits."""
         self._functions: dict[_Shape, tuple[Any, Any]] = {}
-        self._needs: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self._needs: dict[tuple[Any, ...], int] = {}
 
     def fits(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> bool:
         """Whether a multiprocessor's memory has room for a block; sets how many points are looked at together."""
@@ -110,14 +108,15 @@ class CudaKernel:
         """Solves the problem, whose pointers are the device's: a block a task, on the current stream. `steps`: fixed ones."""
         shape = _Shape(
             _NUMBERS[dtype],
-            _ACTIVATIONS[c.activation],
+            ACTIVATIONS[c.activation].title(),
             tuple(widths),
             *_lengths(c),
             bool(c.adaptive),
             bool(c.controlled),
         )
         solve, measure = self._functions_for(shape)
-        far, near = self._needed(c, shape, steps, measure)
+        far = self._needed(c, shape, steps, measure)
+        near = numbers_near(widths, max(shape.support, shape.query)) * dtype.itemsize
         at_once = self._at_once(c.batch, far)
         workspace = torch.empty(at_once * far, dtype=torch.uint8, device=self._device)
         for first in range(0, c.batch, at_once):
@@ -133,14 +132,13 @@ class CudaKernel:
         free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return max(1, min(batch, int(SHARE_OF_FREE * free) // far))
 
-    def _needed(self, c: KernelProblem, shape: _Shape, steps: int, measure: Any) -> tuple[int, int]:
-        """Bytes that a block takes: of the device, of its multiprocessor. The kernel itself counts them, once for each shape."""
+    def _needed(self, c: KernelProblem, shape: _Shape, steps: int, measure: Any) -> int:
+        """Bytes that a block takes of the device's memory. The kernel itself counts them, once for each shape."""
         key = (shape, steps, bool(c.rates), c.sizes_and_switches())
         if key not in self._needs:
-            found = torch.empty(2, dtype=torch.int64, device=self._device)
+            found = torch.empty((), dtype=torch.int64, device=self._device)
             self._launch(measure, 1, 1, 0, [c, ctypes.c_void_p(found.data_ptr())])
-            far, near = found.tolist()
-            self._needs[key] = (far, near)
+            self._needs[key] = int(found)
         return self._needs[key]
 
     def _launch(self, function: Any, blocks: int, threads: int, near: int, arguments: Sequence[Any]) -> None:

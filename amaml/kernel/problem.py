@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
+"""In the order of problem.h's enumeration."""
 _INTEGERS = (
     "layers activation batch parameters support_points query_points horizons threads chunk "
     "stages order adaptive guard max_steps checkpoints room controlled tensors backward "

@@ -22,13 +22,11 @@ from amaml.flow.solvers import Adaptive, FixedStep
 from amaml.flow.trajectory import Solution
 from amaml.kernel.cuda import CudaKernel
 from amaml.kernel.library import Kernel, kernel
-from amaml.kernel.problem import KernelProblem
+from amaml.kernel.problem import ACTIVATIONS, KernelProblem
 from amaml.methods.estimate import Stats
 from amaml.methods.problem import Answer, Problem
 from amaml.models.mlp_derivatives import MLPDerivatives
 
-_ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
-"""In the order of mlp_flow.cpp's enumeration."""
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _ROOM, _MORE_ROOM = 4096, 8
 """Adaptive steps that a GPU's blocks have room for at first, and by how much there is more where a task needs more."""
@@ -105,7 +103,7 @@ class _Solve:
         batch, parameters, horizons = problem.batch, len(theta), len(problem.horizons)
         self.c = KernelProblem(
             layers=len(derivatives.widths) - 1,
-            activation=_ACTIVATIONS.index(derivatives.activation),
+            activation=ACTIVATIONS.index(derivatives.activation),
             batch=batch,
             parameters=parameters,
             support_points=derivatives.support[0].shape[1],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
@@ -240,12 +239,6 @@ def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
     needed = session.scalar(starts.limit(1))
     if needed is not None:
         raise StillNeeded(f"Job {needed} starts from its end and hasn't ended: wait for it, or cancel it first.")
-
-
-def spec_of(session: Session, workspace_id: UUID, job_id: UUID) -> JobSpec | None:
-    """The job's completed spec."""
-    found = session.scalar(select(Job.spec).where(Job.id == job_id, Job.workspace_id == workspace_id))
-    return None if found is None else JobSpec.model_validate_json(json.dumps(found))
 
 
 def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from amaml.models.conv4 import Conv4
 from amaml.models.conv4_derivatives import Conv4Derivatives
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import classification_losses, regression_losses
+from benchmarks.record import threads
 from tests.amaml.problems import Tensors, apart, flat
 
 Picture = tuple[int, int, int]
@@ -54,16 +54,6 @@ def somewhere(net: nn.Module, batch: int) -> tuple[Tensor, Tensor]:
     theta = Layout(dict(net.named_parameters())).theta
     noise = torch.randn(2, batch, len(theta), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return theta + 0.3 * noise[0].to(theta), noise[1].to(theta)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ constexpr int THREADS = AMAML_THREADS, WARP = THREADS < 32 ? THREADS : 32, WARPS
 
 // What a block has beside its vectors: room for sums, and where a failure is written.
 struct Scratch {
-    double sums[2][WARPS];
+    double sums[WARPS];
     int64_t* code;
     double *failed_at, *value, *bound;
 };
@@ -147,7 +147,7 @@ struct Largest {
 template <class F> OUT_OF_LINE double joined(double mine, F join) {
     for (int apart = WARP / 2; apart; apart /= 2) mine = join(mine, __shfl_xor_sync(0xffffffff, mine, apart));
     if (WARPS == 1) return mine;
-    double* const sums = scratch_of_block().sums[0];
+    double* const sums = scratch_of_block().sums;
     if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = mine;
     barrier();
     mine = sums[0];

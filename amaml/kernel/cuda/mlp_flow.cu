@@ -22,9 +22,9 @@ amaml_solve(const __grid_constant__ Problem<Number> p, char* far, int64_t bytes,
     task.solve(b);
 }
 
-// How much memory a block takes: of the device, of the multiprocessor.
+// How much of the device's memory a block takes.
 extern "C" __global__ void amaml_measure(const __grid_constant__ Problem<Number> p, int64_t* bytes) {
     Memory memory(nullptr);
     Task<Number> task(p, memory);
-    bytes[0] = memory.used(), bytes[1] = NUMBERS * sizeof(Number);
+    *bytes = memory.used();
 }

@@ -24,6 +24,7 @@ from service.api.authentication import Caller, needs
 from service.api.bodies import json_body
 from service.api.files import documented_file, file_reply
 from service.api.idempotency import Key, as_problems, check_key
+from service.api.jobs.found import found_job
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, invalid, not_found
 from service.api.replies import documented, json_reply, path_id
@@ -64,11 +65,7 @@ class Learned:
 
 def _learned(caller: Caller, job_id: str) -> Learned:
     """Looked at before anything of the body is read; raises the problem of a job that can't be adapted."""
-    wanted = path_id(job_id, "job")
-    with transaction() as session:
-        found = jobs.find(session, caller.workspace_id, wanted)
-    if found is None:
-        raise not_found("job")
+    found = found_job(caller, job_id)
     blob_id = found.job.initialization_blob_id
     if blob_id is None:
         raise Problem(
@@ -76,7 +73,7 @@ def _learned(caller: Caller, job_id: str) -> Learned:
             f"The job is {found.job.state} and has no initialization to adapt: wait until it has succeeded, or name another.",
         )
     try:
-        return Learned(wanted, initializations.facts(blob_id))
+        return Learned(found.job.id, initializations.facts(blob_id))
     except BlobNotFound:
         raise not_found("job") from None  # deleted since it was looked at
     except initializations.Unreadable as problem:

@@ -17,6 +17,7 @@ from service.api.authentication import Caller, needs
 from service.api.bodies import json_body
 from service.api.files import names
 from service.api.idempotency import Key, as_problems, check_key
+from service.api.jobs.found import found_job
 from service.api.jobs.schemas import DryRunDocument, Extension, JobDocument, found_document, job_document
 from service.api.pages import Cursor, Limit, Page, cut, decode_id, encode
 from service.api.problems import Problem, invalid, not_found
@@ -214,12 +215,7 @@ def resume(caller: Caller, job_id: str) -> Response:
 
 def _spec_of(caller: Caller, job_id: str) -> JobSpec:
     """The job's, looked for before anything of the body is read."""
-    wanted = path_id(job_id, "job")
-    with transaction() as session:
-        spec = jobs.spec_of(session, caller.workspace_id, wanted)
-    if spec is None:
-        raise not_found("job")
-    return spec
+    return JobSpec.model_validate_json(json.dumps(found_job(caller, job_id).job.spec))
 
 
 @router.post(

@@ -11,6 +11,7 @@ from pydantic import Field
 from service.api import examples
 from service.api.authentication import Caller, needs
 from service.api.files import documented_file, file_reply
+from service.api.jobs.found import found_job
 from service.api.jobs.schemas import (
     AttemptDocument,
     CheckpointDocument,
@@ -20,12 +21,10 @@ from service.api.jobs.schemas import (
     evaluation_document,
 )
 from service.api.pages import Cursor, Limit, Page, cut, decode_number, encode
-from service.api.problems import Problem, not_found
-from service.api.replies import documented, json_reply, path_id
+from service.api.problems import Problem
+from service.api.replies import documented, json_reply
 from service.store import evaluations, jobs, metrics
 from service.store.database import transaction
-from service.store.jobs import Found
-from service.store.keys import Principal
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
@@ -58,7 +57,7 @@ def curves(
     ] = 2_000,
 ) -> Response:
     """One point an iteration, or an evaluation; thinned by lowest and highest where there are more than max_points."""
-    job = _found(caller, job_id).job
+    job = found_job(caller, job_id).job
     with transaction() as session:
         return JSONResponse(metrics.series(session, job.id, name, from_step, max_points))
 
@@ -72,7 +71,7 @@ def curves(
 )
 def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = None) -> Response:
     """What each evaluation found: a score a test task, and the fine-tuning curve. `limit=1` gives the last."""
-    job = _found(caller, job_id).job
+    job = found_job(caller, job_id).job
     with transaction() as session:
         rows = evaluations.page(session, job.id, decode_number(cursor) if cursor else None, limit + 1)
     found, more = cut(rows, limit)
@@ -89,7 +88,7 @@ def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = N
 )
 def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """Each time that a worker took the job up: which one, when, and why it ended."""
-    job = _found(caller, job_id).job
+    job = found_job(caller, job_id).job
     with transaction() as session:
         found, more = cut(jobs.attempts(session, job.id, decode_number(cursor), limit + 1), limit)
     next_cursor = encode(found[-1].number) if more else None
@@ -105,7 +104,7 @@ def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = N
 )
 def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """Those that are kept."""
-    job = _found(caller, job_id).job
+    job = found_job(caller, job_id).job
     with transaction() as session:
         kept = jobs.checkpoints(session, job.id)  # few: older ones go
     below = decode_number(cursor) if cursor else None
@@ -128,7 +127,7 @@ def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor 
 )
 def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Response:
     """θ and all that the run needs to go on from there, as safetensors."""
-    job = _found(caller, job_id).job
+    job = found_job(caller, job_id).job
     with transaction() as session:
         found = [one for one in jobs.checkpoints(session, job.id) if str(one[0].step) == step]
     if not found:
@@ -151,16 +150,7 @@ def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Resp
 )
 def initialization(request: Request, caller: Caller, job_id: str) -> Response:
     """θ as a safetensors file, a tensor a parameter; its metadata hold the spec: it alone rebuilds the model."""
-    job, sha256, size, _ = _found(caller, job_id)
+    job, sha256, size, _ = found_job(caller, job_id)
     if job.initialization_blob_id is None or sha256 is None or size is None:
         raise Problem("no_initialization", f"The job is {job.state}: only a succeeded job has an initialization.")
     return file_reply(request, job.initialization_blob_id, sha256, size, f"{job.id}.safetensors")
-
-
-def _found(caller: Principal, job_id: str) -> Found:
-    wanted = path_id(job_id, "job")
-    with transaction() as session:
-        found = jobs.find(session, caller.workspace_id, wanted)
-    if found is None:
-        raise not_found("job")
-    return found

@@ -208,7 +208,7 @@ def ratings(content: dict[str, Any]) -> str:
     for block in content["blocks"]:
         family, rows = block["coordinates"]["/family"], block["rows"]
         plain = rows[0]["also"]
-        names = ("random", "zero", "user_mean", "item_mean", "user_item_effects")
+        names = ("random", "zero", "user_mean", "item_mean", "user_item_effects", "kernel_ridge")
         lines = [
             [row["coordinates"]["/method/kind"], _mean(row["score"]),
              *(_mean(row["also"][name]) for name in ("tuned", "tuned_best")),
@@ -271,7 +271,7 @@ def _over_seeds(values: list[float]) -> str:
 
 
 def _plain(metrics: dict[str, float]) -> list[str]:
-    plain = ("random", "zero", "population_mean", "user_mean", "item_mean", "user_item_effects")
+    plain = ("random", "zero", "population_mean", "user_mean", "item_mean", "user_item_effects", "kernel_ridge")
     return [f"{name.replace('_', ' ')} {metrics[f'nrmse_{name}']:.3f}" for name in plain if f"nrmse_{name}" in metrics]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amaml.run.baselines import baseline_scores
 from amaml.run.checkpoint import Progress
 from amaml.run.evaluation import (
     Evaluation,
@@ -63,12 +64,14 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
     way = None
     if has_ended(setup, after):
         way = yield from along_flow(setup.net, theta, tasks, flow, family.objective, micro_batch)
-    predicted = family.baselines("test", how.tasks)
+    if not setup.baselines:
+        found_once = yield from baseline_scores(family, how.tasks)
+        setup.baselines.update(found_once)
     found = replace(
         found,
         along_flow=way,
         random=torch.tensor(state.progress.random, dtype=torch.float64),
-        baselines={name: metric.score(one, tasks["query_y"]) for name, one in predicted.items()},
+        baselines=setup.baselines,
     )
     metrics["tuned_best_epoch"] = float(found.curve.best_epoch)
     for kind, scores in found.scores.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,6 +39,8 @@ class Setup:
     losses: tuple[Loss, Loss]
     """Of the support and of the query set, by parameters and task."""
     phases: tuple[Phase, ...]
+    baselines: dict[str, Tensor] = field(default_factory=dict)
+    """What the test tasks score without a trained network, name → [B]: filled by the first assessment."""
 
     def phase(self, iteration: int) -> Phase:
         """The one that does this meta-iteration (from 0); the last one where there is none any more."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 import amaml
 
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
+
+
+def done(work: Generator[None, None, T]) -> tuple[T, int]:
+    """What it gives in the end, and how often it showed that it lives."""
+    times = 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value, times
+        times += 1
 
 
 def quadratic(batch: int, size: int, condition: float, dtype: torch.dtype = torch.float64) -> Tensors:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from typing import Any
 
 import pytest
 import torch
@@ -28,6 +26,7 @@ from amaml.run.evaluation import (
     mean_and_error,
     predictions,
 )
+from tests.amaml.problems import done
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[MLP, dict[str, Tensor], Tasks]:
@@ -50,17 +49,6 @@ def alone(net: MLP, theta: dict[str, Tensor]) -> MLP:
 def loss(net: nn.Module, tasks: Tasks, task: int) -> Tensor:
     error: Tensor = net(tasks["support_x"][task]) - tasks["support_y"][task]
     return 0.5 * error.square().mean()
-
-
-def run(work: Generator[None, None, Any]) -> tuple[int, Any]:
-    """How often it yielded, and its value."""
-    times = 0
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return times, end.value
-        times += 1
 
 
 def test_fine_tuning_is_adam_on_each_task_alone() -> None:
@@ -149,7 +137,7 @@ def test_the_curve_and_its_best_epoch() -> None:
 
 def test_evaluation_starts_at_theta_and_shows_that_it_lives() -> None:
     net, theta, tasks = problem()
-    times, found = run(evaluate(net, theta, tasks, flow=Flow(0.5, Euler(step=0.1)), epochs=30, lr=0.01))
+    found, times = done(evaluate(net, theta, tasks, flow=Flow(0.5, Euler(step=0.1)), epochs=30, lr=0.01))
     assert isinstance(found, Evaluation)
     assert times == 1 + 4
     assert found.curve.epochs == [0, 10, 20, 30]
@@ -163,9 +151,9 @@ def test_evaluation_starts_at_theta_and_shows_that_it_lives() -> None:
 
 def test_blocks_of_tasks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     net, theta, tasks = problem()
-    _, whole = run(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
+    whole, _ = done(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
     monkeypatch.setattr(evaluation, "BLOCK", 2 * sum(tensor.numel() for tensor in theta.values()))
-    times, cut = run(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
+    cut, times = done(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
     assert times == 2 * 3
     assert cut.epochs == whole.epochs
     torch.testing.assert_close(cut.scores, whole.scores, rtol=1e-10, atol=1e-12)
@@ -173,6 +161,6 @@ def test_blocks_of_tasks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPat
 
 def test_single_precision_in_double_precision_out() -> None:
     net, theta, tasks = problem(torch.float32)
-    _, curve = run(fine_tuning_curve(net, theta, tasks, epochs=1, lr=0.01))
+    curve, _ = done(fine_tuning_curve(net, theta, tasks, epochs=1, lr=0.01))
     assert curve.scores.dtype == torch.float64
     assert curve.epochs == [0, 1]

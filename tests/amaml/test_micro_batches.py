@@ -6,10 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Generator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,20 +24,7 @@ from amaml.registry import build_estimator
 from amaml.run.micro_batches import in_micro_batches
 from amaml.run.training import Training
 from tests.amaml.jobs import METHODS, name_of, sha256, small
-from tests.amaml.problems import Tensors, cosines, network, start
-
-T = TypeVar("T")
-
-
-def done(work: Generator[None, None, T]) -> tuple[T, int]:
-    """What it gives in the end, and how often it showed that it lives."""
-    times = 0
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value, times
-        times += 1
+from tests.amaml.problems import Tensors, cosines, done, network, start
 
 
 def tensors_of(found: Estimate) -> Tensors:

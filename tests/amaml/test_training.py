@@ -16,6 +16,7 @@ import amaml
 from amaml.flow.result import SolveError
 from amaml.methods import certificate
 from amaml.registry import build_family, build_model, build_solver
+from amaml.run.baselines import LENGTHS
 from amaml.run.checkpoint import CheckpointError
 from amaml.run.initialization import InitializationError, read, write
 from amaml.run.learned_model import LearnedModel
@@ -149,12 +150,13 @@ def test_reports(tmp_path: Path) -> None:
     assert [report.iteration for report in steps] == list(range(1, 21))
     assert all(set(step.metrics) >= {"meta_loss", "gradient_norm", "gradients", "hvps", "seconds"} for step in steps)
     quiet = [report for report in reports if report.phase == "evaluating" and not report.metrics]
-    # The flow and three records each time, and the way along the flow and beyond at the end.
-    assert len(quiet) == 3 * (1 + 3) + 2
+    # The flow and three records each time, the baselines at the start, and the way along the flow and beyond at the end.
+    assert len(quiet) == 3 * (1 + 3) + (len(LENGTHS) + 1) + 2
     evaluated = [report for report in reports if "nrmse_flow" in report.metrics]
     assert [report.iteration for report in evaluated] == [0, 10, 20]
     assert {report.metrics["nrmse_random"] for report in evaluated} == {evaluated[0].metrics["nrmse_tuned"]}
-    expected = {"nrmse_tuned", "nrmse_tuned_best", "nrmse_flow_error", "nrmse_zero", "nrmse_population_mean"}
+    expected = {"nrmse_tuned", "nrmse_tuned_best", "nrmse_flow_error", "nrmse_zero", "nrmse_population_mean",
+                "nrmse_kernel_ridge"}  # fmt: skip
     assert set(evaluated[0].metrics) >= expected
     assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
     found = evaluated[2].evaluation

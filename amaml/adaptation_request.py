@@ -68,12 +68,14 @@ class AdaptationRequest(Part):
     """Of fine-tuning; those of the run's evaluation unless given."""
     lr: Annotated[float, Field(gt=0, le=100)] | None = None
     """Of fine-tuning; that of the run's evaluation unless given."""
+    learned_rates: bool | None = None
+    """Fine-tunes each parameter at lr times the rate that the run learned for it; as the run's evaluation unless given."""
     wanted: Annotated[list[Wanted], Field(alias="return", min_length=1, max_length=3)] = ["predictions"]  # noqa: RUF012 - pydantic copies it
     """What is answered: predictions at the query rows, the curve of the losses, the adapted weights as a file."""
 
     @model_validator(mode="after")
     def _options_of_its_way(self) -> Self:
-        for name in ("length",) if self.by == "finetune" else ("epochs", "lr"):
+        for name in ("length",) if self.by == "finetune" else ("epochs", "lr", "learned_rates"):
             if getattr(self, name) is not None:
                 raise RuleBroken(f"{name} has no meaning with by {self.by!r}: leave it out, or change by", name)
         return self

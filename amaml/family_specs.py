@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,6 +15,9 @@ TaskCount = Annotated[int, Field(ge=1, le=1_000_000)]
 TestTasks = Annotated[int, Field(ge=1, le=10_000)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(ge=0, le=0.9)]
+
+InPreset = Mapping[str, Mapping[str, Any]]
+"""By a preset's name, what it says otherwise for this family than for others: parts of a spec, and `updates`."""
 
 POOL: Final = 1000
 """Support points and query points that a training task of a synthetic family owns, where tasks are of a fixed number; more if
@@ -52,12 +56,20 @@ class FamilySpec(Part):
     """Inputs are pictures, so that models which read pictures fit."""
     differentiates_inputs: ClassVar[bool] = False
     """Losses hold second derivatives of the network in its inputs, so that only smooth networks fit."""
+    in_preset: ClassVar[InPreset] = {}
     kind: str
+
+
+_SELECTED: Final = {"evaluation": {"select": "validation"}}
+_WHOLE_POOL: Final[InPreset] = {"default": {**_SELECTED, "family": {"queries": "all"}}}
+_NOISY: Final = {"trajectory": {"length": 0.5}}
+"""A long trajectory learns the noise of a few rows by heart."""
 
 
 class SyntheticFamilySpec(FamilySpec):
     """Fields shared by families whose tasks are drawn from a formula."""
 
+    in_preset: ClassVar[InPreset] = {"default": _SELECTED}
     shots: Shots = 100
     """Support points a task: what the inner flow trains on."""
     queries: Shots | Literal["all"] = 100
@@ -81,6 +93,7 @@ class CosMixtureSpec(SyntheticFamilySpec):
     summary: ClassVar[str] = (
         "y = −c Σ cos(ωπx_i + φ) − Σ x_i², c∈[.1,1], φ∈[.5,2], ω∈[3,6], x∈[−1,1]^d (the paper's first)."
     )
+    in_preset: ClassVar[InPreset] = _WHOLE_POOL
     kind: Literal["cosmixture"] = "cosmixture"
     dim: Annotated[int, Field(ge=1, le=10)] = 2
     train_tasks: TaskCount = 100
@@ -91,6 +104,7 @@ class AlpineSpec(SyntheticFamilySpec):
     summary: ClassVar[str] = (
         "y = Σ |x_i sin(x_i + π + k_iπ/12) + x_i/10|, k_i∈[−5,5], x∈[−10,10]^d (the paper's second)."
     )
+    in_preset: ClassVar[InPreset] = _WHOLE_POOL
     kind: Literal["alpine"] = "alpine"
     dim: Annotated[int, Field(ge=1, le=10)] = 2
     train_tasks: TaskCount = 100
@@ -113,6 +127,14 @@ class RatingsSpec(FamilySpec):
     summary: ClassVar[str] = (
         "Collaborative filtering: each user a task, items one-hot; MovieLens and Jester files as published."
     )
+    in_preset: ClassVar[InPreset] = {
+        "default": {**_NOISY, **_SELECTED},
+        "paper": {
+            "trajectory": {"length": 0.5},
+            "solver": {"step": 0.01},
+            "meta": {"iterations": 3_000, "optimizer": {"lr": 1e-3}},
+        },
+    }
     kind: Literal["ratings"] = "ratings"
     dataset: UUID = Field(strict=False)
     """Id of an uploaded data set."""
@@ -130,6 +152,7 @@ class TableSpec(FamilySpec):
     summary: ClassVar[str] = (
         "A table of your own (CSV or Parquet): columns say the task, the inputs and the targets; regression or classification."
     )
+    in_preset: ClassVar[InPreset] = {"default": _NOISY}
     kind: Literal["table"] = "table"
     dataset: UUID = Field(strict=False)
     """Id of an uploaded data set."""
@@ -184,6 +207,7 @@ class ImagesSpec(FamilySpec):
         "Few-shot classification of labelled images: a task is to tell some classes apart; handwritten digits come with it."
     )
     gives_pictures: ClassVar[bool] = True
+    in_preset: ClassVar[InPreset] = {"default": {**_NOISY, "updates": 1_300}}
     kind: Literal["images"] = "images"
     dataset: Annotated[str, Field(max_length=36), AfterValidator(_built_in_or_id)]
     """`digits` (1797 handwritten digits, 8 × 8, of scikit-learn), or the id of an uploaded data set."""
@@ -215,6 +239,7 @@ class PoissonSpec(SyntheticFamilySpec):
         "Physics-informed: −Δu = f on (0,1) or (0,1)², random forcing and boundary values; the loss is the equation's residual."
     )
     differentiates_inputs: ClassVar[bool] = True
+    in_preset: ClassVar[InPreset] = {"default": {**_SELECTED, "updates": 130}}
     kind: Literal["poisson"] = "poisson"
     dim: Annotated[int, Field(ge=1, le=2)] = 1
     modes: Annotated[int, Field(ge=1, le=8)] = 3

@@ -48,6 +48,8 @@ class MethodSpec(Part):
     summary: ClassVar[str]
     exact: ClassVar[bool] = False
     """Whether it gives the training objective's own gradient, whose error a certificate can measure."""
+    cost: ClassVar[float] = 1.0
+    """Of a meta-iteration, in those of Reptile, roughly: by what a preset gives every method the same time."""
     kind: str
 
 
@@ -57,6 +59,7 @@ Learnable = Literal["length", "rates", "proximal"]
 class AmamlSpec(MethodSpec):
     summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
     exact: ClassVar[bool] = True
+    cost: ClassVar[float] = 1.5
     kind: Literal["amaml"] = "amaml"
     adjoint: AdjointSpec | None = None
     """null: by the solver, interpolated for bosh3 and dopri5, discrete for the others. What was taken is written back."""
@@ -86,6 +89,7 @@ class ComlnSpec(MethodSpec):
         "COMLN (Deleu et al. 2022), for all parameters: adjoint MAML that learns its length, from trajectory.length on."
     )
     exact: ClassVar[bool] = True
+    cost: ClassVar[float] = 1.5
     proximal: ClassVar[float] = 0.0
     learn: ClassVar[list[Learnable]] = ["length"]
     kind: Literal["comln"] = "comln"
@@ -98,6 +102,7 @@ class MamlSpec(MethodSpec):
         "MAML (Finn et al. 2017): N steps of gradient descent, differentiated exactly; solver.step is the inner rate."
     )
     exact: ClassVar[bool] = True
+    cost: ClassVar[float] = 1.5
     proximal: ClassVar[float] = 0.0
     kind: Literal["maml"] = "maml"
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -130,6 +135,7 @@ class ImamlSpec(MethodSpec):
     summary: ClassVar[str] = (
         "Implicit MAML (Rajeswaran et al. 2019): the proximal flow's minimum, differentiated by conjugate gradients."
     )
+    cost: ClassVar[float] = 1.5
     kind: Literal["imaml"] = "imaml"
     proximal: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """ρ (λ in the paper): pulls the flow towards θ, and sets how far the implicit gradient looks through it."""

@@ -46,6 +46,7 @@ from amaml.method_specs import (
     ReptileSpec,
 )
 from amaml.parts import Part, RuleBroken
+from amaml.presets import Preset, filled_in
 from amaml.solver_specs import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
 from amaml.trajectory_specs import Horizon, TrajectorySpec
 
@@ -144,6 +145,8 @@ class EvaluationSpec(Part):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Full-batch Adam epochs of the fine-tuning curve."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    learned_rates: bool = False
+    """Fine-tuning from the learned θ takes lr times the rate that `method.learn` found for each parameter, not lr alone."""
     select: Literal["last", "validation"] = "last"
     """Which θ becomes the initialization: the last, or the best on validation tasks."""
 
@@ -227,6 +230,9 @@ class JobSpec(Part):
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]],
         Field(max_length=32),
     ] = {}  # noqa: RUF012 - pydantic copies it
+    preset: Preset | None = None
+    """Fills in what the spec leaves out, which is written back. default: what trains best in a minute or two; paper: the paper's
+    setting. A spec without `method` and `meta` gets default."""
     family: AnyFamily
     model: AnyModel = MLPSpec()
     method: Annotated[AnyMethod, Field(discriminator="kind")] = AmamlSpec()
@@ -242,6 +248,7 @@ class JobSpec(Part):
     def _what_goes_without_saying(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        data = filled_in(data, families())
         model, meta = data.get("model"), data.get("meta")
         if isinstance(model, dict) and "kind" not in model:
             data = {**data, "model": {"kind": "mlp", **model}}

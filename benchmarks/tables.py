@@ -14,7 +14,8 @@ from typing import Any
 
 from scipy import stats
 
-from benchmarks.recipe import SEARCH_SEED
+from benchmarks.recipe import AMAMLS, CELLS, FOMAMLS, PRESETS, SEARCH_SEED
+from benchmarks.recipe import PAPER as PAPER_CELLS
 from benchmarks.record import RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -230,40 +231,86 @@ def _mean(score: dict[str, float]) -> str:
 
 def recipe(content: dict[str, Any]) -> str:
     rows = content["results"]
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
-    searched = {(row["candidate"], row["cell"]): row for row in rows if row["seed"] == SEARCH_SEED}
+    searched = [row for row in rows if row["seed"] == SEARCH_SEED]
+    found = [
+        "The search, one seed, validation tasks, after the flow; *over the best*: the mean over the cells of the error over the "
+        "cell's smallest.",
+        _searched(searched, list(PAPER_CELLS)),
+    ]
+    told = "The chosen two, trained anew with other seeds, test tasks, after the flow:"
+    confirmed = [row for row in rows if row["seed"] != SEARCH_SEED and "control" not in row]
+    found += [told, _confirmed([row for row in confirmed if row["cell"] in PAPER_CELLS], "kernel_ridge")]
+    controls = [row for row in rows if "control" in row]
+    if controls:
+        found += [
+            "Each θ with and without the rates that the second has learned, one seed, test tasks:",
+            _controls(controls),
+        ]
+    return "\n\n".join(found)
+
+
+def rated(content: dict[str, Any]) -> str:
+    rows = [row for row in content["results"] if row["cell"].startswith("ratings")]
+    searched, confirmed = (
+        [row for row in rows if (row["seed"] == SEARCH_SEED) == of_search] for of_search in (True, False)
+    )
+    candidates = [row for row in searched if row["candidate"] in (*FOMAMLS, *AMAMLS)]
+    return "\n\n".join([
+        "The search, one seed, validation users, after the flow:", _searched(candidates, ["ratings 10", "ratings 20"]),
+        "The chosen two, trained anew with ten other seeds, test users, after the flow:",
+        _confirmed(confirmed, "user_item_effects"),
+    ])  # fmt: skip
+
+
+def preset(content: dict[str, Any]) -> str:
+    searched = [row for row in content["results"] if row["seed"] == SEARCH_SEED and row["candidate"] in PRESETS]
+    return _searched(searched, list(CELLS))
+
+
+def _searched(rows: list[dict[str, Any]], cells: list[str]) -> str:
+    """A line a candidate."""
+    searched = {(row["candidate"], row["cell"]): row for row in rows if row["cell"] in cells}
     least = {cell: min(row["validation"] for (_, of), row in searched.items() if of == cell) for cell in cells}
-    search = []
+    lines = []
     for name in dict.fromkeys(name for name, _ in searched):
         mine = {cell: searched[name, cell] for cell in cells if (name, cell) in searched}
         ratio = statistics.mean(row["validation"] / least[cell] for cell, row in mine.items())
         seconds = statistics.mean(row["seconds"] for row in mine.values())
         errors = [f"{mine[cell]['validation']:.3f}" if cell in mine else "not run" for cell in cells]
-        search.append([name, *errors, f"{ratio:.2f}", f"{seconds:,.0f}"])
-    found = (
-        "The search, one seed, validation tasks, after the flow; *over the best*: the mean over the cells of the error over the "
-        "cell's smallest.\n\n" + table(["", *cells, "over the best", "seconds"], search)
-    )
-    confirmed = [row for row in rows if row["seed"] != SEARCH_SEED]
-    return found + ("\n\n" + _confirmed(confirmed) if confirmed else "")
+        lines.append([name, *errors, f"{ratio:.2f}", f"{seconds:,.0f}"])
+    return table(["", *cells, "over the best", "seconds"], lines)
 
 
-def _confirmed(rows: list[dict[str, Any]]) -> str:
-    """The chosen two on test tasks, and their differences seed by seed with a 95 % t-interval."""
+def _confirmed(rows: list[dict[str, Any]], baseline: str) -> str:
+    """The chosen two and a baseline that needs no meta-learning; what the second is ahead of either, seed by seed."""
     lines = []
+    names = list(dict.fromkeys(row["candidate"] for row in rows))
     for cell in dict.fromkeys(row["cell"] for row in rows):
-        by_name: dict[str, dict[int, float]] = {}
-        for row in rows:
-            if row["cell"] == cell:
-                by_name.setdefault(row["candidate"], {})[row["seed"]] = row["flow"]
-        (reptile, first), (other, second) = by_name.items()
-        apart = [second[seed] - first[seed] for seed in first if seed in second]
-        half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-        lines.append([cell, reptile, _over_seeds([*first.values()]), other, _over_seeds([*second.values()]),
-                      f"{statistics.mean(apart):+.3f} ± {half:.3f}"])  # fmt: skip
-    return "The chosen two, trained anew with other seeds, test tasks, after the flow:\n\n" + table(
-        ["", "Reptile", "", "A-MAML", "", "difference"], lines
-    )
+        first, second = (
+            {row["seed"]: row for row in rows if (row["cell"], row["candidate"]) == (cell, name)} for name in names
+        )
+        plain = {seed: row[baseline] for seed, row in first.items()}
+        errors = [_over_seeds([row["flow"] for row in own.values()]) for own in (first, second)]
+        apart = [[second[seed]["flow"] - first[seed]["flow"] for seed in first if seed in second],
+                 [second[seed]["flow"] - plain[seed] for seed in first if seed in second]]  # fmt: skip
+        told = [f"{statistics.mean(own):+.3f} ± {_half_interval(own):.3f}" for own in apart]
+        lines.append([cell, *errors, told[0], f"{statistics.mean(plain.values()):.3f}", told[1]])
+    other = baseline.replace("_", " ")
+    return table(["", *names, "difference, 95 %", other, f"difference to {other}, 95 %"], lines)
+
+
+def _half_interval(values: list[float]) -> float:
+    """Of the mean, by Student's t, 95 %."""
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def _controls(rows: list[dict[str, Any]]) -> str:
+    with_rates = {"plain": "", "rates": ", with the rates"}
+    return table(
+        ["", "θ of", "after the flow to T", "after 1,000 epochs", "the curve's best epoch"],
+        [[row["cell"], row["candidate"] + with_rates[row["control"]],
+          *(f"{row[score]:.3f}" for score in ("flow", "tuned", "tuned_best"))] for row in rows],
+    )  # fmt: skip
 
 
 def _over_seeds(values: list[float]) -> str:
@@ -290,8 +337,13 @@ PAPER: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper": ("paper", paper),
     "ratings": ("ratings", ratings),
     "recipe": ("recipe", recipe),
+    "rated": ("recipe", rated),
 }
-DOCUMENTS = {"numerics.md": NUMERICS, "paper.md": PAPER}
+DOCUMENTS: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
+    "numerics.md": NUMERICS,
+    "paper.md": PAPER,
+    "decisions/the-default-preset.md": {"preset": ("recipe", preset)},
+}
 
 
 def main(folder: Path = RESULTS, docs: Path = DOCS) -> None:

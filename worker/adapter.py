@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from amaml.run.learned_model import LearnedModel
 
 NETWORKS_KEPT: Final = 8
+HOW: Final = {"by", "length", "epochs", "lr", "learned_rates"}
+"""What of a request says how its rows are learned."""
 
 
 class Diverged(Exception):
@@ -92,7 +94,7 @@ def _answer(request: AdaptationRequest, initialization: str, folder: Path, adapt
 
     learned = _network(initialization)
     model = learned.module
-    how: dict[str, Any] = {"by": request.by, "length": request.length, "epochs": request.epochs, "lr": request.lr}
+    how = request.model_dump(include=HOW)
     x, y = _inputs(learned, request.support.x), request.support.y
     query = None if request.query is None else _inputs(learned, request.query.x)
     adapted = adapt(model, x, y, units="raw", **how)
@@ -116,7 +118,7 @@ def _answer(request: AdaptationRequest, initialization: str, folder: Path, adapt
         )
     if "weights" in request.wanted:
         weights = folder / "weights.safetensors"
-        told = {"adaptation_id": adaptation_id, **request.model_dump(include={"by", "length", "epochs", "lr"})}
+        told = {"adaptation_id": adaptation_id, **how}
         _save(learned, adapted, weights, told)
     result = AdaptationResult(outputs=learned.outputs, predictions=predictions, curve=curve)
     path = folder / "result.json"

@@ -55,6 +55,7 @@ def adapt(
     length: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    learned_rates: bool | None = None,
     units: Units = "standardised",
 ) -> nn.Module:
     """A copy of `model` trained on one task's support rows; the model itself stays as it is.
@@ -66,7 +67,8 @@ def adapt(
 
     by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
     learned ones where it learned them.
-    by="finetune": `epochs` of full-batch Adam at rate `lr` (the run's evaluation's unless given), weight decay 1e-6.
+    by="finetune": `epochs` of full-batch Adam at rate `lr` (the run's evaluation's unless given), weight decay 1e-6; with
+    `learned_rates` (the run's evaluation's unless given) each parameter at `lr` times the rate that the run learned for it.
     A model that `amaml.load` didn't make has no run: then the defaults of a job spec hold. Parameters with requires_grad=False
     stay as they are.
 
@@ -77,9 +79,10 @@ def adapt(
     theta, tasks = _theta(model), _task(model, x, y, units)
     found: Mapping[str, Tensor]
     if by == "flow":
-        found = adapted_by_flow(model, theta, tasks, _flow(model, length, epochs, lr), _objective(model))
+        flow = _flow(model, length, epochs, lr, learned_rates)
+        found = adapted_by_flow(model, theta, tasks, flow, _objective(model))
     else:
-        _, found = deque(_epochs(model, theta, tasks, by, length, epochs, lr), maxlen=1).pop()
+        _, found = deque(_epochs(model, theta, tasks, by, length, epochs, lr, learned_rates), maxlen=1).pop()
     for name, parameter in adapted.named_parameters():
         parameter.copy_(found[name][0])
     return adapted
@@ -96,6 +99,7 @@ def loss_curve(
     length: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    learned_rates: bool | None = None,
     units: Units = "standardised",
 ) -> LossCurve:
     """How the support loss, and that of the rows `query` = (x, y), fall on the way that `adapt` goes with these arguments.
@@ -114,7 +118,7 @@ def loss_curve(
         return float(support_loss(own, task)), float(query_loss(own, task))
 
     if by == "flow":
-        flow = _flow(model, length, epochs, lr)
+        flow = _flow(model, length, epochs, lr, learned_rates)
         times = _times(flow)
         states = [
             (0.0, start),
@@ -123,7 +127,8 @@ def loss_curve(
         found = [(at, *losses(params)) for at, params in states]
     else:
         # One after another: the next epoch overwrites what this one gave.
-        found = [(at, *losses(params)) for at, params in _epochs(model, theta, tasks, by, length, epochs, lr)]
+        records = _epochs(model, theta, tasks, by, length, epochs, lr, learned_rates)
+        found = [(at, *losses(params)) for at, params in records]
     at, support, asked = (list(column) for column in zip(*found, strict=True))
     return LossCurve("t" if by == "flow" else "epochs", at, support, None if query is None else asked)
 
@@ -151,7 +156,7 @@ def _theta(model: nn.Module) -> dict[str, Tensor]:
 
 def _epochs(
     model: nn.Module, theta: Mapping[str, Tensor], tasks: Tasks, by: str,
-    length: float | None, epochs: int | None, lr: float | None,
+    length: float | None, epochs: int | None, lr: float | None, learned_rates: bool | None,
 ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:  # fmt: skip
     """Fine-tuning's records."""
     if by != "finetune":
@@ -163,7 +168,14 @@ def _epochs(
     lr = how.lr if lr is None else lr
     if epochs < 1 or not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"finetune needs at least 1 epoch and a positive finite lr, got epochs={epochs}, lr={lr}")
-    return fine_tuned(model, theta, tasks, epochs=epochs, lr=lr, objective=_objective(model))
+    rates = None
+    if how.learned_rates if learned_rates is None else learned_rates:
+        rates = None if loaded is None else loaded.learned.rates
+        if rates is None and learned_rates:
+            raise ValueError(
+                "the model has learned no rates: leave learned_rates out, or train it by amaml with learn=['rates']"
+            )
+    return fine_tuned(model, theta, tasks, epochs=epochs, lr=lr, rates=rates, objective=_objective(model))
 
 
 def _task(model: nn.Module, x: Rows, y: Rows, units: Units, query: tuple[Rows, Rows] | None = None) -> Tasks:
@@ -260,8 +272,10 @@ def _scaling(model: nn.Module) -> Scaling:
     return loaded.scaling
 
 
-def _flow(model: nn.Module, length: float | None, epochs: int | None, lr: float | None) -> Flow:
-    _refuse("flow", "finetune", epochs=epochs, lr=lr)
+def _flow(
+    model: nn.Module, length: float | None, epochs: int | None, lr: float | None, learned_rates: bool | None
+) -> Flow:
+    _refuse("flow", "finetune", epochs=epochs, lr=lr, learned_rates=learned_rates)
     loaded = LearnedModel.of(model)
     if loaded is None:
         return Flow(TrajectorySpec().length if length is None else _positive(length), build_solver(SolverSpec()))

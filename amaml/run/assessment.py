@@ -54,10 +54,13 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         scored = yield from scores_by_flow(setup.net, theta, validation, flow, family.objective, micro_batch)
         metrics[name], _ = _mean(state, name, scored)
         after = _judged(setup, state.progress, metrics[name])
-    found = yield from evaluate(setup.net, theta, tasks, flow=flow, **tuning)
+    rates = flow.rates if how.learned_rates else None
+    found = yield from evaluate(setup.net, theta, tasks, flow=flow, rates=rates, **tuning)
     if state.progress.random is None:
         curve = found.curve
-        if not all(torch.equal(tensor, theta[name]) for name, tensor in setup.random_start.items()):
+        if rates is not None or not all(
+            torch.equal(tensor, theta[name]) for name, tensor in setup.random_start.items()
+        ):
             curve = yield from fine_tuning_curve(setup.net, setup.random_start, tasks, **tuning)
         _mean(state, f"{metric.name}_random", curve.last)
         state.progress.random = curve.last.tolist()

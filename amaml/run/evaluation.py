@@ -114,15 +114,16 @@ def evaluate(
     flow: Flow,
     epochs: int,
     lr: float,
+    rates: Params | None = None,
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Evaluation]:
-    """Adapts every task from `params` both ways, at most `micro_batch` of them at once. Yields now and then, so that a
-    caller sees that it lives; the value of `yield from` is the evaluation. Raises SolveError where the flow of a task
-    can't be solved."""
+    """Adapts every task from `params` both ways, at most `micro_batch` of them at once; `rates` are fine-tuning's, times `lr`.
+    Yields now and then, so that a caller sees that it lives; the value of `yield from` is the evaluation. Raises SolveError where
+    the flow of a task can't be solved."""
     scores = yield from scores_by_flow(net, params, tasks, flow, objective, micro_batch)
     curve = yield from fine_tuning_curve(
-        net, params, tasks, epochs=epochs, lr=lr, objective=objective, micro_batch=micro_batch
+        net, params, tasks, epochs=epochs, lr=lr, rates=rates, objective=objective, micro_batch=micro_batch
     )
     return Evaluation(objective.metric, scores, curve)
 
@@ -185,6 +186,7 @@ def fine_tuning_curve(
     *,
     epochs: int,
     lr: float,
+    rates: Params | None = None,
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Curve]:
@@ -193,7 +195,7 @@ def fine_tuning_curve(
     columns = []
     for block in blocks(params, tasks, micro_batch):
         recorded, rows = [], []
-        for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr, objective=objective):
+        for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr, rates=rates, objective=objective):
             recorded.append(epoch)
             rows.append(objective.metric.score(predictions(net, adapted, block["query_x"]), block["query_y"]))
             yield
@@ -231,9 +233,17 @@ def states_by_flow(
 
 
 def fine_tuned(
-    net: nn.Module, params: Params, tasks: Tasks, *, epochs: int, lr: float, objective: Objective = REGRESSION
+    net: nn.Module,
+    params: Params,
+    tasks: Tasks,
+    *,
+    epochs: int,
+    lr: float,
+    rates: Params | None = None,
+    objective: Objective = REGRESSION,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Adam on every task's support loss: (epoch, parameters with a first axis B) at epoch 0, every 10 and the last.
+    """Adam on every task's support loss, each parameter at `lr` times its rate where `rates` are given: (epoch, parameters with a
+    first axis B) at epoch 0, every 10 and the last.
 
     Adam is elementwise, so one optimizer over [B, P] is an optimizer a task. The tensors given are overwritten by the
     next epoch.
@@ -241,12 +251,16 @@ def fine_tuned(
     with plain_modes():
         layout, derivatives = _derivatives(net, params, tasks, objective)
         u = layout.theta.repeat(len(tasks["support_x"]), 1)
+        alpha = None if rates is None else layout.flatten(rates, "rates")
     adam = torch.optim.Adam([u], lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     yield 0, layout.unflatten(u)
     for epoch in range(1, epochs + 1):
         with plain_modes():
             u.grad = derivatives.gradient(u)
+            before = None if alpha is None else u.clone()
             adam.step()
+            if alpha is not None and before is not None:
+                u.copy_(before.lerp(u, alpha))
         if epoch % RECORD_EVERY == 0 or epoch == epochs:
             yield epoch, layout.unflatten(u)
 

@@ -118,12 +118,14 @@ class AsyncClient:
         length: float | None = None,
         epochs: int | None = None,
         lr: float | None = None,
+        learned_rates: bool | None = None,
         want: Sequence[str] | None = None,
         timeout: float | None = None,
         idempotency_key: str | None = None,
     ) -> Adaptation:
         rows = calls.rows(support_x, support_y, query_x, query_y)
-        options = {"by": by, "length": length, "epochs": epochs, "lr": lr, "return": want and list(want)}
+        how = {"by": by, "length": length, "epochs": epochs, "lr": lr, "learned_rates": learned_rates}
+        options = {**how, "return": want and list(want)}
         return await self._run(calls.adapt(job_id, {**rows, **options}, idempotency_key, timeout))
 
     async def adaptation(self, adaptation_id: str) -> Adaptation:

@@ -133,6 +133,7 @@ class Client:
         length: float | None = None,
         epochs: int | None = None,
         lr: float | None = None,
+        learned_rates: bool | None = None,
         want: Sequence[str] | None = None,
         timeout: float | None = None,
         idempotency_key: str | None = None,
@@ -141,12 +142,13 @@ class Client:
 
         Rows are lists, or arrays of NumPy's or torch's; `x` may be items' ids for `ratings`, and `y` is the index of
         each row's class where the network classifies. `by`: "flow", the inner flow over `length`, or "finetune", `epochs`
-        of Adam at `lr`; what isn't given is as the job had it. `want` names some of "predictions" (the default), "curve"
-        and "weights"; `query_y` gives the curve the query's losses too. `check()` raises AdaptationFailed for one that
-        failed. Raises TimedOut after `timeout` seconds.
+        of Adam at `lr`, or with `learned_rates` at `lr` times each parameter's; what isn't given is as the job had it.
+        `want` names some of "predictions" (the default), "curve" and "weights"; `query_y` gives the curve the query's
+        losses too. `check()` raises AdaptationFailed for one that failed. Raises TimedOut after `timeout` seconds.
         """
         rows = calls.rows(support_x, support_y, query_x, query_y)
-        options = {"by": by, "length": length, "epochs": epochs, "lr": lr, "return": want and list(want)}
+        how = {"by": by, "length": length, "epochs": epochs, "lr": lr, "learned_rates": learned_rates}
+        options = {**how, "return": want and list(want)}
         return self._run(calls.adapt(job_id, {**rows, **options}, idempotency_key, timeout))
 
     def adaptation(self, adaptation_id: str) -> Adaptation:

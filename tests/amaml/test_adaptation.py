@@ -166,6 +166,8 @@ def test_a_model_of_ones_own() -> None:
         ({"units": "furlongs"}, "units must be standardised or raw, got 'furlongs'"),
         ({"epochs": 3}, "epochs has no meaning with by='flow'"),
         ({"by": "finetune", "length": 3.0}, "length has no meaning with by='finetune'"),
+        ({"by": "flow", "learned_rates": True}, "learned_rates has no meaning with by='flow'"),
+        ({"by": "finetune", "learned_rates": True}, "the model has learned no rates: leave learned_rates out"),
         ({"by": "finetune", "epochs": 0}, "at least 1 epoch"),
         ({"by": "finetune", "lr": -1.0}, "positive finite lr"),
         ({"length": 0.0}, "length must be a positive finite number"),

@@ -67,6 +67,24 @@ def test_fine_tuning_is_adam_on_each_task_alone() -> None:
                     torch.testing.assert_close(found[epoch][name][task], parameter.detach(), rtol=1e-9, atol=1e-11)
 
 
+def test_fine_tuning_by_rates_is_adam_with_a_rate_for_each_tensor() -> None:
+    net, theta, tasks = problem()
+    factors = {name: 0.5 * number for number, name in enumerate(theta)}
+    rates = {name: torch.full_like(theta[name], factor) for name, factor in factors.items()}
+    *_, (epoch, found) = fine_tuned(net, theta, tasks, epochs=15, lr=0.01, rates=rates)
+    assert epoch == 15
+    for task in range(3):
+        own = alone(net, theta)
+        groups = [{"params": [parameter], "lr": 0.01 * factors[name]} for name, parameter in own.named_parameters()]
+        adam = torch.optim.Adam(groups, weight_decay=1e-6)
+        for _ in range(15):
+            adam.zero_grad()
+            loss(own, tasks, task).backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        for name, parameter in own.named_parameters():
+            torch.testing.assert_close(found[name][task], parameter.detach(), rtol=1e-9, atol=1e-11)
+
+
 def test_the_flow_by_euler_is_gradient_descent_on_each_task() -> None:
     net, theta, tasks = problem()
     found = adapted_by_flow(net, theta, tasks, Flow(0.5, Euler(step=0.1)))

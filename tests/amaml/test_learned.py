@@ -15,7 +15,7 @@ from torch import Tensor
 
 import amaml
 from amaml.registry import build_family, build_model
-from amaml.run.evaluation import Flow, adapted_by_flow, score_by_flow
+from amaml.run.evaluation import Flow, adapted_by_flow, fine_tuned, score_by_flow
 from amaml.run.initialization import read
 from amaml.run.learned_flow import LENGTH, PROXIMAL, RATES, LearnedFlow
 from amaml.run.learned_model import LearnedModel
@@ -172,6 +172,22 @@ def test_it_lies_in_the_file_and_is_what_evaluation_and_adaptation_flow_by(tmp_p
         torch.testing.assert_close(parameter, expected[name][0], rtol=1e-12, atol=1e-13)
     longer = amaml.adapt(model, x, x.sin(), length=3.0)
     assert not torch.equal(next(longer.parameters()), expected["0.weight"][0])
+
+    plain, by_rates = (
+        amaml.adapt(model, x, x.sin(), by="finetune", epochs=7, lr=0.01, learned_rates=asked) for asked in (None, True)
+    )
+    *_, (_, tuned) = fine_tuned(model, run.initialization, tasks, epochs=7, lr=0.01, rates=run.learned.rates)
+    for name, parameter in by_rates.named_parameters():
+        torch.testing.assert_close(parameter, tuned[name][0], rtol=1e-12, atol=1e-13)
+    assert not torch.equal(next(plain.parameters()), next(by_rates.parameters()))
+
+
+def test_an_evaluation_fine_tunes_by_the_rates_if_asked() -> None:
+    how = {"method": {"learn": ["rates"]}, "meta": {"iterations": 3, "optimizer": {"lr": 0.2}}}
+    plain, by_rates = (train(small(**how, evaluation={"learned_rates": asked})).metrics for asked in (False, True))
+    for name, differs in [("flow", False), ("random", False), ("tuned", True)]:
+        assert (plain[f"nrmse_{name}"][-1] != by_rates[f"nrmse_{name}"][-1]) == differs
+    assert plain["nrmse_tuned"][0] == by_rates["nrmse_tuned"][0]  # at the start every rate is 1
 
 
 def test_a_run_from_its_file_starts_at_its_theta_and_the_specs_own_flow(tmp_path: Path) -> None:

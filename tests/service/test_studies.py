@@ -97,6 +97,20 @@ class TestSubmitting:
         assert [spec["model"]["hidden"] for spec in specs] == [[8, 4], [8, 4]]
         assert {spec["name"] for spec in specs} == {"mine"}
 
+    def test_without_method_and_meta_every_cell_is_trained_by_the_default_preset(self, http: httpx.Client) -> None:
+        grid = {"/method/kind": ["amaml", "reptile"], "/meta/tasks_per_batch": [5, 7]}
+        study = submit(http, base={"family": {"kind": "cosmixture"}}, grid=grid)
+        found = [http.get(f"/v1/jobs/{cell['job_id']}").json()["spec"] for cell in cells(http, study)]
+        assert [spec["method"]["kind"] for spec in found] == ["amaml", "amaml", "reptile", "reptile"]
+        assert [spec["meta"]["tasks_per_batch"] for spec in found] == [5, 7, 5, 7]
+        assert {spec["preset"] for spec in found} == {"default"}
+        for part in ("clip", "optimizer"):
+            assert all(spec["meta"][part] == found[0]["meta"][part] is not None for spec in found)
+        assert found[0]["meta"]["iterations"] < found[2]["meta"]["iterations"]
+        own = submit(http, base={"family": {"kind": "cosmixture"}, "preset": None}, grid={"/method/kind": ["reptile"]})
+        spec = http.get(f"/v1/jobs/{cells(http, own)[0]['job_id']}").json()["spec"]
+        assert (spec["preset"], spec["meta"]["clip"]) == (None, None)
+
     def test_an_invalid_cell_is_named_with_its_pointer(self, http: httpx.Client) -> None:
         grid = {"/method/kind": ["amaml", "nonesuch"], "/trajectory/length": [1.0, -1.0]}
         errors = refused(http, grid=grid)

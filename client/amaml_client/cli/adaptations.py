@@ -31,6 +31,10 @@ def adapt(
     length: Annotated[float | None, typer.Option(help="Of the flow; the job's own by default.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of fine-tuning; the job's own by default.")] = None,
     lr: Annotated[float | None, typer.Option(help="Of fine-tuning; the job's own by default.")] = None,
+    learned_rates: Annotated[
+        bool | None,
+        typer.Option(help="Fine-tune each parameter at lr times its learned rate; as the job's own by default."),
+    ] = None,
     targets: Annotated[
         int, typer.Option(min=1, help="How many columns of a CSV, the last ones, are targets, where none is called y.")
     ] = 1,
@@ -52,7 +56,7 @@ def adapt(
     with Client() as client:
         adaptation = client.adapt(
             job_id, known["x"], known.get("y", []), asked.get("x"), query_y=asked.get("y"),
-            by=by, length=length, epochs=epochs, lr=lr, want=want,
+            by=by, length=length, epochs=epochs, lr=lr, learned_rates=learned_rates, want=want,
         ).check()  # fmt: skip
         if output is not None:
             client.download_weights(adaptation.id, output)

@@ -89,6 +89,8 @@ def _axis_errors(grid: Mapping[str, Sequence[Any]]) -> Errors:
 
 def _cell(name: str, base: Mapping[str, Any], coordinates: dict[str, Any]) -> tuple[NewCell | None, Errors]:
     raw = copy.deepcopy(dict(base))
+    if all(raw.get(part) is None for part in ("method", "meta")):
+        raw.setdefault("preset", "default")  # whatever the axes say, it is the same training
     for axis, value in coordinates.items():
         try:
             _put(raw, [part.replace("~1", "/").replace("~0", "~") for part in axis[1:].split("/")], value)

@@ -267,6 +267,24 @@ def preset(content: dict[str, Any]) -> str:
     return _searched(searched, list(CELLS))
 
 
+def default(content: dict[str, Any]) -> str:
+    lines = []
+    for row in content["results"]:
+        scores = dict(row["scores"])
+        ours = scores.pop("flow")
+        better = max if row["metric"] == "accuracy" else min
+        for own in ("tuned", "tuned_best", "validation"):
+            scores.pop(own, None)
+        best = better(scores, key=scores.__getitem__)
+        others = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
+        ahead = "yes" if better(ours, scores[best]) == ours else f"no: {best.replace('_', ' ')}"
+        counts = [f"{row['iterations']:,}", f"{row['seconds']:.0f}"]
+        lines.append([row["cell"], row["metric"], f"{ours:.3f}", others, ahead, *counts])
+    return table(
+        ["family", "", "default", "without meta-learning", "ahead of all", "meta-iterations", "seconds"], lines
+    )
+
+
 def _searched(rows: list[dict[str, Any]], cells: list[str]) -> str:
     """A line a candidate."""
     searched = {(row["candidate"], row["cell"]): row for row in rows if row["cell"] in cells}
@@ -342,7 +360,7 @@ PAPER: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 DOCUMENTS: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "numerics.md": NUMERICS,
     "paper.md": PAPER,
-    "decisions/the-default-preset.md": {"preset": ("recipe", preset)},
+    "decisions/the-default-preset.md": {"preset": ("recipe", preset), "default": ("default", default)},
 }
 
 

@@ -196,6 +196,8 @@ def test_what_can_not_be_adapted_is_told_with_its_remedy(adapter: AdapterProcess
         adapter, path, tmp_path / "out", {**ask, "by": "finetune", "lr": 1e2, "support": {"x": [1e15], "y": [1e29]}}
     )
     assert wild.reason in ("diverged", "bad_rows")
+    unlearned = refused(adapter, path, tmp_path / "out", {**ask, "by": "finetune", "learned_rates": True})
+    assert "model has learned no rates: leave learned_rates out" in unlearned.detail
     assert refused(adapter, path, tmp_path / "out", {**ask, "support": {"x": [[1, 2]], "y": [1]}}).reason == "bad_rows"
     (tmp_path / "damaged").write_bytes(b"\xff" * 100)
     assert refused(adapter, tmp_path / "damaged", tmp_path / "out", ask).reason == "bad_initialization"

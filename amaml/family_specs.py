@@ -62,8 +62,19 @@ class FamilySpec(Part):
 
 _SELECTED: Final = {"evaluation": {"select": "validation"}}
 _WHOLE_POOL: Final[InPreset] = {"default": {**_SELECTED, "family": {"queries": "all"}}}
-_NOISY: Final = {"trajectory": {"length": 0.5}}
-"""A long trajectory learns the noise of a few rows by heart."""
+_NOISY: Final = {
+    "trajectory": {"length": 0.5},
+    "phases": [
+        {
+            "method": {"kind": "amaml"},
+            "share": 1.0,
+            "optimizer": {"lr": 3e-3, "schedule": "cosine"},
+            "clip": {"per": "task", "at": "median"},
+        }
+    ],
+    "updates": 3_000,
+}
+"""Few tasks with noisy rows: a long trajectory learns a task's noise by heart, and long training with learned rates the tasks."""
 
 
 class SyntheticFamilySpec(FamilySpec):
@@ -207,7 +218,7 @@ class ImagesSpec(FamilySpec):
         "Few-shot classification of labelled images: a task is to tell some classes apart; handwritten digits come with it."
     )
     gives_pictures: ClassVar[bool] = True
-    in_preset: ClassVar[InPreset] = {"default": {**_NOISY, "updates": 1_300}}
+    in_preset: ClassVar[InPreset] = {"default": {**_NOISY, "updates": 450}}
     kind: Literal["images"] = "images"
     dataset: Annotated[str, Field(max_length=36), AfterValidator(_built_in_or_id)]
     """`digits` (1797 handwritten digits, 8 × 8, of scikit-learn), or the id of an uploaded data set."""

@@ -465,7 +465,7 @@ class JobSpec(Part):
         )
         runtime = self.runtime if phase.method.exact else self.runtime.model_copy(update={"certify_every": None})
         parts = {name: getattr(self, name) for name in type(self).model_fields}
-        parts |= {"method": phase.method, "meta": meta, "runtime": runtime}
+        parts |= {"preset": None, "method": phase.method, "meta": meta, "runtime": runtime}
         parts |= {name: getattr(phase, name) or parts[name] for name in ("trajectory", "solver")}
         adjoint = getattr(self.method, "adjoint", None) or DiscreteSpec()
         if phase.solver is None and self.solver.guard == self._guard_by_adjoint(adjoint):

@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy import stats
 
-from benchmarks.recipe import AMAMLS, CELLS, FOMAMLS, PRESETS, SEARCH_SEED
+from benchmarks.recipe import CELLS, PRESETS, SEARCH_SEED
 from benchmarks.recipe import PAPER as PAPER_CELLS
 from benchmarks.record import RESULTS
 
@@ -209,7 +209,7 @@ def ratings(content: dict[str, Any]) -> str:
     for block in content["blocks"]:
         family, rows = block["coordinates"]["/family"], block["rows"]
         plain = rows[0]["also"]
-        names = ("random", "zero", "user_mean", "item_mean", "user_item_effects", "kernel_ridge")
+        names = [name for name in PLAIN if name in plain]
         lines = [
             [row["coordinates"]["/method/kind"], _mean(row["score"]),
              *(_mean(row["also"][name]) for name in ("tuned", "tuned_best")),
@@ -247,19 +247,6 @@ def recipe(content: dict[str, Any]) -> str:
             _controls(controls),
         ]
     return "\n\n".join(found)
-
-
-def rated(content: dict[str, Any]) -> str:
-    rows = [row for row in content["results"] if row["cell"].startswith("ratings")]
-    searched, confirmed = (
-        [row for row in rows if (row["seed"] == SEARCH_SEED) == of_search] for of_search in (True, False)
-    )
-    candidates = [row for row in searched if row["candidate"] in (*FOMAMLS, *AMAMLS)]
-    return "\n\n".join([
-        "The search, one seed, validation users, after the flow:", _searched(candidates, ["ratings 10", "ratings 20"]),
-        "The chosen two, trained anew with ten other seeds, test users, after the flow:",
-        _confirmed(confirmed, "user_item_effects"),
-    ])  # fmt: skip
 
 
 def preset(content: dict[str, Any]) -> str:
@@ -335,9 +322,12 @@ def _over_seeds(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
 
 
+PLAIN = ("random", "zero", "population_mean", "user_mean", "item_mean", "user_item_effects", "kernel_ridge")
+"""What needs no meta-learning."""
+
+
 def _plain(metrics: dict[str, float]) -> list[str]:
-    plain = ("random", "zero", "population_mean", "user_mean", "item_mean", "user_item_effects", "kernel_ridge")
-    return [f"{name.replace('_', ' ')} {metrics[f'nrmse_{name}']:.3f}" for name in plain if f"nrmse_{name}" in metrics]
+    return [f"{name.replace('_', ' ')} {metrics[f'nrmse_{name}']:.3f}" for name in PLAIN if f"nrmse_{name}" in metrics]
 
 
 NUMERICS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
@@ -355,7 +345,6 @@ PAPER: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper": ("paper", paper),
     "ratings": ("ratings", ratings),
     "recipe": ("recipe", recipe),
-    "rated": ("recipe", rated),
 }
 DOCUMENTS: dict[str, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     "numerics.md": NUMERICS,

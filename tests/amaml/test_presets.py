@@ -56,6 +56,15 @@ def test_the_default_is_reptile_and_then_exact_gradients_with_learned_rates() ->
     assert spec.family.queries == "all"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", list(families()))
+def test_its_phases_are_what_they_are_without_the_preset(kind: str) -> None:
+    written = job(kind).model_dump(mode="json") | {"preset": None}
+    alone = JobSpec.model_validate_json(json.dumps(written))
+    assert job(kind).phases == alone.phases
+    for (_, spec), phase in zip(alone.phases, alone.meta.phases or [], strict=True):
+        assert (spec.meta.clip, spec.meta.optimizer) == (phase.clip, phase.optimizer)
+
+
 def test_what_the_spec_says_itself_stays() -> None:
     own = {
         "family": {"kind": "cosmixture", "queries": 30},

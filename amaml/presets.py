@@ -1,8 +1,8 @@
 """What a preset fills in where a job spec leaves it out. Imports no torch.
 
-`default` is the recipe that a search over all families chose (docs/decisions/the-default-preset.md): Reptile first, which
-learns fast and is never unstable; then exact gradients through the whole flow, with a learned rate for every parameter. `paper`
-is the setting of Li et al. (arXiv 2110.08432). A family says in `in_preset` where its own values differ.
+`default` is the recipe that a search chose (docs/decisions/the-default-preset.md): Reptile first, which learns fast; then exact
+gradients through the whole flow, with a learned rate for every parameter. `paper` is the setting of Li et al. (arXiv
+2110.08432). A family says in `in_preset` where its own values differ, as those of noisy data do.
 """
 
 from __future__ import annotations

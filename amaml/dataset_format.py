@@ -1,6 +1,6 @@
 """What an uploaded file is, told from its first bytes alone, and which families read it. Imports neither torch nor numpy.
 
-This is the first wall: what passes it is still untrusted, and is read to its end only by `worker.validator`.
+This is the first wall: what passes it is still untrusted, and is read to its end only by `worker.datasets.validator`.
 """
 
 from __future__ import annotations

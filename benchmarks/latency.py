@@ -37,7 +37,7 @@ from service.store.claims import Claimant
 from service.store.database import engine, transaction
 from service.store.jobs import Filter
 from service.store.tables import Job
-from worker import reconciler
+from worker.maintenance import reconciler
 
 T = TypeVar("T")
 
@@ -202,7 +202,7 @@ def cancel(running: Stack, repeats: int) -> dict[str, Any]:
 
 def resume(running: Stack, repeats: int) -> dict[str, Any]:
     """Seconds beyond the lease from a worker's end, or stop, to the next attempt's first iteration on another."""
-    running.start_celery("worker.app")
+    running.start_celery("worker.main")
     found = {}
     for what, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
         seconds = []
@@ -222,7 +222,7 @@ def resume(running: Stack, repeats: int) -> dict[str, Any]:
             if number == signal.SIGSTOP:
                 os.kill(holder, signal.SIGCONT)
             elif holder != running.children["worker"]:  # the launcher's own is started again by itself
-                running.start_celery("worker.app")
+                running.start_celery("worker.main")
         found[what] = summary(seconds)
     return {"lease_seconds": LEASE_SECONDS, "beyond_lease": found}
 

@@ -81,7 +81,7 @@ class Stack:
         api += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
         self._add(Child(command("api", *api), self._log))
         for name, own in _workers(devices).items():
-            self._add(Child(command(name, "celery", "-A", "worker.app", "worker", **own), self._log))
+            self._add(Child(command(name, "celery", "-A", "worker.main", "worker", **own), self._log))
 
         def ready() -> bool:
             self._revive()

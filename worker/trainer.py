@@ -2,7 +2,7 @@
 
     python -m worker.trainer
 
-It imports the mathematics, says that it is ready, and waits on its stdin for a `Run`; `worker.protocol` is all that it
+It imports the mathematics, says that it is ready, and waits on its stdin for a `Run`; `worker.processes.protocol` is all that it
 shares with its supervisor. It ends itself as soon as it isn't trusted any more: when the deadline that each renewal of
 the lease hands it passes, or when its supervisor is gone. A supervisor that is stopped can't do that for it.
 """
@@ -21,12 +21,10 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
-from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
-from worker.evaluated import evaluated
-from worker.failpoint import failpoint
-from worker.gpu import gpu
-from worker.memory import PeakMemory
-from worker.protocol import (
+from worker.processes.failpoint import failpoint
+from worker.processes.gpu import gpu
+from worker.processes.memory import PeakMemory
+from worker.processes.protocol import (
     EXIT_NOT_TRUSTED,
     EXIT_OUT_OF_MEMORY,
     Accident,
@@ -44,6 +42,8 @@ from worker.protocol import (
     ToTrainer,
     to_trainer,
 )
+from worker.processes.scores import evaluated
+from worker.processes.wire import Wire, die_with_the_worker, last_word, sentence, versions
 
 if TYPE_CHECKING:
     from amaml.run.training import Report, Training

@@ -41,6 +41,6 @@ def ready() -> dict[str, str]:
             )
         if not workers.any_lives(session):
             raise Problem(
-                "unavailable", "No worker was seen within the last ten seconds: start celery -A worker.app worker."
+                "unavailable", "No worker was seen within the last ten seconds: start celery -A worker.main worker."
             )
     return {"status": "ready"}

@@ -308,7 +308,7 @@ def test_one_task_that_does_not_fit_names_what_was_asked_for_and_the_gpu() -> No
 
 def test_the_driver_tells_of_the_gpu_what_torch_does_and_takes_no_memory_for_it() -> None:
     asked = subprocess.run(
-        [sys.executable, "-c", "from worker.gpu import gpu; print(gpu().model_dump_json())"],
+        [sys.executable, "-c", "from worker.processes.gpu import gpu; print(gpu().model_dump_json())"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(asked.stdout)

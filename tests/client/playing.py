@@ -13,8 +13,8 @@ from typing import Any
 from service.store import adaptations, blobs
 from service.store.database import transaction
 from tests.support import jobs
-from worker.dataset_checks import DatasetChecks
-from worker.duty import Duty
+from worker.datasets.checks import DatasetChecks
+from worker.processes.periodic_task import PeriodicTask
 from worker.settings import Settings
 
 SPEC: dict[str, Any] = {"family": {"kind": "sinusoid"}, "meta": {"iterations": 10}}
@@ -83,10 +83,10 @@ def adapting(weights: bytes | None = None, **failure: str) -> Iterator[list[dict
 
 @contextmanager
 def _on_duty(step: Callable[[], None], stopping: threading.Event) -> Iterator[None]:
-    duty = Duty("played by a test", step, 0.02, stopping)
-    duty.start()
+    task = PeriodicTask("played by a test", step, 0.02, stopping)
+    task.start()
     try:
         yield
     finally:
         stopping.set()
-        duty.join()
+        task.join()

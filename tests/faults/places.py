@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker import failpoint
+from worker.processes import failpoint
 
 
 def places() -> list[str]:

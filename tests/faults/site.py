@@ -28,7 +28,7 @@ from service.store.database import engine, is_away, transaction
 from service.store.tables import Attempt
 from tests.support.databases import ROOT
 from tests.support.workers import command_of, parent_of, state_of
-from worker.outbox import TASK
+from worker.maintenance.outbox import TASK
 
 LEASE_SECONDS = 3.0
 MORE_WORKERS = 2
@@ -77,7 +77,7 @@ class Site:
         self.key = (self.home / "admin.key").read_text().strip()
         self.more_workers = [
             self._python(
-                f"worker-{number}", {**self.environment, **self._clock(number)}, "celery", "-A", "worker.app", "worker"
+                f"worker-{number}", {**self.environment, **self._clock(number)}, "celery", "-A", "worker.main", "worker"
             )
             for number in range(MORE_WORKERS)
         ]

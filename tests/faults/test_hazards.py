@@ -19,8 +19,8 @@ from tests.support.audit import violations
 from tests.support.jobs import ask, attempts_of, bits_of, spec, submit, undisturbed, wait_for, wait_for_iteration
 from tests.support.waiting import wait_until
 from tests.support.workers import STUB, WorkerProcess, Workers
-from worker import failpoint
-from worker.outbox import TASK
+from worker.maintenance.outbox import TASK
+from worker.processes import failpoint
 
 pytestmark = pytest.mark.processes
 

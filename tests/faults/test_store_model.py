@@ -23,7 +23,7 @@ from service.store.tables import Base, Job
 from service.store.transitions import FINAL, LEASED, TRANSITIONS, State
 from tests.support.audit import violations
 from tests.support.jobs import spec, submit
-from worker.reconciler import end_one_lapsed_attempt
+from worker.maintenance.reconciler import end_one_lapsed_attempt
 
 LEASE = timedelta(minutes=5)
 MAX_ATTEMPTS = 2

@@ -18,7 +18,7 @@ from service.store.database import transaction
 from service.store.tables import Blob, Dataset, Job
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
 from tests.support.waiting import wait_until
-from worker.dataset_checks import DatasetChecks
+from worker.datasets.checks import DatasetChecks
 from worker.settings import Settings
 
 CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n2,10,1\n"

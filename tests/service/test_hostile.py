@@ -25,7 +25,7 @@ from service.store.database import transaction
 from service.store.tables import Dataset
 from tests.support.api import JSON, SPEC, client, new_tenant, serving
 from tests.support.waiting import CEILING_SECONDS
-from worker.dataset_checks import DatasetChecks
+from worker.datasets.checks import DatasetChecks
 from worker.settings import Settings
 
 MOST_MEMORY: Final = 300 * 1024 * 1024

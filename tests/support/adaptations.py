@@ -12,8 +12,8 @@ from amaml.registry import build_family, build_model
 from amaml.run.initialization import metadata_of, write
 from amaml.spec import JobSpec, MLPSpec, SinusoidSpec
 from tests.support.waiting import CEILING_SECONDS
-from worker.process import AdapterProcess, Gone
-from worker.protocol import Adapt, FromAdapter
+from worker.processes.parent import AdapterProcess, Gone
+from worker.processes.protocol import Adapt, FromAdapter
 
 
 def regression(path: Path, **changes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""A trainer that trains nothing: it speaks worker.protocol as worker.trainer does, at once and without torch.
+"""A trainer that trains nothing: it speaks worker.processes.protocol as worker.trainer does, at once and without torch.
 
 What it "learns" is a chain of SHA-256 digests, one an iteration, so that a run which was interrupted and resumed ends in the
 bits of an undisturbed one only if it went on from a checkpoint of its own. It stands for the real trainer where a test is
@@ -14,9 +14,9 @@ import struct
 import time
 from pathlib import Path
 
-from worker.child import Wire, die_with_the_worker, versions
-from worker.failpoint import failpoint
-from worker.protocol import Checkpoint, Progress, Ready, Run, Stopped, Succeeded
+from worker.processes.failpoint import failpoint
+from worker.processes.protocol import Checkpoint, Progress, Ready, Run, Stopped, Succeeded
+from worker.processes.wire import Wire, die_with_the_worker, versions
 from worker.trainer import Orders
 
 ITERATION_SECONDS = 0.002

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from service.store.database import transaction
 from service.store.tables import Attempt, Worker
 from tests.support.waiting import CEILING_SECONDS, wait_until
-from worker import failpoint
+from worker.processes import failpoint
 
 LEASE_SECONDS = 3.0
 """Of every worker that a test starts: where one is lost, another goes on after so long."""
@@ -32,7 +32,7 @@ class WorkerProcess:
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.log = log
         self._armed = log.with_suffix(".failpoint")
-        command = [str(Path(sys.executable).with_name("celery")), "-A", "worker.app", "worker"]
+        command = [str(Path(sys.executable).with_name("celery")), "-A", "worker.main", "worker"]
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 command,
@@ -46,7 +46,7 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def arm(self, accident: str) -> None:
-        """Has the accident (place=action, see worker.failpoint) happen once, in this worker or in a child of it."""
+        """Has the accident (place=action, see worker.processes.failpoint) happen once, in this worker or in a child of it."""
         unfinished = self._armed.with_suffix(".unfinished")
         unfinished.write_text(accident)
         failpoint.happened(self._armed).unlink(missing_ok=True)

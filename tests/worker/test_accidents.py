@@ -28,9 +28,8 @@ from tests.support.adaptations import answer, points, regression
 from tests.support.jobs import attempts_of, bits_of, claim, spec, submit, succeed, undisturbed, wait_for, workspace
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
-from worker.child import accident, causes
-from worker.process import AdapterProcess, Gone, TrainerProcess
-from worker.protocol import (
+from worker.processes.parent import AdapterProcess, Gone, TrainerProcess
+from worker.processes.protocol import (
     Accident,
     Adapted,
     Failed,
@@ -40,6 +39,7 @@ from worker.protocol import (
     Run,
     Succeeded,
 )
+from worker.processes.wire import accident, causes
 
 pytestmark = pytest.mark.processes
 

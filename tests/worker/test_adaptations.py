@@ -41,8 +41,8 @@ from tests.support.api import serving
 from tests.support.jobs import claim, submit, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
-from worker.process import AdapterProcess, Gone
-from worker.protocol import Adapted, NotAdapted
+from worker.processes.parent import AdapterProcess, Gone
+from worker.processes.protocol import Adapted, NotAdapted
 
 PATIENT = {"Prefer": "wait=60"}
 HERE: dict[str, str] = {"AMAML_ADAPTERS": "1"}

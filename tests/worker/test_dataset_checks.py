@@ -25,9 +25,9 @@ from tests.support.api import client, new_tenant, serving
 from tests.support.jobs import workspace
 from tests.support.waiting import wait_until
 from tests.support.workers import child_of
-from worker.dataset_checks import VALIDATOR, DatasetChecks
-from worker.duty import Duty
-from worker.protocol import EXIT_OUT_OF_MEMORY
+from worker.datasets.checks import VALIDATOR, DatasetChecks
+from worker.processes.periodic_task import PeriodicTask
+from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -38,7 +38,7 @@ LEASE = timedelta(minutes=1)
 DIES_AFTER_ITS_REPORT = """
 import os, sys
 from pathlib import Path
-from worker.validator import inspect
+from worker.datasets.validator import inspect
 format_, families, path, *_ = sys.argv[1:]
 sys.stdout.write(inspect(Path(path), format_, families.split(",")).model_dump_json())
 sys.stdout.flush()
@@ -59,7 +59,7 @@ with Path({count!r}).open("ab", buffering=0) as count:
         sys.stdout.write('{{"rows": 3, "ta')
         sys.stdout.flush()
         {accident}
-runpy.run_module("worker.validator", run_name="__main__", alter_sys=True)
+runpy.run_module("worker.datasets.validator", run_name="__main__", alter_sys=True)
 """
 """Half a report and an accident, so many times; after that it is the real validator."""
 
@@ -127,7 +127,7 @@ def test_a_validator_that_is_killed_amid_its_work_is_started_again(tmp_path: Pat
     dataset_id = upload(b"user,item,rating\n" + b"".join(b"%d,1,2\n" % user for user in range(400_000)))
     worker = Thread(target=checks(tmp_path).step)
     worker.start()
-    os.kill(wait_until(lambda: child_of(os.getpid(), "worker.validator") or 0), signal.SIGKILL)
+    os.kill(wait_until(lambda: child_of(os.getpid(), "worker.datasets.validator") or 0), signal.SIGKILL)
     worker.join()
     dataset = dataset_of(dataset_id)
     assert (dataset.state, dataset.rows, dataset.tries) == ("ready", 400_000, 2)
@@ -274,7 +274,7 @@ def test_over_http_an_upload_waits_for_the_new_check_and_a_replay_begins_none(st
         assert (replayed.status_code, replayed.headers["idempotency-replayed"]) == (201, "true")
         assert replayed.json() == http.get(path).json() == invalid
         stopping = Event()
-        worker = Duty("data sets", checks(tmp_path).step, 0.05, stopping)
+        worker = PeriodicTask("data sets", checks(tmp_path).step, 0.05, stopping)
         worker.start()
         anew = http.post("/v1/datasets", content=CSV, headers={"Prefer": "wait=60"})
         stopping.set()

@@ -31,7 +31,7 @@ from tests.support.jobs import spec, submit, wait_for
 from tests.support.receiver import Got, Receiver, Reply, certificate, receiving
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import Workers
-from worker.deliveries import Senders
+from worker.webhooks.deliveries import Senders
 
 SECONDS = timedelta(seconds=30)
 
@@ -334,17 +334,17 @@ class TestTaking:
         crew = Senders(configured(senders=2), stopping := Event())
         receiver.answer = lambda _: (go_on.wait(CEILING_SECONDS) and Reply()) or Reply()
         ask(slow)
-        duties = crew.duties()
-        for duty in duties:
-            duty.start()
+        tasks = crew.periodic_tasks()
+        for task in tasks:
+            task.start()
         wait_until(lambda: len(receiver.got) == 1)
         ask(slow)  # while the first is being sent: its receiver answers when the second has come
         wait_until(lambda: len(receiver.got) == 2)
         go_on.set()
         stopping.set()
-        for duty in duties:
-            duty.join(CEILING_SECONDS)
-        assert not any(duty.is_alive() for duty in duties)
+        for task in tasks:
+            task.join(CEILING_SECONDS)
+        assert not any(task.is_alive() for task in tasks)
 
     def test_a_webhook_deleted_amid_a_delivery_does_no_harm(self, receiver: Receiver) -> None:
         webhook_id, _ = make(receiver.url)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROGRAM = """
-from worker.memory import PeakMemory
+from worker.processes.memory import PeakMemory
 
 def hold(size):
     return len(bytearray(size).replace(b"\\0", b"x"))

@@ -17,7 +17,7 @@ from service.store import outbox
 from service.store.database import transaction
 from service.store.tables import OutboxMessage
 from tests.support.waiting import CEILING_SECONDS, wait_until
-from worker.outbox import PLENTY, OutboxPublisher, publish
+from worker.maintenance.outbox import PLENTY, OutboxPublisher, publish
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("store")]
 

@@ -15,7 +15,7 @@ from service.store.tables import Attempt, Job
 from tests.support.studies import jobs_of, study_of, submit_study, wait_for_end
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, Workers
-from worker.reconciler import DUTY
+from worker.maintenance.reconciler import DUTY
 
 pytestmark = pytest.mark.processes
 

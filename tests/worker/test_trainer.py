@@ -18,8 +18,8 @@ from amaml.spec import JobSpec
 from tests.support.jobs import spec
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import is_gone
-from worker.process import Gone, TrainerProcess
-from worker.protocol import (
+from worker.processes.parent import Gone, TrainerProcess
+from worker.processes.protocol import (
     EXIT_NOT_TRUSTED,
     Checkpoint,
     Failed,
@@ -273,7 +273,7 @@ def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the
 
 STARTER = """
 import signal
-from worker.process import TrainerProcess
+from worker.processes.parent import TrainerProcess
 trainer = TrainerProcess()
 trainer.wait_until_ready(90)
 print(trainer.pid, flush=True)
@@ -292,7 +292,7 @@ def test_a_stopped_trainer_dies_with_its_worker() -> None:
 
 
 PRINTER = """
-from worker.protocol import Stopped
+from worker.processes.protocol import Stopped
 from worker.trainer import Wire
 wire = Wire()
 print("hello")

@@ -16,7 +16,7 @@ export function showWorkers(main, _, signal) {
     const { data } = await json("/v1/workers", { signal });
     node.hidden = data.length === 0;
     empty.hidden = data.length > 0;
-    say(empty, "No worker was ever seen, so jobs wait in the queue. Start one: celery -A worker.app worker.");
+    say(empty, "No worker was ever seen, so jobs wait in the queue. Start one: celery -A worker.main worker.");
     body.replaceChildren(...data.map(workerRow));
   };
   follow(3, signal, look, (refusal) => {

@@ -25,9 +25,9 @@ from service.store import adaptations, blobs
 from service.store.adaptations import MAX_ATTEMPTS, Taken
 from service.store.blobs import BlobNotFound, Written
 from service.store.database import NOTICES_LOSS, engine, is_away, transaction
-from worker.crashes import classify, oom_kills
-from worker.process import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
-from worker.protocol import Accident, Adapt, Adapted, NotAdapted
+from worker.processes.crashes import classify, oom_kills
+from worker.processes.parent import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
+from worker.processes.protocol import Accident, Adapt, Adapted, NotAdapted
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings
 

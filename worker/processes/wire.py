@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from worker.protocol import Accident, Message, encode
+from worker.processes.protocol import Accident, Message, encode
 
 FailureT = TypeVar("FailureT", bound=Message)
 

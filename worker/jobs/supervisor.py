@@ -22,14 +22,14 @@ from service.store import attempts, blobs, progress
 from service.store.claims import Claim, StaleFence
 from service.store.tables import Job
 from service.store.transitions import State
-from worker.crashes import classify, oom_kills
-from worker.failpoint import failpoint
-from worker.inputs import MissingInput, NotCheckedYet, inputs
-from worker.lease import HeldLease, TrustLost
-from worker.process import Gone, TrainerProcess
-from worker.protocol import Accident, Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
+from worker.jobs.inputs import MissingInput, NotCheckedYet, inputs
+from worker.jobs.lease import HeldLease, TrustLost
+from worker.jobs.unwritten_progress import UnwrittenProgress
+from worker.processes.crashes import classify, oom_kills
+from worker.processes.failpoint import failpoint
+from worker.processes.parent import Gone, TrainerProcess
+from worker.processes.protocol import Accident, Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
 from worker.settings import Settings
-from worker.told import Told
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Supervisor:
         self._claim, self._trainer, self._folder = claim, trainer, folder
         self._settings, self._stopping = settings, stopping
         self._lease = HeldLease(claim, settings.lease_seconds, claimed_at)
-        self._told = Told()
+        self._unwritten = UnwrittenProgress()
         self._next_beat = claimed_at + BEAT_SECONDS
         self._advanced_at = claimed_at
         self._stage: Literal["waiting", "working", "done"] = "waiting"  # what the trainer is to this attempt
@@ -170,7 +170,7 @@ class Supervisor:
         self._keep_alive()
 
     def _take(self, told: Progress) -> None:
-        self._told.take(told)
+        self._unwritten.take(told)
         self._advanced_at = time.monotonic()
         if not self._has_told:
             self._has_told = True
@@ -180,7 +180,7 @@ class Supervisor:
         """Every beat: writes progress, renews the lease, does what the user asked for, ends what stands still."""
         if time.monotonic() < self._next_beat:
             return
-        write_now = self._told.is_waiting or self._lease.is_due
+        write_now = self._unwritten.is_waiting or self._lease.is_due
         state = self._write(_state) if write_now else self._lease.look()
         self._obey(state)
         stall = self._settings.stall_seconds
@@ -218,11 +218,11 @@ class Supervisor:
         """One transaction under the fence: what the trainer told so far, then the work. Renews the lease."""
 
         def both(session: Session, job: Job) -> T:
-            self._told.write(session, job)
+            self._unwritten.write(session, job)
             return work(session, job)
 
         result = self._lease.write(both)
-        self._told.written()
+        self._unwritten.written()
         self._trainer.send(Lease(deadline=self._lease.trusted_until))
         return result
 

@@ -14,8 +14,8 @@ import pytest
 from service.webhooks.settings import Settings
 from tests.support.receiver import Receiver, Reply, certificate, receiving
 from tests.support.waiting import CEILING_SECONDS
-from worker import post as posting
-from worker.post import MAX_ANSWER, Answer, post
+from worker.webhooks import sending
+from worker.webhooks.sending import MAX_ANSWER, Answer, post
 
 HERE = Settings(allow_http=True, networks=["127.0.0.0/30"], seconds=120, connect_seconds=60)  # type: ignore[arg-type]
 IMPATIENT = HERE.model_copy(update={"seconds": 2.0})
@@ -27,7 +27,7 @@ def receiver() -> Iterator[Receiver]:
         yield running
 
 
-def send(url: str, settings: Settings = HERE, resolve: posting.Resolver | None = None) -> Answer:
+def send(url: str, settings: Settings = HERE, resolve: sending.Resolver | None = None) -> Answer:
     return post(url, {"webhook-id": "m1"}, b'{"a": 1}', settings, resolve)
 
 
@@ -99,9 +99,9 @@ def test_no_proxy_of_the_environment_is_used(receiver: Receiver, monkeypatch: py
 class TestTls:
     @pytest.fixture(autouse=True)
     def _fresh_trust(self) -> Iterator[None]:
-        posting._trusting.cache_clear()  # the files that it trusts are named by the environment
+        sending._trusting.cache_clear()  # the files that it trusts are named by the environment
         yield
-        posting._trusting.cache_clear()
+        sending._trusting.cache_clear()
 
     def test_the_certificate_is_verified_against_the_name_and_not_the_address(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

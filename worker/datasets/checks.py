@@ -1,4 +1,4 @@
-"""Checks uploaded data sets, one at a time a worker, each in a process of its own (worker.validator).
+"""Checks uploaded data sets, one at a time a worker, each in a process of its own (worker.datasets.validator).
 
 A check is taken with a lease that is renewed as long as the process runs, so a worker that dies loses it to another. The verdict
 is the report that the process prints: a whole one counts, however the process ends after it. A process that took too long or too
@@ -30,7 +30,7 @@ from service.store import blobs, dataset_checks
 from service.store.blobs import BlobNotFound
 from service.store.database import transaction
 from service.store.dataset_checks import Check
-from worker.protocol import EXIT_OUT_OF_MEMORY
+from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings
 
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_LOOKS: Final = 5.0
 SECONDS_AFTER_AN_ACCIDENT: Final = 0.5
 """Before this worker's next check: meanwhile another worker, on a machine that may be in better order, can take it up."""
 BEAT_SECONDS: Final = 0.05
-VALIDATOR: Final = (sys.executable, "-P", "-m", "worker.validator")
+VALIDATOR: Final = (sys.executable, "-P", "-m", "worker.datasets.validator")
 """The command, to which the arguments of a check are added."""
 _ENVIRONMENT: Final = {
     "PATH": os.defpath,

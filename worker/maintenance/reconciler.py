@@ -28,7 +28,7 @@ from service.store import (
     workers,
 )
 from service.store.database import transaction
-from worker.failpoint import failpoint
+from worker.processes.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.protocol import AlongFlow, Evaluated
+from worker.processes.protocol import AlongFlow, Evaluated
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from worker.protocol import (
+from worker.processes.protocol import (
     Adapt,
     FromAdapter,
     FromTrainer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from uuid import UUID
 
-from worker.protocol import Gpu
+from worker.processes.protocol import Gpu
 
 LONGEST_NAME = 256
 

@@ -18,12 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from service.store import studies
 from service.store.claims import Claim, Claimant, may_claim, some_wait, take_next
 from service.store.database import is_away, transaction
-from worker.failpoint import failpoint
-from worker.folder import WorkerFolder
-from worker.process import TrainerProcess
+from worker.jobs.prestarted_trainers import PrestartedTrainers
+from worker.jobs.supervisor import Supervisor
+from worker.maintenance.folder import WorkerFolder
+from worker.processes.failpoint import failpoint
+from worker.processes.parent import TrainerProcess
 from worker.settings import Settings
-from worker.spare import Spares
-from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ class Slots:
     """What the slots of a worker share. Whatever calls `work_off_queue`, no more than `worker_slots` jobs run at once."""
 
     def __init__(
-        self, worker_id: UUID, settings: Settings, spares: Spares, folder: WorkerFolder, stopping: Event
+        self, worker_id: UUID, settings: Settings, trainers: PrestartedTrainers, folder: WorkerFolder, stopping: Event
     ) -> None:
         self._worker_id, self._settings = worker_id, settings
-        self._spares, self._folder, self._stopping = spares, folder, stopping
+        self._trainers, self._folder, self._stopping = trainers, folder, stopping
         self.host = socket.gethostname()
         self._working = 0
         self._changed = Condition()
@@ -58,7 +58,7 @@ class Slots:
 
     def catch_up(self) -> None:
         """Works off the queue in a thread of its own, without a wake-up, where a job is overdue and a slot idle."""
-        ready = self._spares.what_it_is
+        ready = self._trainers.what_it_is
         if ready is None or self._working >= self._settings.worker_slots:
             return
         with transaction() as session:
@@ -75,13 +75,13 @@ class Slots:
     def _run_one_after_another(self) -> None:
         while not self._stopping.is_set():
             # The trainer first: no lease runs, and no job counts as started, while torch is imported.
-            trainer = self._spares.take()
+            trainer = self._trainers.take()
             if trainer is None:
                 return
             claimed_at = time.monotonic()
             claim = self._claim(trainer)
             if claim is None:
-                self._spares.give_back(trainer)
+                self._trainers.give_back(trainer)
                 return
             self._run(claim, trainer, claimed_at)
 
@@ -100,7 +100,7 @@ class Slots:
         return claim
 
     def _claimant(self, trainer: TrainerProcess) -> Claimant:
-        ready = self._spares.what_it_is
+        ready = self._trainers.what_it_is
         assert ready is not None, "a trainer was ready"
         return Claimant(
             id=self._worker_id,
@@ -119,7 +119,7 @@ class Slots:
         except BaseException:
             trainer.kill()  # nobody else knows of it
             raise
-        self._spares.give_back(trainer)
+        self._trainers.give_back(trainer)
         if claim.study_id is not None:
             self._advance(claim.study_id)
 

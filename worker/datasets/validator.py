@@ -1,10 +1,10 @@
 """The check of one data set: a process of its own, which reads a file that nobody trusts, and tells what is in it.
 
-    python -m worker.validator FORMAT FAMILIES PATH MEMORY_BYTES CPU_SECONDS
+    python -m worker.datasets.validator FORMAT FAMILIES PATH MEMORY_BYTES CPU_SECONDS
 
 It bounds its own memory and time before it opens the file, has neither the database's address nor any other secret in its
 environment, and prints a DatasetReport as JSON. The report is one JSON object and printed last, so whoever can parse what was
-printed has all of it. What becomes of a check whose process printed no report: see worker.dataset_checks.
+printed has all of it. What becomes of a check whose process printed no report: see worker.datasets.checks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from amaml import ratings_file
 from amaml.dataset_report import MAX_ERRORS, ColumnReport, DatasetReport, ImagesReport, LineError
 from amaml.ratings_file import BadLine
-from worker.protocol import EXIT_OUT_OF_MEMORY
+from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 
 MAX_LINE_BYTES: Final = 4 << 20
 MAX_OUTPUT_BYTES: Final = 4 << 20

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from amaml.adaptation_request import AdaptationCurve, AdaptationRequest, AdaptationResult
-from worker.child import Wire, die_with_the_worker, last_word, sentence, versions
-from worker.failpoint import failpoint
-from worker.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, to_adapter
+from worker.processes.failpoint import failpoint
+from worker.processes.protocol import Accident, Adapt, Adapted, NotAdapted, Ready, to_adapter
+from worker.processes.wire import Wire, die_with_the_worker, last_word, sentence, versions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 LONGEST_BACK_OFF = 5.0
 
 
-class Duty(Thread):
+class PeriodicTask(Thread):
     """Calls `step` every `pause` seconds, and whenever it is rung for, until `stopping` is set; less often while the
     database is away.
 
-    Any other error is a fault of the program: it ends the thread, and with it the process (see worker.app), to be
+    Any other error is a fault of the program: it ends the thread, and with it the process (see worker.main), to be
     started anew by whoever watches over it.
     """
 

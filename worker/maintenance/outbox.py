@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store import outbox
 from service.store.database import NOTICES_LOSS, engine, is_away, transaction
-from worker.failpoint import failpoint
+from worker.processes.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 

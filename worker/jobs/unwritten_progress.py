@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from service.store import progress
 from service.store.tables import Job
-from worker.protocol import Evaluated, Progress
+from worker.processes.protocol import Evaluated, Progress
 
 LONGEST_BETWEEN_EVENTS = 10.0
 
 
-class Told:
+class UnwrittenProgress:
     """Takes the trainer's progress; `write` puts it into the caller's transaction, `written` forgets it thereafter."""
 
     def __init__(self) -> None:

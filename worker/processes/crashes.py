@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from service.store.attempts import Crash
-from worker.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
+from worker.processes.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
 
 NATIVE_CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")

@@ -1,4 +1,4 @@
-"""What a worker does beside jobs: leading, repairing, telling of life, sweeping its folder, keeping spares."""
+"""What a worker does beside jobs: leading, repairing, telling of life, sweeping its folder, keeping trainers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from service.store import leadership, workers
 from service.store.database import transaction
 from service.store.tables import Blob, IdempotencyKey, Job, OutboxMessage, Worker, Workspace
 from tests.support.jobs import job_of, lapse, spec, submit, taken
-from worker import crashes
-from worker.folder import WorkerFolder
-from worker.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
-from worker.reconciler import DUTY, Reconciler, tidy
-from worker.spare import Spares
+from worker.jobs.prestarted_trainers import PrestartedTrainers
+from worker.maintenance.folder import WorkerFolder
+from worker.maintenance.reconciler import DUTY, Reconciler, tidy
+from worker.processes import crashes
+from worker.processes.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
 
 SECONDS = timedelta(seconds=30)
 
@@ -144,20 +144,20 @@ def test_a_worker_sweeps_the_folders_of_dead_ones_and_leaves_living_ones_alone(t
 
 
 def test_a_spare_that_dies_is_replaced_and_closing_ends_them_all() -> None:
-    spares = Spares(1)
+    trainers = PrestartedTrainers(1)
     told: list[str] = []
-    spares.start(lambda: told.append("ready"))
-    first = spares.take()
+    trainers.start(lambda: told.append("ready"))
+    first = trainers.take()
     assert first is not None
     assert told == ["ready"]
-    spares.give_back(first)
+    trainers.give_back(first)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    second = spares.take()
+    second = trainers.take()
     assert second is not None
     assert second.pid != first.pid
     assert second.is_alive
-    spares.give_back(second)
-    spares.close()
-    assert spares.take() is None
+    trainers.give_back(second)
+    trainers.close()
+    assert trainers.take() is None
     assert not second.is_alive

@@ -17,9 +17,9 @@ from service.store.deliveries import Result, Sending
 from service.webhooks import sealing, signing
 from service.webhooks.sealing import Unreadable
 from service.webhooks.settings import Settings
-from worker.duty import Duty
-from worker.failpoint import failpoint
-from worker.post import post
+from worker.processes.failpoint import failpoint
+from worker.processes.periodic_task import PeriodicTask
+from worker.webhooks.sending import post
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _LEASE_BEYOND_AN_ATTEMPT: Final = 5.0
 
 
 class Senders:
-    """`look` is one duty, `send` one of each of several threads."""
+    """`look` is one periodic task, `send` one of each of several threads."""
 
     def __init__(self, settings: Settings, stopping: Event) -> None:
         self._settings, self._stopping = settings, stopping
@@ -37,11 +37,11 @@ class Senders:
         self._lease = timedelta(seconds=settings.seconds + _LEASE_BEYOND_AN_ATTEMPT)
         self._failing = timedelta(days=settings.failing_days)
 
-    def duties(self) -> list[Duty]:
+    def periodic_tasks(self) -> list[PeriodicTask]:
         """Threads that look and send until the worker stops; none where it is to send nothing."""
         names = [f"webhooks {number}" for number in range(self._settings.senders)]
-        looking = [Duty("webhooks", self.look, SECONDS_BETWEEN_LOOKS, self._stopping)] if names else []
-        return looking + [Duty(name, self.send_when_called, 0.0, self._stopping) for name in names]
+        looking = [PeriodicTask("webhooks", self.look, SECONDS_BETWEEN_LOOKS, self._stopping)] if names else []
+        return looking + [PeriodicTask(name, self.send_when_called, 0.0, self._stopping) for name in names]
 
     def look(self) -> None:
         """Calls those that send, if something is due."""

@@ -1,4 +1,4 @@
-"""Warm spares: trainers that have imported everything and wait for a job, as many as there are slots.
+"""Prestarted trainers: they have imported everything and wait for a job, as many as there are slots.
 
 Importing torch takes seconds; a job that is claimed starts in a trainer that has done it before. A trainer that ended a
 job in good order is warm too and waits for another, save on CUDA machines, where only its end frees the device's memory.
@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from worker.process import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, TrainerProcess
-from worker.protocol import Ready
+from worker.processes.parent import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, TrainerProcess
+from worker.processes.protocol import Ready
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ LONGEST_BACK_OFF = 30.0
 MOST_JOBS = 100
 """Of one trainer: bounds what memory a job may have left behind."""
 HEAD_START = 2.0
-"""Seconds a job has the cores to itself before the next spare is started."""
+"""Seconds a job has the cores to itself before the next trainer is started."""
 
 
-class Spares:
+class PrestartedTrainers:
     """Keeps `count` ready trainers. Its thread starts them all and never ends before the process: see TrainerProcess."""
 
     def __init__(self, count: int) -> None:
@@ -41,10 +41,10 @@ class Spares:
     def start(self, when_ready: Callable[[], None]) -> None:
         """`when_ready` is called once: as soon as a first trainer is ready, and so a job could run."""
         self._when_ready = when_ready
-        Thread(target=self._keep, name="spares", daemon=True).start()
+        Thread(target=self._keep, name="prestarted trainers", daemon=True).start()
 
     def take(self) -> TrainerProcess | None:
-        """A ready trainer, waited for if need be; None once the spares are closed."""
+        """A ready trainer, waited for if need be; None once they are closed."""
         with self._changed:
             while not self._closed:
                 while self._ready:
@@ -113,7 +113,7 @@ class Spares:
     def _drop_dead(self) -> None:
         dead = [trainer for trainer in self._ready if not trainer.is_alive]
         for trainer in dead:
-            log.warning("spare trainer %d ended while it waited; another is started", trainer.pid)
+            log.warning("trainer %d ended while it waited; another is started", trainer.pid)
             self._ready.remove(trainer)
             trainer.wait()
 

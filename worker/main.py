@@ -1,0 +1,222 @@
+"""The Celery app: `celery -A worker.main worker`.
+
+Celery is only the wake-up: its one task claims jobs from Postgres and supervises their trainers. Its messages may be
+lost, doubled or late without harm, and every setting below follows from that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.platforms import SecurityWarning
+
+from service.store import workers
+from service.store.database import transaction
+from service.webhooks.settings import settings as webhook_settings
+from worker.adapter.adaptations import Adaptations
+from worker.datasets.checks import SECONDS_BETWEEN_LOOKS, DatasetChecks
+from worker.jobs.prestarted_trainers import PrestartedTrainers
+from worker.jobs.slots import Slots
+from worker.maintenance.folder import WorkerFolder
+from worker.maintenance.outbox import TASK, OutboxPublisher
+from worker.maintenance.reconciler import SECONDS, Reconciler
+from worker.processes.periodic_task import PeriodicTask
+from worker.settings import settings
+from worker.webhooks.deliveries import Senders
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+SECONDS_BETWEEN_CATCHING_UP = 2.0
+SECONDS_FOR_SENDERS = 2.0
+"""That a worker which is to end gives deliveries that are under way."""
+
+
+# Celery warns of root since a pickled message would run as root; only JSON is accepted here.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+class QuietWorker(Worker):  # type: ignore[misc]
+    """A Celery worker that doesn't talk to its like: who lives, and who leads, stands in Postgres."""
+
+    def prepare_args(self, **options: Any) -> dict[str, Any]:
+        return {**options, "without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+
+    def emit_banner(self) -> None:
+        """No banner: our own lines say what starts."""
+
+
+class App(Celery):  # type: ignore[misc]
+    running: RunningWorker | None = None
+    """What this process does, from Celery's start of a worker on."""
+
+    @cached_property
+    def Worker(self) -> type[QuietWorker]:  # noqa: N802 - Celery's name
+        return self.subclass_with_self(QuietWorker)  # type: ignore[no-any-return]
+
+
+app = App("amaml", broker=settings().broker_url)
+app.conf.update(
+    # Threads: a task only supervises a process of its own. Forking after CUDA or threads have begun breaks both.
+    worker_pool="worker.processes.celery_threads:Threads",
+    worker_concurrency=settings().worker_slots,
+    # The queue is Postgres. A wake-up is done with once it is taken, so nothing is ever redelivered because it ran long.
+    task_acks_late=False,
+    worker_prefetch_multiplier=1,
+    # A busy worker takes no wake-up that an idle one could use.
+    worker_disable_prefetch=True,
+    # Nobody asks for a task's result: it stands in Postgres.
+    task_ignore_result=True,
+    result_backend=None,
+    # JSON only: a message can't carry code.
+    task_serializer="json",
+    accept_content=["json"],
+    task_default_queue="amaml",
+    # No commands by broker: whoever can write to it must not be able to stop workers.
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    # The broker may come later than the worker, and go away at any time.
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"socket_connect_timeout": 3, "socket_keepalive": True, "health_check_interval": 10},
+    # A task that runs while the connection is lost goes on: its lease is Postgres' matter.
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    # Our logging stays ours.
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+)
+
+
+class RunningWorker:
+    """What one worker process does: its parts, put together, started in order and ended in order."""
+
+    def __init__(self) -> None:
+        """Starts nothing."""
+        own = settings()
+        self._worker_id, self._stopping = uuid4(), threading.Event()
+        self._folder = WorkerFolder(own.folder, self._worker_id)
+        self._trainers = PrestartedTrainers(own.worker_slots)
+        self.slots = Slots(self._worker_id, own, self._trainers, self._folder, self._stopping)
+        self._reconciler = Reconciler(self._worker_id, timedelta(hours=own.adaptation_hours))
+        self._senders = Senders(webhook_settings(), self._stopping).periodic_tasks()
+        self._adaptations = [
+            Adaptations(f"adapter {number}", own, self._folder.path, self._stopping, self._trainer_is_ready)
+            for number in range(own.adapters)
+        ]
+        checks = DatasetChecks(own, self._folder.path, self._stopping)
+        self._checks = self._periodic("data sets", checks.step, SECONDS_BETWEEN_LOOKS)
+
+    def start(self) -> None:
+        """Before the broker is reached: repairs, trainers and, if need be, jobs don't wait for it."""
+        self._folder.open()
+        heartbeat = self._periodic("heartbeat", self._sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE)
+        self._trainers.start(heartbeat.ring)
+        self._periodic("reconciler", self._reconciler.round, SECONDS).start()
+        OutboxPublisher(app, self._stopping, {"data sets": [self._checks.ring]}).start()
+        for part in (self._checks, *self._senders, *self._adaptations):
+            part.start()
+        self._periodic("catch-up", self.slots.catch_up, SECONDS_BETWEEN_CATCHING_UP).start()
+        heartbeat.start()
+        log.info("worker %s starts, with %d slots", self._worker_id, settings().worker_slots)
+
+    def stop(self) -> None:
+        """The supervisors see it, have their trainers write a checkpoint, and requeue."""
+        self._stopping.set()
+
+    def finish(self) -> None:
+        """After `stop`: no task of Celery's runs any more; a job that was taken up without a wake-up may."""
+        self._checks.ring()
+        self._trainers.close()
+        self.slots.wait_until_idle()
+        self._checks.join()
+        for one in self._adaptations:
+            one.join()
+        # What a slow receiver keeps a sender from is sent again, under the same id.
+        for sender in self._senders:
+            sender.join(SECONDS_FOR_SENDERS / len(self._senders))
+        self._folder.close()
+        with transaction() as session:
+            workers.gone(session, self._worker_id)
+        self._reconciler.close()
+
+    def _periodic(self, name: str, step: Callable[[], None], pause: float) -> PeriodicTask:
+        return PeriodicTask(name, step, pause, self._stopping)
+
+    def _trainer_is_ready(self) -> bool:
+        return self._trainers.what_it_is is not None
+
+    def _sign_of_life(self) -> None:
+        """Tells that this worker lives, once jobs would run: not before a trainer is ready."""
+        ready = self._trainers.what_it_is
+        if ready is not None:
+            with transaction() as session:
+                gpu = None if ready.gpu is None else ready.gpu.model_dump(include={"name", "memory_bytes", "uuid"})
+                workers.seen(session, self._worker_id, socket.gethostname(), os.getpid(), ready.devices, gpu)
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
+def wake() -> None:
+    """There may be work."""
+    if app.running is not None:
+        app.running.slots.work_off_queue()
+
+
+def _set_up_logging(**_: Any) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # Celery tells of every wake-up; what the jobs do is told by us.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _start(**_: Any) -> None:
+    """Celery would log an error and serve on, as a worker that does nothing."""
+    try:
+        threading.excepthook = _end_on_a_fault
+        app.running = RunningWorker()
+        app.running.start()
+    except Exception as error:
+        log.critical("this worker can't start: %s", error, exc_info=True)
+        raise SystemExit(1) from None  # which Celery lets through
+
+
+def _tell_of_readiness(**_: Any) -> None:
+    log.info("the broker is reached: this worker hears wake-ups")
+
+
+def _stop(**_: Any) -> None:
+    """Runs in a signal handler."""
+    if app.running is not None:
+        app.running.stop()
+
+
+def _finish(**_: Any) -> None:
+    if app.running is not None:
+        app.running.finish()
+
+
+def _end_on_a_fault(fault: threading.ExceptHookArgs) -> None:
+    """A periodic task that died of a fault ends the worker in good order, to be started anew."""
+    log.critical("thread %s died of a fault, so this worker ends", fault.thread, exc_info=fault.exc_value)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+for event, reaction in {
+    signals.setup_logging: _set_up_logging,
+    signals.worker_init: _start,
+    signals.worker_ready: _tell_of_readiness,
+    signals.worker_shutting_down: _stop,
+    signals.worker_shutdown: _finish,
+}.items():
+    event.connect(reaction)

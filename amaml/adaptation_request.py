@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from amaml.parts import Part, RuleBroken
-from amaml.trajectory_specs import Length
+from amaml.spec.part import Part, RuleBroken
+from amaml.spec.trajectory import Length
 
 MAX_ROWS: Final = 10_000
 """As many as a spec may ask for in `shots`."""

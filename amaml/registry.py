@@ -15,7 +15,6 @@ from amaml.adjoint.backsolve import Backsolve
 from amaml.adjoint.discrete import Discrete
 from amaml.adjoint.interpolated import Interpolated
 from amaml.adjoint.protocol import Adjoint
-from amaml.draws import key
 from amaml.families.base import Family
 from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
@@ -27,6 +26,7 @@ from amaml.methods.maml import maml
 from amaml.methods.reptile import reptile
 from amaml.objectives import BUILT_IN as OBJECTIVES
 from amaml.objectives import Objective
+from amaml.randomness import key
 from amaml.spec import (
     AdjointSpec,
     AmamlSpec,

@@ -13,7 +13,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from amaml.family_specs import POOL
 from amaml.spec import (
     Conv4Spec,
     FamilySpec,
@@ -33,6 +32,7 @@ from amaml.spec import (
     SyntheticFamilySpec,
     TableSpec,
 )
+from amaml.spec.families import POOL
 
 _STAGES: Final = {
     "euler": 1, "heun": 2, "rk4": 4, "midpoint": 2, "heun2": 2, "heun3": 3, "explicit_adams": 1, "implicit_adams": 2,

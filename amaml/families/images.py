@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amaml import images_file
-from amaml.draws import generator
 from amaml.families.base import DataError, Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
 from amaml.images_file import BadImages, Images
 from amaml.objectives import CLASSIFICATION
+from amaml.randomness import generator
 from amaml.spec import ImagesSpec
 
 Integers = NDArray[np.int64]

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from amaml.draws import generator
 from amaml.families.base import Split, Tasks
 from amaml.families.scaling import Array, Scaling
 from amaml.families.synthetic import judged_points
 from amaml.flow.derivatives import Loss
 from amaml.models.losses import NetworkLoss, RegressionLoss, Rows
 from amaml.objectives import NRMSE, Objective
+from amaml.randomness import generator
 from amaml.spec import PoissonSpec
 
 X_STD = 0.5

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amaml import ratings_file
-from amaml.draws import generator
 from amaml.families.base import DataError, Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
 from amaml.objectives import REGRESSION
+from amaml.randomness import generator
 from amaml.spec import RatingsSpec
 
 Integers = NDArray[np.int64]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from amaml.draws import generator
 from amaml.families.base import Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
-from amaml.family_specs import POOL
 from amaml.objectives import REGRESSION
+from amaml.randomness import generator
 from amaml.spec import SyntheticFamilySpec
+from amaml.spec.families import POOL
 
 POPULATION = 1000
 """Training tasks that scaling and the mean function are taken over: all of them, or the first so many."""

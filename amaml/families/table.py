@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amaml import table_file
-from amaml.draws import generator
 from amaml.families.base import DataError, Split, Tasks
 from amaml.families.scaling import Array, Moments, Scaling
 from amaml.families.table_rows import Rows, read_rows
 from amaml.objectives import CLASSIFICATION, REGRESSION
+from amaml.randomness import generator
 from amaml.ratings_file import BadLine
 from amaml.spec import TableSpec
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from amaml.flow.solvers import Solver
-from amaml.method_specs import Learnable
 from amaml.methods.amaml import MetaGradient
 from amaml.methods.estimate import Estimate
 from amaml.run.evaluation import Flow
 from amaml.run.schedules import length_at
 from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
+from amaml.spec.methods import Learnable
 
 PREFIX = "learned/"
 LENGTH, PROXIMAL, RATES = "learned/log_length", "learned/log_proximal", "learned/log_rates/"

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Select, delete, func, insert, literal_colu
 from sqlalchemy.orm import Session, defer
 
 from amaml.dataset_format import READ_BY
-from amaml.family_specs import uploaded_dataset
 from amaml.spec import InitFrom, JobSpec
+from amaml.spec.families import uploaded_dataset
 from service.estimate import expected_seconds
 from service.store import adaptations, blobs, dataset_checks, outbox, progress, quotas
 from service.store.states import become

@@ -10,13 +10,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from amaml.draws import generator, key
 from amaml.families.alpine import Alpine
 from amaml.families.base import Family, Tasks
 from amaml.families.cosmixture import CosMixture
 from amaml.families.scaling import Moments, Scaling
 from amaml.families.sinusoid import Sinusoid
 from amaml.families.synthetic import Formula, SyntheticFamily, judged_points
+from amaml.randomness import generator, key
 from amaml.registry import build_family
 from amaml.spec import AlpineSpec, CosMixtureSpec, FamilySpec, SinusoidSpec
 

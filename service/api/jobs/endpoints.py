@@ -10,8 +10,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from amaml.parts import RuleBroken
 from amaml.spec import JobSpec
+from amaml.spec.part import RuleBroken
 from service.api import examples, validation
 from service.api.authentication import Caller, needs
 from service.api.bodies import json_body

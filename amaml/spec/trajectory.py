@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from amaml.parts import Part, RuleBroken
+from amaml.spec.part import Part, RuleBroken
 
 Length = Annotated[float, Field(gt=0, le=10_000)]
 

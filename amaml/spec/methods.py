@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from amaml.parts import Part, RuleBroken
+from amaml.spec.part import Part, RuleBroken
 
 
 class DiscreteSpec(Part):

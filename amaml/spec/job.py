@@ -1,211 +1,37 @@
-"""What a run is: the job spec, shared by HTTP, worker, trainer and library. Imports no torch.
-
-Every bound stands in the JSON Schema; rules between fields are validators whose sentence names the remedy.
-Operators add families and models as entry points (groups `amaml.families`, `amaml.models`), each naming a
-subclass of `FamilySpec` or `ModelSpec`; its `implementation` is imported by the trainer alone.
-"""
+"""The job spec. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import entry_points
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from amaml.family_specs import (
-    AlpineSpec,
-    CosMixtureSpec,
-    FamilySpec,
+from amaml.spec.evaluation import EvaluationSpec
+from amaml.spec.families import (
     ImagesSpec,
-    PoissonSpec,
-    RatingsSpec,
-    SinusoidSpec,
-    SyntheticFamilySpec,
-    TableSpec,
-    TestTasks,
 )
-from amaml.meta_specs import ClipSpec, InitFrom, MetaSpec, OptimizerSpec, PhaseSpec
-from amaml.method_specs import (
-    METHODS,
+from amaml.spec.kinds import AnyFamily, AnyModel, families, methods
+from amaml.spec.meta import MetaSpec, PhaseSpec
+from amaml.spec.methods import (
     AdjointSpec,
     AmamlSpec,
     AnyMethod,
-    BacksolveSpec,
     ComlnSpec,
     DiscreteSpec,
-    FomamlSpec,
-    ImamlSpec,
     InterpolatedSpec,
     Maml1Spec,
     MamlSpec,
-    MethodSpec,
     RandomSpec,
-    ReptileSpec,
 )
-from amaml.parts import Part, RuleBroken
-from amaml.presets import Preset, filled_in
-from amaml.solver_specs import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec, solvers
-from amaml.trajectory_specs import Horizon, TrajectorySpec
-
-__all__ = [
-    "AdjointSpec",
-    "AlpineSpec",
-    "AmamlSpec",
-    "AnyMethod",
-    "BacksolveSpec",
-    "ClipSpec",
-    "ComlnSpec",
-    "Conv4Spec",
-    "CosMixtureSpec",
-    "DiscreteSpec",
-    "EvaluationSpec",
-    "FamilySpec",
-    "FomamlSpec",
-    "Horizon",
-    "ImagesSpec",
-    "ImamlSpec",
-    "InitFrom",
-    "InterpolatedSpec",
-    "JobSpec",
-    "MLPSpec",
-    "Maml1Spec",
-    "MamlSpec",
-    "MetaSpec",
-    "MethodSpec",
-    "ModelSpec",
-    "OptimizerSpec",
-    "Part",
-    "PhaseSpec",
-    "PoissonSpec",
-    "RandomSpec",
-    "RatingsSpec",
-    "ReptileSpec",
-    "RuleBroken",
-    "RuntimeSpec",
-    "SinusoidSpec",
-    "SolverSpec",
-    "SyntheticFamilySpec",
-    "TableSpec",
-    "TrajectorySpec",
-    "families",
-    "methods",
-    "models",
-    "solvers",
-]
-
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-# ----------------------------------------------------------------------------------------------------- models
-
-
-class ModelSpec(Part):
-    """Base of every architecture's spec. Subclasses fix `kind` and name their implementation."""
-
-    implementation: ClassVar[str]
-    """`module:function`; called as function(spec, in_features=…, out_features=…) in the trainer, gives a Module."""
-    summary: ClassVar[str]
-    reads_pictures: ClassVar[bool] = False
-    """The function takes `picture=(channels, height, width)` too: the shape of a row's inputs."""
-    kind: str
-
-
-class MLPSpec(ModelSpec):
-    implementation: ClassVar[str] = "amaml.models.mlp:build"
-    summary: ClassVar[str] = (
-        "Fully connected network; gradients and Hessian-vector products by batched matrix products."
-    )
-    kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=8)] = [32, 32]  # noqa: RUF012 - pydantic copies it
-    activation: Literal["tanh", "sigmoid", "softplus", "relu"] = "tanh"
-
-
-class Conv4Spec(ModelSpec):
-    implementation: ClassVar[str] = "amaml.models.conv4:build"
-    summary: ClassVar[str] = (
-        "Four blocks of 3 × 3 convolution, group normalisation, ReLU and 2 × 2 pooling, then one linear layer; for pictures."
-    )
-    reads_pictures: ClassVar[bool] = True
-    kind: Literal["conv4"] = "conv4"
-    filters: Annotated[int, Field(ge=1, le=256)] = 32
-    """Channels of every block."""
-
-
-# ------------------------------------------------------------------------------------- evaluation and runtime
-
-
-class EvaluationSpec(Part):
-    every: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    """Meta-iterations between evaluations; the last iteration is always evaluated."""
-    tasks: TestTasks = 100
-    """Unseen tasks evaluated (at most the family's test_tasks)."""
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Full-batch Adam epochs of the fine-tuning curve."""
-    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
-    learned_rates: bool = False
-    """Fine-tuning from the learned θ takes lr times the rate that `method.learn` found for each parameter, not lr alone."""
-    select: Literal["last", "validation"] = "last"
-    """Which θ becomes the initialization: the last, or the best on validation tasks."""
-
-
-class RuntimeSpec(Part):
-    seed: Seed = 0
-    dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] | None = None
-    checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    certify_every: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Meta-iterations between certificates, each of which measures the meta-gradient's error by a finer solve."""
-    certify_limit: Annotated[float, Field(gt=0, le=1_000)] = 0.25
-    """Largest relative error that a certificate may find in any task: three over it in a row fail the run."""
-    max_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
-
-
-# ------------------------------------------------------------------------------------------------ the registry
-
-
-def _with_entry_points(group: str, base: type[Part], builtin: tuple[type[Any], ...]) -> tuple[type[Any], ...]:
-    """Built-in spec classes and those that installed packages offer, by their `kind`; a doubled kind is an error."""
-    classes = list(builtin)
-    for point in entry_points(group=group):
-        cls = point.load()
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise TypeError(
-                f"entry point {point.name!r} of {group} names {cls!r}, which is no subclass of {base.__name__}"
-            )
-        classes.append(cls)
-    kinds = [_kind(cls) for cls in classes]
-    doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
-    if doubled:
-        raise ValueError(f"{group}: kind {', '.join(doubled)} is offered twice; uninstall one of the packages")
-    return tuple(classes)
-
-
-def _kind(cls: type[Part]) -> str:
-    return str(cls.model_fields["kind"].default)
-
-
-_FAMILIES = _with_entry_points(
-    "amaml.families",
-    FamilySpec,
-    (CosMixtureSpec, AlpineSpec, SinusoidSpec, RatingsSpec, TableSpec, ImagesSpec, PoissonSpec),
-)
-_MODELS = _with_entry_points("amaml.models", ModelSpec, (MLPSpec, Conv4Spec))
-
-if TYPE_CHECKING:
-    AnyFamily = FamilySpec
-    AnyModel = ModelSpec
-else:
-
-    def _union(classes):
-        return Annotated[Union[classes], Field(discriminator="kind")] if len(classes) > 1 else classes[0]  # noqa: UP007 - a tuple of classes
-
-    AnyFamily, AnyModel = _union(_FAMILIES), _union(_MODELS)
-
+from amaml.spec.models import MLPSpec
+from amaml.spec.part import Part, RuleBroken
+from amaml.spec.presets import Preset, filled_in
+from amaml.spec.runtime import RuntimeSpec
+from amaml.spec.solvers import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec
+from amaml.spec.trajectory import TrajectorySpec
 
 DESCENDING = ("maml", "maml1")
 """Methods whose inner steps are gradient descent by definition."""
@@ -389,7 +215,7 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _what_the_method_can_use(self) -> Self:
         if self.runtime.certify_every is not None and not any(method.exact for method in self._methods):
-            able = ", ".join(_kind(cls) for cls in METHODS if cls.exact)
+            able = ", ".join(kind for kind, cls in methods().items() if cls.exact)
             raise RuleBroken(
                 f"{self.method.kind} has no error that a certificate could measure, for it doesn't compute the objective's own "
                 f"gradient: set runtime.certify_every to null, or choose one of {able}",
@@ -517,18 +343,3 @@ class JobSpec(Part):
     def sha256(self) -> str:
         """Hash of `canonical()` in hexadecimal."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
-
-
-def families() -> dict[str, type[FamilySpec]]:
-    """Every task family on this machine by kind, built-in ones first."""
-    return {_kind(cls): cls for cls in _FAMILIES}
-
-
-def models() -> dict[str, type[ModelSpec]]:
-    """Every architecture on this machine by kind, built-in ones first."""
-    return {_kind(cls): cls for cls in _MODELS}
-
-
-def methods() -> dict[str, type[AnyMethod]]:
-    """Every meta-gradient estimator by kind."""
-    return {_kind(cls): cls for cls in METHODS}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from amaml.parts import Part, RuleBroken
+from amaml.spec.part import Part, RuleBroken
 
 Tolerance = Annotated[float, Field(ge=1e-12, le=1e-1)]
 

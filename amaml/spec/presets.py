@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from amaml.family_specs import FamilySpec
-from amaml.method_specs import METHODS
-from amaml.parts import Part, RuleBroken
+from amaml.spec.families import FamilySpec
+from amaml.spec.methods import METHODS
+from amaml.spec.part import Part, RuleBroken
 
 Preset = Literal["default", "paper"]
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from amaml.method_specs import AnyMethod
-from amaml.parts import Part, RuleBroken
-from amaml.solver_specs import SolverSpec
-from amaml.trajectory_specs import TrajectorySpec
+from amaml.spec.methods import AnyMethod
+from amaml.spec.part import Part, RuleBroken
+from amaml.spec.solvers import SolverSpec
+from amaml.spec.trajectory import TrajectorySpec
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ADAMS = ("adam", "adamw")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, model_validator
 
-from amaml.parts import Part, RuleBroken
+from amaml.spec.part import Part, RuleBroken
 
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 TaskCount = Annotated[int, Field(ge=1, le=1_000_000)]

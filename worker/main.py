@@ -122,9 +122,9 @@ class RunningWorker:
         """Before the broker is reached: repairs, trainers and, if need be, jobs don't wait for it."""
         self._folder.open()
         heartbeat = self._periodic("heartbeat", self._sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE)
-        self._trainers.start(heartbeat.ring)
+        self._trainers.start(heartbeat.wake)
         self._periodic("reconciler", self._reconciler.round, SECONDS).start()
-        OutboxPublisher(app, self._stopping, {"data sets": [self._checks.ring]}).start()
+        OutboxPublisher(app, self._stopping, {"data sets": [self._checks.wake]}).start()
         for part in (self._checks, *self._senders, *self._adaptations):
             part.start()
         self._periodic("catch-up", self.slots.catch_up, SECONDS_BETWEEN_CATCHING_UP).start()
@@ -137,7 +137,7 @@ class RunningWorker:
 
     def finish(self) -> None:
         """After `stop`: no task of Celery's runs any more; a job that was taken up without a wake-up may."""
-        self._checks.ring()
+        self._checks.wake()
         self._trainers.close()
         self.slots.wait_until_idle()
         self._checks.join()

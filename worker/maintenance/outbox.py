@@ -32,13 +32,14 @@ LONGEST_BACK_OFF = 5.0
 
 
 class OutboxPublisher(Thread):
-    """Runs until `stopping` is set or the process ends. `bells`: whom to ring when the store says that there is work."""
+    """Runs until `stopping` is set or the process ends. `listeners`: what is called for a
+    notification, by its payload."""
 
     def __init__(
-        self, app: Celery, stopping: Event, bells: Mapping[str, Sequence[Callable[[], None]]] = MappingProxyType({})
+        self, app: Celery, stopping: Event, listeners: Mapping[str, Sequence[Callable[[], None]]] = MappingProxyType({})
     ) -> None:
         super().__init__(name="outbox", daemon=True)
-        self._app, self._stopping, self._bells = app, stopping, bells
+        self._app, self._stopping, self._listeners = app, stopping, listeners
 
     def run(self) -> None:
         back_off = 0.25
@@ -66,8 +67,8 @@ class OutboxPublisher(Thread):
                 while publish(self._app):
                     pass
                 for notice in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
-                    for ring in self._bells.get(notice.payload, ()):
-                        ring()
+                    for call in self._listeners.get(notice.payload, ()):
+                        call()
 
 
 def publish(app: Celery) -> int:

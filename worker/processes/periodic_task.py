@@ -16,7 +16,7 @@ LONGEST_BACK_OFF = 5.0
 
 
 class PeriodicTask(Thread):
-    """Calls `step` every `pause` seconds, and whenever it is rung for, until `stopping` is set; less often while the
+    """Calls `step` every `pause` seconds, and whenever it is woken, until `stopping` is set; less often while the
     database is away.
 
     Any other error is a fault of the program: it ends the thread, and with it the process (see worker.main), to be
@@ -26,16 +26,16 @@ class PeriodicTask(Thread):
     def __init__(self, name: str, step: Callable[[], None], pause: float, stopping: Event) -> None:
         super().__init__(name=name, daemon=True)
         self._step, self._pause, self._stopping = step, pause, stopping
-        self._rung = Event()
+        self._woken = Event()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """There is something to do, or `stopping` was set."""
-        self._rung.set()
+        self._woken.set()
 
     def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            self._rung.clear()
+            self._woken.clear()
             try:
                 self._step()
                 failures = 0
@@ -48,4 +48,4 @@ class PeriodicTask(Thread):
                     log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
                 self._stopping.wait(pause)
                 continue
-            self._rung.wait(self._pause)
+            self._woken.wait(self._pause)

@@ -134,8 +134,8 @@ def _mean_length(spec: JobSpec, iterations: range | None = None) -> float:
     first, end = (0, spec.meta.iterations) if iterations is None else (iterations.start, iterations.stop)
     starts = [first, *(max(first, min(start, end)) for start, _ in trajectory.schedule), end]
     lengths = [trajectory.length, *(length for _, length in trajectory.schedule)]
-    stretches = zip(lengths, starts[:-1], starts[1:], strict=True)
-    return sum(length * (stop - start) for length, start, stop in stretches) / (end - first)
+    intervals = zip(lengths, starts[:-1], starts[1:], strict=True)
+    return sum(length * (stop - start) for length, start, stop in intervals) / (end - first)
 
 
 def _evaluations(solver: SolverSpec, length: float) -> tuple[float, float]:

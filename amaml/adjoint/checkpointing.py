@@ -37,7 +37,7 @@ def snapshots(checkpoints: int | None, rounds: list[int] | None, segment: int, s
     if rounds is None:
         return Snapshots(segment, cheap=cheap)
     segments = sum(-(-count // segment) for count in rounds)
-    return Snapshots(segment, due=range(segments) if segments <= cheap else ever_shorter_stretches(segments))
+    return Snapshots(segment, due=range(segments) if segments <= cheap else ever_shorter_intervals(segments))
 
 
 def segments_backwards(
@@ -75,9 +75,9 @@ def states_backwards(start: int, end: int, state: Tensor, spare: int, advance: A
     yield from states_backwards(start, middle, state, spare, advance)
 
 
-def ever_shorter_stretches(rounds: int) -> set[int]:
+def ever_shorter_intervals(rounds: int) -> set[int]:
     """Which segments' states to keep so that about √(2N) of them are alive at any time and each segment is recomputed once.
-    Kept states are used up on the way back, so an earlier stretch between two of them may be one longer."""
+    Kept states are used up on the way back, so an earlier interval between two of them may be one segment longer."""
     due, at = set(), 0
     length = (isqrt(max(0, 8 * rounds - 7)) + 1) // 2  # the least whose sum with all that are shorter reaches so many
     while at < rounds:

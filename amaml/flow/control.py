@@ -32,7 +32,8 @@ class Problem(Protocol):
         """Cap on the step from t [A], where there is one."""
 
     def stable(self, y: Tensor, h: Tensor, good: Tensor) -> Tensor:
-        """Whether a step of h [A] that ends at y may stand, looked at where the error test was `good`."""
+        """Whether a step of length h [A] to the state y [A, D] is stable. Only tasks in `good`, whose error test passed, are
+        judged."""
 
     def observe(self, step: Attempt) -> None:
         """Sees every attempt, accepted or not."""

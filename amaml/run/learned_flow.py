@@ -116,7 +116,7 @@ class LearnedFlow:
         return gradients
 
     def trouble(self) -> str | None:
-        """What of it no flow can be solved with any more."""
+        """A sentence about a learned value with which no flow can be solved; None where there is none."""
         if self.length is not None and not 0 < self.length <= LONGEST:
             return f"the learned trajectory length is {self.length:g}, out of (0, {LONGEST:g}]"
         if self.proximal is not None and not math.isfinite(self.proximal):

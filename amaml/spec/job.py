@@ -117,8 +117,8 @@ class JobSpec(Part):
             and self.evaluation.select == "validation"
         ):
             raise RuleBroken(
-                "validation tasks are to select, and validation_classes is 0: set it to null or at least ways, or set "
-                "evaluation.select to last",
+                "evaluation.select is validation, which needs validation tasks, but validation_classes is 0: set it to null or "
+                "to at least ways, or set evaluation.select to last",
                 "family", "validation_classes",
             )  # fmt: skip
         return self

@@ -31,7 +31,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "missing_scope": (403, "The API key lacks a scope"),
     "quota_exceeded": (403, "The workspace's quota doesn't allow it"),
     "beyond_own_key": (403, "A key can't give more than it has"),
-    "not_found": (404, "There is no such thing here"),
+    "not_found": (404, "Not found in this workspace"),
     "no_initialization": (404, "The job has no initialization"),
     "no_weights": (404, "The adaptation has no weights"),
     "method_not_allowed": (405, "The path has no such method"),

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 Series = dict[str, list[tuple[int, float | None]]]
 
-# The first and the last point stay; the rest is cut into equal stretches, each told by its lowest and its highest
+# The first and the last point stay; the rest is cut into equal intervals, each told by its lowest and its highest
 # point: a spike of one iteration is still seen, which every n-th point would miss.
 _THINNED = text("""
     WITH numbered AS (
@@ -21,8 +21,8 @@ _THINNED = text("""
         WHERE job_id = :job_id AND step >= :from_step AND (CAST(:name AS text) IS NULL OR name = :name)
     ), ranked AS (
         SELECT *,
-               row_number() OVER (PARTITION BY name, i * :stretches / n ORDER BY value, step) AS from_lowest,
-               row_number() OVER (PARTITION BY name, i * :stretches / n ORDER BY value DESC, step) AS from_highest
+               row_number() OVER (PARTITION BY name, i * :intervals / n ORDER BY value, step) AS from_lowest,
+               row_number() OVER (PARTITION BY name, i * :intervals / n ORDER BY value DESC, step) AS from_highest
         FROM numbered
     )
     SELECT name, step, value FROM ranked
@@ -43,7 +43,7 @@ def series(session: Session, job_id: UUID, name: str | None, from_step: int, max
             "name": name,
             "from_step": from_step,
             "max_points": max_points,
-            "stretches": (max_points - 2) // 2,
+            "intervals": (max_points - 2) // 2,
         },
     )
     found: Series = {}

@@ -40,7 +40,8 @@ from service.store.tables import UNFINISHED, Attempt, Blob, ComputeUse, Job, Wor
 DAY: Final = timedelta(hours=24)
 _KEPT: Final = timedelta(days=30)
 NEAR: Final = 100
-"""Fewer submissions than this are under way at any moment: further from a bound than so many, none can cross it."""
+"""More submissions than are ever under way at once. A workspace with room for at least so many more jobs can't be taken over
+its bound by those that run at the same time."""
 LONG: Final = 500
 """Jobs: a queue of more takes longer to count than a submission should, so what was found of it holds for COUNTED_SECONDS, as
 long as MANY more submissions wouldn't use half of what may be used. More than so many don't come within that time."""

@@ -6,12 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.processes import failpoint
+import worker
 
 
 def places() -> list[str]:
     """The name of every failpoint in the code."""
-    return [name for path in sorted(Path(failpoint.__file__).parent.glob("*.py")) for name in _places_in(path)]
+    return [name for path in sorted(Path(worker.__file__).parent.rglob("*.py")) for name in _places_in(path)]
 
 
 def _places_in(path: Path) -> Iterator[str]:

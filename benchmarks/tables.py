@@ -284,11 +284,8 @@ def ideas(content: dict[str, Any]) -> str:
         by_idea.setdefault(row["idea"], {}).setdefault(row["cell"], []).append(row)
     lines = []
     for idea, own in by_idea.items():
-        scores = [
-            _over_seeds([row["validation"] for row in own[cell] if "failed" not in row])
-            + "".join(f"; {row['failed']}" for row in own[cell] if "failed" in row)
-            for cell in cells
-        ]
+        found = {cell: [row["validation"] for row in own[cell] if "failed" not in row] for cell in cells}
+        scores = [_over_seeds(values) if values else "diverged" for values in found.values()]
         seconds = statistics.mean(row["seconds"] for cell in cells for row in own[cell] if "failed" not in row)
         lines.append([idea, *scores, f"{seconds:.0f}"])
     return table(["", *cells, "seconds"], lines)

@@ -60,11 +60,22 @@ def submit(job: JobSpec, *, wake: bool = True) -> UUID:
     """Queues the job in the default workspace as the API does; without its wake-up message where `wake` is false."""
     workspace_id = workspace()
     with transaction() as session:
-        if wake:
-            return jobs.submit(session, workspace_id, job).id
-        waits = jobs.check_references(session, workspace_id, job)
-        (queued,) = jobs.insert_queued(session, [jobs.queued_row(workspace_id, job, waits)])
-        return queued.id
+        return jobs.submit(session, workspace_id, job).id if wake else _queued(session, workspace_id, job)
+
+
+def submit_claimed(job: JobSpec) -> UUID:
+    """Queues the job and has some worker claim it, in one transaction, so that no real worker claims it first."""
+    workspace_id = workspace()
+    with transaction() as session:
+        job_id = _queued(session, workspace_id, job)
+        _claim(session, job_id, LEASE)
+        return job_id
+
+
+def _queued(session: Session, workspace_id: UUID, job: JobSpec) -> UUID:
+    waits = jobs.check_references(session, workspace_id, job)
+    (queued,) = jobs.insert_queued(session, [jobs.queued_row(workspace_id, job, waits)])
+    return queued.id
 
 
 def ask(job_id: UUID, what: Literal["cancel", "pause", "resume"]) -> None:
@@ -106,12 +117,16 @@ def taken(*devices: str) -> Claim:
 
 def claim(job_id: Id, lease: timedelta = LEASE) -> Claim:
     """Some worker claims this job, whatever else waits."""
-    before_all = func.least(func.now(), select(func.min(Job.queued_at)).scalar_subquery()) - timedelta(seconds=1)
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == UUID(str(job_id))).values(queued_at=before_all))
-        found = claims.take_next(session, claimant(threads=3, versions={"torch": "2"}), lease)
-        assert found is not None, f"job {job_id} isn't in the queue"
-        assert found.job_id == UUID(str(job_id)), f"job {job_id} isn't in the queue, or is held back by its study"
+        return _claim(session, job_id, lease)
+
+
+def _claim(session: Session, job_id: Id, lease: timedelta) -> Claim:
+    before_all = func.least(func.now(), select(func.min(Job.queued_at)).scalar_subquery()) - timedelta(seconds=1)
+    session.execute(update(Job).where(Job.id == UUID(str(job_id))).values(queued_at=before_all))
+    found = claims.take_next(session, claimant(threads=3, versions={"torch": "2"}), lease)
+    assert found is not None, f"job {job_id} isn't in the queue"
+    assert found.job_id == UUID(str(job_id)), f"job {job_id} isn't in the queue, or is held back by its study"
     return found
 
 

@@ -25,7 +25,17 @@ from service.store import adaptations
 from service.store.database import transaction
 from service.store.tables import Adaptation
 from tests.support.adaptations import answer, points, regression
-from tests.support.jobs import attempts_of, bits_of, claim, spec, submit, succeed, undisturbed, wait_for, workspace
+from tests.support.jobs import (
+    attempts_of,
+    bits_of,
+    spec,
+    submit,
+    submit_claimed,
+    succeed,
+    undisturbed,
+    wait_for,
+    workspace,
+)
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
 from worker.processes.parent import AdapterProcess, Gone, TrainerProcess
@@ -221,8 +231,7 @@ def test_a_trainer_that_is_ending_gets_no_other_job(worker: WorkerProcess) -> No
 def learned(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> UUID:
     """A job that has succeeded with an initialization for y = f(x)."""
     path = regression(tmp_path_factory.mktemp("learned") / "init")
-    job_id = submit(JobSpec.model_validate_json(LearnedModel.read(path).spec.canonical()), wake=False)
-    claim(job_id)
+    job_id = submit_claimed(JobSpec.model_validate_json(LearnedModel.read(path).spec.canonical()))
     succeed(job_id, path.read_bytes())
     return job_id
 

@@ -38,7 +38,7 @@ from service.store.database import transaction
 from service.store.tables import Adaptation
 from tests.support.adaptations import answer, points, regression, written
 from tests.support.api import serving
-from tests.support.jobs import claim, submit, succeed
+from tests.support.jobs import submit_claimed, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import WorkerProcess, Workers, is_gone
 from worker.processes.parent import AdapterProcess, Gone
@@ -232,8 +232,7 @@ def learned(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A job that has succeeded, and its initialization."""
     path = regression(tmp_path_factory.mktemp("learned") / "init", runtime=RuntimeSpec(dtype="float64"))
     spec = JobSpec.model_validate_json(LearnedModel.read(path).spec.canonical())
-    job_id = submit(spec, wake=False)
-    claim(job_id)
+    job_id = submit_claimed(spec)
     succeed(job_id, path.read_bytes())
     return job_id, path
 

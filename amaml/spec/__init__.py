@@ -17,8 +17,6 @@ from amaml.spec.families import (
     SyntheticFamilySpec,
     TableSpec,
 )
-from amaml.spec.job import JobSpec
-from amaml.spec.kinds import families, methods, models
 from amaml.spec.meta import ClipSpec, InitFrom, MetaSpec, OptimizerSpec, PhaseSpec
 from amaml.spec.methods import (
     AdjointSpec,
@@ -41,6 +39,11 @@ from amaml.spec.part import Part, RuleBroken
 from amaml.spec.runtime import RuntimeSpec
 from amaml.spec.solvers import SolverSpec, solvers
 from amaml.spec.trajectory import Horizon, TrajectorySpec
+
+# isort: split
+# Last, for they load the packages that offer families and models, which subclass what is imported above.
+from amaml.spec.job import JobSpec
+from amaml.spec.kinds import families, methods, models
 
 __all__ = [
     "AdjointSpec",

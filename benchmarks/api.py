@@ -114,7 +114,7 @@ def ours(folder: Path, url: str) -> tuple[Server, str]:
     for command in (["alembic", "-c", "migrations/alembic.ini", "upgrade", "head"], ["service.admin", "bootstrap"]):
         subprocess.run([sys.executable, "-m", *command], env={**os.environ, **environment}, check=True, cwd=ROOT,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    server = Server(uvicorn("service.api.app:app"), environment, "/healthz", folder / "api.log")
+    server = Server(uvicorn("service.main:app"), environment, "/healthz", folder / "api.log")
     return server, (folder / "home" / "admin.key").read_text().strip()
 
 

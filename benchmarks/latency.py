@@ -32,11 +32,14 @@ from sqlalchemy.orm import Session
 
 from amaml.spec import EvaluationSpec, JobSpec, MetaSpec, MLPSpec, RuntimeSpec, SinusoidSpec
 from benchmarks.record import arguments
-from service.store import claims, jobs, keys, outbox
-from service.store.claims import Claimant
-from service.store.database import engine, transaction
-from service.store.jobs import Filter
-from service.store.tables import Job
+from service.core import outbox
+from service.core.database import engine, transaction
+from service.jobs import claims
+from service.jobs import store as jobs
+from service.jobs.claims import Claimant
+from service.jobs.store import Filter
+from service.jobs.tables import Job
+from service.keys import store as keys
 from worker.maintenance import reconciler
 
 T = TypeVar("T")

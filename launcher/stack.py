@@ -77,7 +77,7 @@ class Stack:
             120, self._halt
         )
         Child(command("keys", "service.admin", "bootstrap"), self._log).run(60, self._halt)
-        api = ["uvicorn", "service.api.app:app", "--host", HOST, "--port", str(port), "--http", "h11"]
+        api = ["uvicorn", "service.main:app", "--host", HOST, "--port", str(port), "--http", "h11"]
         api += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
         self._add(Child(command("api", *api), self._log))
         for name, own in _workers(devices).items():

@@ -7,8 +7,8 @@ from logging.config import fileConfig
 from alembic import context
 from sqlalchemy import text
 
-from service.store.database import engine, url_from_environment
-from service.store.tables import Base
+from service.core.database import engine, url_from_environment
+from service.tables import METADATA
 
 # Two stacks that start at once on one database must not both create the tables.
 MIGRATION_LOCK = 7_227_034_019
@@ -17,7 +17,7 @@ MIGRATION_LOCK = 7_227_034_019
 def run_offline() -> None:
     context.configure(
         url=url_from_environment(),
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         compare_server_default=True,
@@ -30,7 +30,7 @@ def run_online() -> None:
     with engine().connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         connection.commit()
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+        context.configure(connection=connection, target_metadata=METADATA, compare_server_default=True)
         with context.begin_transaction():
             context.run_migrations()
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": MIGRATION_LOCK})

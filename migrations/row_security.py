@@ -1,4 +1,4 @@
-"""Row-level policies for new tables: the second wall between workspaces (service.store.row_security).
+"""Row-level policies for new tables: the second wall between workspaces (service.core.row_security).
 
 A revision that makes a table calls one of these for it; a test refuses tables without a policy. What is here must go on
 meaning the same: revisions that were released call it.

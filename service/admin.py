@@ -15,12 +15,13 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.quotas import LEAST, MEANINGS
-from service.scopes import GRANTS
-from service.settings import settings
-from service.store import keys, quotas, workspaces
-from service.store.database import transaction
-from service.store.tables import Workspace
+from service.core import quotas, workspaces
+from service.core.database import transaction
+from service.core.quota_bounds import LEAST, MEANINGS
+from service.core.settings import settings
+from service.core.tables import Workspace
+from service.keys import store as keys
+from service.keys.scopes import GRANTS
 
 KEY_FILE = "admin.key"
 LARGEST: Final = 2**53

@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import sys
 
-from service.store import workers
-from service.store.database import transaction
+from service.core.database import transaction
+from service.workers import store as workers
+from service.workers.tables import LIVE_WITHIN
 
 
 def main() -> None:
     host = socket.gethostname()
     with transaction() as session:
         if not workers.any_on(session, host):
-            sys.exit(f"no worker on {host} has been seen within {workers.LIVE_WITHIN.seconds} s")
+            sys.exit(f"no worker on {host} has been seen within {LIVE_WITHIN.seconds} s")
 
 
 if __name__ == "__main__":

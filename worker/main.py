@@ -22,9 +22,9 @@ from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 
-from service.store import workers
-from service.store.database import transaction
+from service.core.database import transaction
 from service.webhooks.settings import settings as webhook_settings
+from service.workers import store as workers
 from worker.adapter.adaptations import Adaptations
 from worker.datasets.checks import SECONDS_BETWEEN_LOOKS, DatasetChecks
 from worker.jobs.prestarted_trainers import PrestartedTrainers

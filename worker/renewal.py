@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from service.store.database import transaction
+from service.core.database import transaction
 
 
 class Abandoned(Exception):

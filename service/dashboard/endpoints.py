@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.files import names
-from service.api.problems import Problem
+from service.http.files import names
+from service.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

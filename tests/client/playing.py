@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from service.store import adaptations, blobs
-from service.store.database import transaction
+from service.adaptations import store as adaptations
+from service.core import blobs
+from service.core.database import transaction
 from tests.support import jobs
 from worker.datasets.checks import DatasetChecks
 from worker.processes.periodic_task import PeriodicTask

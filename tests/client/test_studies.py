@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from amaml_client import AsyncClient, Client, Invalid, NotFound, Study, StudyIncomplete, TimedOut, read_spec
-from service.api.studies.grid import expand
-from service.api.studies.schemas import NewStudy
-from service.store import studies
-from service.store.database import transaction
+from service.core.database import transaction
+from service.studies import store as studies
+from service.studies.grid import expand
+from service.studies.schemas import NewStudy
 from tests.client.commands import Amaml, Start
 from tests.client.conftest import Server
 from tests.client.playing import diverge, finish, meanwhile

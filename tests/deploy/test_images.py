@@ -17,7 +17,7 @@ OURS = {"amaml-service", "amaml-client"}
 LISTED = named(ROOT / "deploy" / "requirements-api.txt")
 
 PROGRAMS = """
-import service.api.app, service.admin, migrations, alembic.config, uvicorn.main
+import service.main, service.admin, migrations, alembic.config, uvicorn.main
 import psycopg, sqlalchemy.dialects.postgresql.psycopg, uvicorn.protocols.http.h11_impl, uvicorn.lifespan.on, uvloop
 """
 

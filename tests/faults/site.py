@@ -24,8 +24,8 @@ from launcher.leftovers import has_ended
 from launcher.log import Log
 from launcher.ports import HOST, free_port
 from launcher.process import Child, Command
-from service.store.database import engine, is_away, transaction
-from service.store.tables import Attempt
+from service.core.database import engine, is_away, transaction
+from service.jobs.tables import Attempt
 from tests.support.databases import ROOT
 from tests.support.workers import command_of, parent_of, state_of
 from worker.maintenance.outbox import TASK

@@ -25,9 +25,9 @@ from uuid import UUID, uuid4
 import httpx2 as httpx
 from sqlalchemy import func, select
 
-from service.store.database import engine, transaction
-from service.store.tables import Attempt, Checkpoint, Event, Job, Metric
-from service.store.transitions import FINAL
+from service.core.database import engine, transaction
+from service.jobs.tables import Attempt, Checkpoint, Event, Job, Metric
+from service.jobs.transitions import FINAL
 from tests.faults.site import LEASE_SECONDS, MORE_WORKERS, Site, seen
 from tests.support.audit import violations
 from tests.support.jobs import result_of, spec

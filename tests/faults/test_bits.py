@@ -18,10 +18,13 @@ import pytest
 from sqlalchemy import select
 
 from amaml.dataset_format import detect
-from service.store import blobs, datasets, jobs
-from service.store.database import transaction
-from service.store.tables import Checkpoint, Dataset
-from service.store.transitions import FINAL
+from service.core import blobs
+from service.core.database import transaction
+from service.datasets import store as datasets
+from service.datasets.tables import Dataset
+from service.jobs import store as jobs
+from service.jobs.tables import Checkpoint
+from service.jobs.transitions import FINAL
 from tests.support.audit import violations
 from tests.support.cases import Case, cases, job
 from tests.support.jobs import bits_of, events_of, job_of, metrics_of, submit, undisturbed, wait_for, workspace

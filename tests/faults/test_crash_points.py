@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import delete
 
-from service.store.database import transaction
-from service.store.tables import Leadership
+from service.core.database import transaction
+from service.core.tables import Leadership
 from tests.faults.places import places
 from tests.support.audit import violations
 from tests.support.jobs import (

@@ -14,7 +14,7 @@ from celery import Celery
 from launcher import valkey
 from launcher.log import Log
 from launcher.process import Child
-from service.store.database import transaction
+from service.core.database import transaction
 from tests.support.audit import violations
 from tests.support.jobs import ask, attempts_of, bits_of, spec, submit, undisturbed, wait_for, wait_for_iteration
 from tests.support.waiting import wait_until

@@ -16,11 +16,14 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from amaml.spec import JobSpec
-from service.store import attempts, blobs, claims, jobs, progress
-from service.store.claims import Claim, Claimant, StaleFence
-from service.store.database import transaction
-from service.store.tables import Base, Job
-from service.store.transitions import FINAL, LEASED, TRANSITIONS, State
+from service.core import blobs
+from service.core.database import transaction
+from service.core.tables import Base
+from service.jobs import attempts, claims, progress
+from service.jobs import store as jobs
+from service.jobs.claims import Claim, Claimant, StaleFence
+from service.jobs.tables import Job
+from service.jobs.transitions import FINAL, LEASED, TRANSITIONS, State
 from tests.support.audit import violations
 from tests.support.jobs import spec, submit
 from worker.maintenance.reconciler import end_one_lapsed_attempt

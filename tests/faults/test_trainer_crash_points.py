@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.store.database import transaction
+from service.core.database import transaction
 from tests.faults.places import places
 from tests.support.audit import violations
 from tests.support.jobs import bits_of, job_of, spec, submit, undisturbed, wait_for

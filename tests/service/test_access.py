@@ -12,13 +12,14 @@ from uuid import UUID, uuid4
 import httpx2 as httpx
 import pytest
 
-from service.api.app import PUBLIC, app
-from service.api.authentication import RECENT_SECONDS, Recent, declared_scopes
-from service.scopes import SCOPES, Scope
-from service.store import adaptations, keys
-from service.store.database import transaction
-from service.store.keys import Principal
-from service.store.tables import ApiKey
+from service.adaptations import store as adaptations
+from service.core.database import transaction
+from service.core.principal import Principal
+from service.keys import store as keys
+from service.keys.authentication import RECENT_SECONDS, Recent, declared_scopes
+from service.keys.scopes import SCOPES, Scope
+from service.keys.tables import ApiKey
+from service.main import PUBLIC, app
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, new_tenant, submit
 from tests.support.jobs import claim, succeed
 from tests.support.waiting import wait_until

@@ -16,10 +16,12 @@ import pytest
 import safetensors.numpy
 from sqlalchemy import func, select, update
 
-from service.store import adaptations, blobs
-from service.store.adaptations import MAX_ATTEMPTS, Taken
-from service.store.database import transaction
-from service.store.tables import Adaptation, Blob
+from service.adaptations import store as adaptations
+from service.adaptations.store import MAX_ATTEMPTS, Taken
+from service.adaptations.tables import Adaptation
+from service.core import blobs
+from service.core.database import transaction
+from service.core.tables import Blob
 from tests.support.api import JSON, Api, check_problem, client, new_tenant, submit
 from tests.support.jobs import claim, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until

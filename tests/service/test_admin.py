@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import func, select
 
 from service.admin import bootstrap, main
-from service.store import keys
-from service.store.database import engine, transaction
-from service.store.tables import ApiKey, Workspace
+from service.core.database import engine, transaction
+from service.core.tables import Workspace
+from service.keys import store as keys
+from service.keys.tables import ApiKey
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api.examples import DATASET_ID
+from service.http.examples import DATASET_ID
 from tests.support.api import JSON, SPEC, Api, Tenant, check_problem
 from tests.support.waiting import CEILING_SECONDS
 

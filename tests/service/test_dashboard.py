@@ -16,10 +16,11 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from service.core.database import transaction
 from service.dashboard.endpoints import FILES
-from service.store import progress, workers
-from service.store.database import transaction
-from service.store.tables import Job
+from service.jobs import progress
+from service.jobs.tables import Job
+from service.workers import store as workers
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, submit, worker_seen
 from tests.support.jobs import claim, stop, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until

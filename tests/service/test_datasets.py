@@ -13,9 +13,11 @@ import httpx2 as httpx
 import pytest
 from sqlalchemy import delete, func, select
 
-from service.store import blobs
-from service.store.database import transaction
-from service.store.tables import Blob, Dataset, Job
+from service.core import blobs
+from service.core.database import transaction
+from service.core.tables import Blob
+from service.datasets.tables import Dataset
+from service.jobs.tables import Job
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
 from tests.support.waiting import wait_until
 from worker.datasets.checks import DatasetChecks

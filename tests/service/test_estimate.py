@@ -11,7 +11,7 @@ import pytest
 
 from amaml.models.conv4 import Conv4
 from amaml.spec import JobSpec
-from service.estimate import Estimate, estimate
+from service.jobs.estimate import Estimate, estimate
 from tests.support.api import SPEC, check_problem
 
 

@@ -15,9 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, update
 
-from service.store import keys, workers
-from service.store.database import engine, transaction
-from service.store.tables import Worker
+from service.core.database import engine, transaction
+from service.keys import store as keys
+from service.workers import store as workers
+from service.workers.tables import Worker
 from tests.support.api import Api, Tenant, check_problem, client, serving, submit, worker_seen
 from tests.support.databases import ROOT
 from tests.support.jobs import job_of
@@ -92,7 +93,7 @@ def test_the_process_holds_no_torch(api: Api, http: httpx.Client) -> None:
     submit(http)
     assert "torch" not in Path(f"/proc/{api.pid}/maps").read_text()
     heavy = ("torch", "celery", "worker", "numpy", "pyarrow", "safetensors")
-    code = f"import sys, service.api.app; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, service.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

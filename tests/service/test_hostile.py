@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.store.database import transaction
-from service.store.tables import Dataset
+from service.core.database import transaction
+from service.datasets.tables import Dataset
 from tests.support.api import JSON, SPEC, client, new_tenant, serving
 from tests.support.waiting import CEILING_SECONDS
 from worker.datasets.checks import DatasetChecks

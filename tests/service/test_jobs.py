@@ -14,12 +14,14 @@ import pytest
 from sqlalchemy import select
 
 from amaml.spec import JobSpec
-from service.api import waiting
-from service.api.notices import Notices
-from service.store import blobs, claims, idempotency, outbox, progress
-from service.store.database import transaction
-from service.store.tables import Blob, Job, OutboxMessage
-from service.store.transitions import FINAL
+from service.core import blobs, idempotency, outbox
+from service.core.database import transaction
+from service.core.tables import Blob, OutboxMessage
+from service.http import waiting
+from service.http.notices import Notices
+from service.jobs import claims, progress
+from service.jobs.tables import Job
+from service.jobs.transitions import FINAL
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, new_tenant, submit
 from tests.support.databases import listening
 from tests.support.jobs import claim, job_of, stop, succeed

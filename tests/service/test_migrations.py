@@ -17,8 +17,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from service.store.database import engine
-from service.store.tables import Base
+from service.core.database import engine
+from service.core.tables import Base
 from tests.support.databases import alembic
 
 FIRST_RELEASE = """

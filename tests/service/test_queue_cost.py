@@ -14,10 +14,13 @@ import pytest
 from sqlalchemy import func, select, text
 
 from amaml.spec import JobSpec, SinusoidSpec
-from service.store import claims, jobs, keys, outbox, quotas
-from service.store.database import engine, transaction
-from service.store.jobs import Filter
-from service.store.tables import Job
+from service.core import outbox, quotas
+from service.core.database import engine, transaction
+from service.jobs import claims
+from service.jobs import store as jobs
+from service.jobs.store import Filter
+from service.jobs.tables import Job
+from service.keys import store as keys
 from tests.support.jobs import LEASE, claimant
 from tests.support.plans import watched
 

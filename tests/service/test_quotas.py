@@ -14,12 +14,13 @@ import jsonschema
 import pytest
 from sqlalchemy import func, select, update
 
-from service.api.app import app
-from service.estimate import expected_seconds
-from service.quotas import LEAST, MEANINGS, Bounds, Name
-from service.store import blobs, quotas, workspaces
-from service.store.database import transaction
-from service.store.tables import Attempt, ComputeUse, Job
+from service.core import blobs, quotas, workspaces
+from service.core.database import transaction
+from service.core.quota_bounds import LEAST, MEANINGS, Bounds, Name
+from service.core.tables import ComputeUse
+from service.jobs.estimate import expected_seconds
+from service.jobs.tables import Attempt, Job
+from service.main import app
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, new_tenant, submit
 from tests.support.jobs import claim, stop, succeed
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from service.api.app import build
-from service.api.rate_limits import Buckets
-from service.store import keys
+from service.http.rate_limits import Buckets
+from service.keys import store as keys
+from service.main import build
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving
 
 BURST = 5

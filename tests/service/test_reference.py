@@ -10,9 +10,10 @@ import pytest
 
 from amaml import spec
 from amaml.adaptation_request import AdaptationRequest, AdaptationResult
-from service.api import examples, reference_page
-from service.api.app import PUBLIC, app
-from service.scopes import SCOPES
+from service.http import examples
+from service.keys.scopes import SCOPES
+from service.main import PUBLIC, app
+from service.reference import page as reference_page
 from tests.support.api import SPEC, submit
 
 DOCUMENT = app.openapi()
@@ -53,7 +54,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 def test_the_page_lists_every_call_as_it_is() -> None:
     page = reference_page.PAGE.read_text(encoding="utf-8")
-    assert page == reference_page.written(page, DOCUMENT), "run python -m service.api.reference_page"
+    assert page == reference_page.written(page, DOCUMENT), "run python -m service.reference.page"
 
 
 def test_operation_ids_are_unique() -> None:

@@ -10,9 +10,10 @@ from uuid import UUID
 import httpx2 as httpx
 import pytest
 
-from service.store import blobs, progress
-from service.store.database import transaction
-from service.store.tables import Job, Metric
+from service.core import blobs
+from service.core.database import transaction
+from service.jobs import progress
+from service.jobs.tables import Job, Metric
 from tests.support.api import check_problem, submit
 from tests.support.jobs import claim, stop, succeed
 

@@ -23,11 +23,16 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from launcher.postgres import _binary
-from service.api.app import build
-from service.api.authentication import authenticated
-from service.store import adaptations, blobs, jobs, keys, progress, row_security
-from service.store.database import engine, transaction
-from service.store.tables import Job, WebhookAttempt, WebhookDelivery
+from service.adaptations import store as adaptations
+from service.core import blobs, row_security
+from service.core.database import engine, transaction
+from service.jobs import progress
+from service.jobs import store as jobs
+from service.jobs.tables import Job
+from service.keys import store as keys
+from service.keys.authentication import authenticated
+from service.main import build
+from service.webhooks.tables import WebhookAttempt, WebhookDelivery
 from tests.support.api import SPEC, Api, Tenant, client, new_tenant, submit
 from tests.support.databases import ROOT, execute, url_text
 from tests.support.jobs import claim, succeed

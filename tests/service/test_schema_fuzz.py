@@ -12,8 +12,8 @@ from threading import Event, Thread
 
 import pytest
 
-from service.store import workers
-from service.store.database import transaction
+from service.core.database import transaction
+from service.workers import store as workers
 from tests.support.api import Tenant, serving, worker_seen
 
 

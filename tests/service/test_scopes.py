@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.scopes import GRANTS, SCOPES, allows, beyond
+from service.keys.scopes import GRANTS, SCOPES, allows, beyond
 
 
 @pytest.mark.parametrize(

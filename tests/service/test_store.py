@@ -18,9 +18,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from service.store import blobs, events, schema
-from service.store.database import engine, transaction
-from service.store.tables import Blob, BlobChunk, Event, Job
+from service.core import blobs
+from service.core import schema_version as schema
+from service.core.database import engine, transaction
+from service.core.tables import Blob, BlobChunk
+from service.jobs import events
+from service.jobs.tables import Event, Job
 from tests.support.api import submit
 from tests.support.databases import MIGRATIONS, alembic, listening, migrate
 

@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session
 
-from service.store import blobs, progress, studies
-from service.store.database import engine, transaction
-from service.store.tables import Job
-from service.store.transitions import FINAL
+from service.core import blobs
+from service.core.database import engine, transaction
+from service.jobs import progress
+from service.jobs.tables import Job
+from service.jobs.transitions import FINAL
+from service.studies import store as studies
 from tests.support.api import JSON, SPEC, Tenant, check_problem
 from tests.support.jobs import claim, fail, stop, succeed, take
 

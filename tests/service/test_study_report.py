@@ -12,14 +12,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from service.store.studies import CellRow, Found, Result
-from service.store.tables import Evaluation, Study
-from service.study_report.page import as_html
-from service.study_report.plot import Point, Series, chart, linear, logarithmic
-from service.study_report.report import StudyReport, report
-from service.study_report.student import incomplete_beta, paired_p_value, two_sided
-from service.study_report.table import as_csv, as_markdown
-from service.study_report.words import axis_name, label, plus_minus, probability
+from service.jobs.tables import Evaluation
+from service.studies.report.page import as_html
+from service.studies.report.plot import Point, Series, chart, linear, logarithmic
+from service.studies.report.report import StudyReport, report
+from service.studies.report.student import incomplete_beta, paired_p_value, two_sided
+from service.studies.report.table import as_csv, as_markdown
+from service.studies.report.words import axis_name, label, plus_minus, probability
+from service.studies.store import CellRow, Found, Result
+from service.studies.tables import Study
 
 stats = pytest.importorskip("scipy.stats")
 special = pytest.importorskip("scipy.special")

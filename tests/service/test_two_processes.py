@@ -21,8 +21,8 @@ import pytest
 from sqlalchemy import text
 
 from launcher.ports import free_port
-from service.store import quotas, workspaces
-from service.store.database import transaction
+from service.core import quotas, workspaces
+from service.core.database import transaction
 from tests.service.test_events import STREAM, messages
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, submit
 from tests.support.waiting import wait_until

@@ -14,10 +14,11 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, text, update
 
-from service.store import webhook_trigger, webhooks
-from service.store.database import transaction
-from service.store.tables import Webhook, WebhookDelivery
+from service.core.database import transaction
 from service.webhooks import sealing
+from service.webhooks import store as webhooks
+from service.webhooks import trigger as webhook_trigger
+from service.webhooks.tables import Webhook, WebhookDelivery
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
 from tests.support.jobs import claim, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until

@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import httpx2 as httpx
 
 from launcher.ports import HOST, free_port
-from service.store import keys, workers
-from service.store.database import transaction
+from service.core.database import transaction
+from service.keys import store as keys
+from service.workers import store as workers
 from tests.support.waiting import CEILING_SECONDS, wait_until
 
 SPEC: dict[str, Any] = {"family": {"kind": "sinusoid"}, "meta": {"iterations": 3}}
@@ -44,7 +45,7 @@ class Api:
         arguments = ["--host", HOST, "--port", str(self.port), "--http", "h11", "--no-access-log"]
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "service.api.app:app", *arguments, "--timeout-graceful-shutdown", "2"],
+                [sys.executable, "-m", "uvicorn", "service.main:app", *arguments, "--timeout-graceful-shutdown", "2"],
                 env=self.environment, stdout=stream, stderr=stream,
             )  # fmt: skip
         try:

@@ -8,8 +8,9 @@ from itertools import pairwise
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.store.tables import Attempt, Blob, Checkpoint, Event, Job, Metric
-from service.store.transitions import FINAL, LEASED, TRANSITIONS
+from service.core.tables import Blob
+from service.jobs.tables import Attempt, Checkpoint, Event, Job, Metric
+from service.jobs.transitions import FINAL, LEASED, TRANSITIONS
 
 
 def violations(session: Session) -> list[str]:

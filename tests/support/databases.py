@@ -14,7 +14,7 @@ import psycopg
 from alembic.config import Config
 from sqlalchemy.engine import URL, make_url
 
-from service.store.database import engine
+from service.core.database import engine
 from tests.support.waiting import CEILING_SECONDS
 
 ROOT = Path(__file__).parents[2]

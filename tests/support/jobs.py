@@ -14,11 +14,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from amaml.spec import JobSpec
-from service.store import attempts, blobs, claims, events, jobs, keys, progress
-from service.store.claims import Claim, Claimant
-from service.store.database import transaction
-from service.store.tables import Attempt, Event, Job, Metric
-from service.store.transitions import FINAL, State
+from service.core import blobs
+from service.core.database import transaction
+from service.jobs import attempts, claims, events, progress
+from service.jobs import store as jobs
+from service.jobs.claims import Claim, Claimant
+from service.jobs.tables import Attempt, Event, Job, Metric
+from service.jobs.transitions import FINAL, State
+from service.keys import store as keys
 from tests.support.waiting import wait_until
 
 LEASE = timedelta(minutes=5)

@@ -7,10 +7,11 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from service.store import studies
-from service.store.database import transaction
-from service.store.studies import NewCell
-from service.store.tables import Job, Study
+from service.core.database import transaction
+from service.jobs.tables import Job
+from service.studies import store as studies
+from service.studies.store import NewCell
+from service.studies.tables import Study
 from tests.support.audit import violations
 from tests.support.jobs import spec, workspace
 from tests.support.waiting import wait_until

@@ -13,8 +13,9 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from service.store.database import transaction
-from service.store.tables import Attempt, Worker
+from service.core.database import transaction
+from service.jobs.tables import Attempt
+from service.workers.tables import Worker
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from worker.processes import failpoint
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from service.store.database import engine
-from service.store.tables import Base
+from service.core.database import engine
+from service.core.tables import Base
 from tests.support.databases import new_database
 from tests.support.workers import STUB, WorkerProcess, Workers
 

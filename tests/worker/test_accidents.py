@@ -21,9 +21,9 @@ import pytest
 from amaml.adaptation_request import AdaptationRequest
 from amaml.run.learned_model import LearnedModel
 from amaml.spec import JobSpec, TableSpec
-from service.store import adaptations
-from service.store.database import transaction
-from service.store.tables import Adaptation
+from service.adaptations import store as adaptations
+from service.adaptations.tables import Adaptation
+from service.core.database import transaction
 from tests.support.adaptations import answer, points, regression
 from tests.support.jobs import (
     attempts_of,

@@ -32,10 +32,11 @@ from amaml.spec import (
     SolverSpec,
     TrajectorySpec,
 )
-from service.store import adaptations, keys
-from service.store.adaptations import ENDED
-from service.store.database import transaction
-from service.store.tables import Adaptation
+from service.adaptations import store as adaptations
+from service.adaptations.store import ENDED
+from service.adaptations.tables import Adaptation
+from service.core.database import transaction
+from service.keys import store as keys
 from tests.support.adaptations import answer, points, regression, written
 from tests.support.api import serving
 from tests.support.jobs import submit_claimed, succeed

@@ -13,10 +13,14 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.store import attempts, blobs, claims, progress, workers
-from service.store.claims import Claim, StaleFence, hold, may_claim, take_next
-from service.store.database import transaction
-from service.store.tables import Attempt, Checkpoint, Job, Metric, OutboxMessage, Worker
+from service.core import blobs
+from service.core.database import transaction
+from service.core.tables import OutboxMessage
+from service.jobs import attempts, claims, progress
+from service.jobs.claims import Claim, StaleFence, hold, may_claim, take_next
+from service.jobs.tables import Attempt, Checkpoint, Job, Metric
+from service.workers import store as workers
+from service.workers.tables import Worker
 from tests.support.jobs import LEASE, ask, attempts_of, claimant, events_of, job_of, lapse, spec, submit, take, taken
 
 pytestmark = pytest.mark.usefixtures("store")

@@ -10,15 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from service.store.claims import lapsed
-from service.store.database import (
-    TRUSTED_SECONDS,
-    engine,
-    is_away,
-    statements,
-    tell_after_commit,
-    transaction,
-)
+from service.core.database import TRUSTED_SECONDS, engine, is_away, statements, tell_after_commit, transaction
+from service.jobs.claims import lapsed
 from tests.support.jobs import lapse, spec, submit, taken
 from tests.support.waiting import CEILING_SECONDS, wait_until
 
@@ -61,7 +54,7 @@ def test_a_connection_that_died_in_the_pool_is_replaced(store: str) -> None:
 
 
 def test_one_that_was_just_used_fails_once_and_is_replaced(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.store.database.TRUSTED_SECONDS", 60)  # just now, however slow the machine is
+    monkeypatch.setattr("service.core.database.TRUSTED_SECONDS", 60)  # just now, however slow the machine is
     with statements() as session:
         assert session.scalar(text("SELECT 1")) == 1
     cut_all_connections(store)

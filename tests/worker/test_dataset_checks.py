@@ -17,10 +17,12 @@ import pytest
 
 from amaml.dataset_format import Detected
 from amaml.dataset_report import DatasetReport
-from service.store import blobs, dataset_checks, datasets
-from service.store.database import transaction
-from service.store.dataset_checks import MAX_BREAKDOWNS, MAX_TRIES, Check
-from service.store.tables import Dataset
+from service.core import blobs
+from service.core.database import transaction
+from service.datasets import checks as dataset_checks
+from service.datasets import store as datasets
+from service.datasets.checks import MAX_BREAKDOWNS, MAX_TRIES, Check
+from service.datasets.tables import Dataset
 from tests.support.api import client, new_tenant, serving
 from tests.support.jobs import workspace
 from tests.support.waiting import wait_until

@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import delete, func, select, update
 from standardwebhooks import Webhook as Verifier
 
-from service.store import deliveries, webhooks
-from service.store.database import transaction
-from service.store.tables import Webhook, WebhookAttempt, WebhookDelivery, Workspace
-from service.store.webhook_trigger import TYPES
-from service.webhooks import sealing, signing
+from service.core.database import transaction
+from service.core.tables import Workspace
+from service.webhooks import deliveries, sealing, signing
+from service.webhooks import store as webhooks
 from service.webhooks.settings import Settings
+from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
+from service.webhooks.trigger import TYPES
 from tests.support.jobs import spec, submit, wait_for
 from tests.support.receiver import Got, Receiver, Reply, certificate, receiving
 from tests.support.waiting import CEILING_SECONDS, wait_until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.store.transitions import FINAL, TRANSITIONS
+from service.jobs.transitions import FINAL, TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,10 @@ from safetensors.numpy import save
 
 from amaml.dataset_format import HEAD_BYTES, detect
 from amaml.spec import JobSpec
-from service.store import blobs, datasets, jobs
-from service.store.database import transaction
+from service.core import blobs
+from service.core.database import transaction
+from service.datasets import store as datasets
+from service.jobs import store as jobs
 from tests.support.jobs import metrics_of, result_of, wait_for
 from tests.support.jobs import workspace as default_workspace
 from tests.support.workers import Workers

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from service.store import guard
-from service.store.blobs import write
-from service.store.database import transaction
-from service.store.tables import Event, Job
-from service.store.transitions import FINAL, LEASED, STATES, TRANSITIONS, State
+from service.core.blobs import write
+from service.core.database import transaction
+from service.jobs import trigger as guard
+from service.jobs.tables import Event, Job
+from service.jobs.transitions import FINAL, LEASED, STATES, TRANSITIONS, State
 from tests.support.jobs import job_of, spec, submit
 
 pytestmark = pytest.mark.usefixtures("store")

@@ -14,11 +14,13 @@ import pytest
 import redis
 from sqlalchemy import delete, func, select
 
-from service.store import blobs, jobs, studies
-from service.store import workers as living
-from service.store.blobs import BlobNotFound
-from service.store.database import transaction
-from service.store.tables import Checkpoint, Evaluation, Job
+from service.core import blobs
+from service.core.blobs import BlobNotFound
+from service.core.database import transaction
+from service.jobs import store as jobs
+from service.jobs.tables import Checkpoint, Evaluation, Job
+from service.studies import store as studies
+from service.workers import store as living
 from tests.support.jobs import (
     ask,
     attempts_of,

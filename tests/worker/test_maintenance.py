@@ -11,9 +11,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from service.store import leadership, workers
-from service.store.database import transaction
-from service.store.tables import Blob, IdempotencyKey, Job, OutboxMessage, Worker, Workspace
+from service.core import leadership
+from service.core.database import transaction
+from service.core.tables import Blob, IdempotencyKey, OutboxMessage, Workspace
+from service.jobs.tables import Job
+from service.workers import store as workers
+from service.workers.tables import Worker
 from tests.support.jobs import job_of, lapse, spec, submit, taken
 from worker.jobs.prestarted_trainers import PrestartedTrainers
 from worker.maintenance.folder import WorkerFolder

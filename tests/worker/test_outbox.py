@@ -13,9 +13,9 @@ from celery import Celery
 from sqlalchemy import func, select, update
 
 from launcher.ports import free_port
-from service.store import outbox
-from service.store.database import transaction
-from service.store.tables import OutboxMessage
+from service.core import outbox
+from service.core.database import transaction
+from service.core.tables import OutboxMessage
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from worker.maintenance.outbox import PLENTY, OutboxPublisher, publish
 

@@ -10,10 +10,13 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, text, update
 
-from service.store import attempts, blobs, jobs, keys, workspaces
-from service.store.claims import Claim, hold, some_wait, take_next
-from service.store.database import engine, transaction
-from service.store.tables import Job
+from service.core import blobs, workspaces
+from service.core.database import engine, transaction
+from service.jobs import attempts
+from service.jobs import store as jobs
+from service.jobs.claims import Claim, hold, some_wait, take_next
+from service.jobs.tables import Job
+from service.keys import store as keys
 from tests.support.jobs import LEASE, claimant, spec, take
 from tests.support.plans import watched
 
@@ -89,7 +92,7 @@ def test_a_raised_quota_lets_more_run_at_once() -> None:
 
 
 def test_the_default_holds_where_there_is_no_quota_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.settings import settings
+    from service.core.settings import settings
 
     monkeypatch.setenv("AMAML_QUOTA_RUNNING_JOBS", "1")
     settings.cache_clear()

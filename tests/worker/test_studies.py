@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, text
 
-from service.store import leadership, studies
-from service.store.database import transaction
-from service.store.tables import Attempt, Job
+from service.core import leadership
+from service.core.database import transaction
+from service.jobs.tables import Attempt, Job
+from service.studies import store as studies
 from tests.support.studies import jobs_of, study_of, submit_study, wait_for_end
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, Workers

@@ -9,8 +9,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from service.store.database import transaction
-from service.store.tables import Leadership, Worker
+from service.core.database import transaction
+from service.core.tables import Leadership
+from service.workers.tables import Worker
 from tests.support.audit import violations
 from tests.support.jobs import attempts_of, bits_of, job_of, spec, submit, undisturbed, wait_for, wait_for_iteration
 from tests.support.waiting import wait_until

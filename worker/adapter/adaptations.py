@@ -21,10 +21,11 @@ from typing import Any, Final
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from service.store import adaptations, blobs
-from service.store.adaptations import MAX_ATTEMPTS, Taken
-from service.store.blobs import BlobNotFound, Written
-from service.store.database import NOTICES_LOSS, engine, is_away, transaction
+from service.adaptations import store as adaptations
+from service.adaptations.store import MAX_ATTEMPTS, Taken
+from service.core import blobs
+from service.core.blobs import BlobNotFound, Written
+from service.core.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.processes.crashes import classify, oom_kills
 from worker.processes.parent import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
 from worker.processes.protocol import Accident, Adapt, Adapted, NotAdapted

@@ -26,10 +26,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from amaml.dataset_report import DatasetReport
-from service.store import blobs, dataset_checks
-from service.store.blobs import BlobNotFound
-from service.store.database import transaction
-from service.store.dataset_checks import Check
+from service.core import blobs
+from service.core.blobs import BlobNotFound
+from service.core.database import transaction
+from service.datasets import checks as dataset_checks
+from service.datasets.checks import Check
 from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 from worker.renewal import Abandoned, Renewal
 from worker.settings import Settings

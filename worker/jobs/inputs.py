@@ -6,10 +6,10 @@ from typing import Literal
 from uuid import UUID
 
 from amaml.spec.families import uploaded_dataset
-from service.store.claims import Claim
-from service.store.database import transaction
-from service.store.sources import initialization_blob
-from service.store.tables import Dataset
+from service.core.database import transaction
+from service.datasets.tables import Dataset
+from service.jobs.claims import Claim
+from service.jobs.sources import initialization_blob
 
 Input = Literal["dataset", "checkpoint", "initialization"]
 

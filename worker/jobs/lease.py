@@ -15,11 +15,11 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from service.store import claims
-from service.store.claims import Claim
-from service.store.database import is_away, transaction
-from service.store.tables import Job
-from service.store.transitions import State
+from service.core.database import is_away, transaction
+from service.jobs import claims
+from service.jobs.claims import Claim
+from service.jobs.tables import Job
+from service.jobs.transitions import State
 
 log = logging.getLogger(__name__)
 

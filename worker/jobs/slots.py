@@ -15,9 +15,9 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from service.store import studies
-from service.store.claims import Claim, Claimant, may_claim, some_wait, take_next
-from service.store.database import is_away, transaction
+from service.core.database import is_away, transaction
+from service.jobs.claims import Claim, Claimant, may_claim, some_wait, take_next
+from service.studies import store as studies
 from worker.jobs.prestarted_trainers import PrestartedTrainers
 from worker.jobs.supervisor import Supervisor
 from worker.maintenance.folder import WorkerFolder

@@ -18,10 +18,11 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.store import attempts, blobs, progress
-from service.store.claims import Claim, StaleFence
-from service.store.tables import Job
-from service.store.transitions import State
+from service.core import blobs
+from service.jobs import attempts, progress
+from service.jobs.claims import Claim, StaleFence
+from service.jobs.tables import Job
+from service.jobs.transitions import State
 from worker.jobs.inputs import MissingInput, NotCheckedYet, inputs
 from worker.jobs.lease import HeldLease, TrustLost
 from worker.jobs.unwritten_progress import UnwrittenProgress

@@ -6,8 +6,8 @@ import time
 
 from sqlalchemy.orm import Session
 
-from service.store import progress
-from service.store.tables import Job
+from service.jobs import progress
+from service.jobs.tables import Job
 from worker.processes.protocol import Evaluated, Progress
 
 LONGEST_BETWEEN_EVENTS = 10.0

@@ -17,8 +17,8 @@ import psycopg
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
 
-from service.store import outbox
-from service.store.database import NOTICES_LOSS, engine, is_away, transaction
+from service.core import outbox
+from service.core.database import NOTICES_LOSS, engine, is_away, transaction
 from worker.processes.failpoint import failpoint
 
 log = logging.getLogger(__name__)

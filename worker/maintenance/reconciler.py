@@ -14,20 +14,14 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.store import (
-    adaptations,
-    attempts,
-    blobs,
-    claims,
-    deliveries,
-    housekeeping,
-    leadership,
-    outbox,
-    quotas,
-    studies,
-    workers,
-)
-from service.store.database import transaction
+import service.tables  # noqa: F401 - the sweep of blobs asks every table that refers to one
+from service.adaptations import store as adaptations
+from service.core import blobs, idempotency, leadership, outbox, quotas
+from service.core.database import transaction
+from service.jobs import attempts, claims
+from service.studies import store as studies
+from service.webhooks import deliveries
+from service.workers import store as workers
 from worker.processes.failpoint import failpoint
 
 log = logging.getLogger(__name__)
@@ -124,7 +118,7 @@ def tidy(adaptations_last: timedelta = ADAPTATIONS_LAST) -> None:
         lambda session: workers.prune(session, timedelta(minutes=5)),
         lambda session: outbox.prune(session, timedelta(hours=1)),
         lambda session: adaptations.expire(session, adaptations_last),
-        housekeeping.expire_idempotency_keys,
+        idempotency.expire,
         quotas.forget,
         blobs.sweep,
         lambda session: deliveries.prune(session, timedelta(days=30)),

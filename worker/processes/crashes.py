@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from service.store.attempts import Crash
+from service.jobs.attempts import Crash
 from worker.processes.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
 
 NATIVE_CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)

@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 from sqlalchemy.exc import DBAPIError
 
-from service.store.database import is_away
+from service.core.database import is_away
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from datetime import timedelta
 from threading import Event
 from typing import Final
 
-from service.store import deliveries
-from service.store.database import transaction
-from service.store.deliveries import Result, Sending
-from service.webhooks import sealing, signing
+from service.core.database import transaction
+from service.webhooks import deliveries, sealing, signing
+from service.webhooks.deliveries import Result, Sending
 from service.webhooks.sealing import Unreadable
 from service.webhooks.settings import Settings
 from worker.processes.failpoint import failpoint

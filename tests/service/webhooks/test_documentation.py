@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.store.webhook_trigger import FUNCTION_BODY, TYPES
 from service.webhooks import signing
 from service.webhooks.settings import Settings
+from service.webhooks.trigger import FUNCTION_BODY, TYPES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
 BODY = b'{"type": "job.failed"}'

@@ -1,0 +1,65 @@
+"""Idempotency keys: a request that is sent twice is done once, and answered the same."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from service.core.tables import IdempotencyKey
+
+PATIENCE_MS: Final = 2_000
+KEPT: Final = timedelta(hours=24)
+
+
+class InFlight(Exception):
+    """The first request with this key hasn't been committed yet."""
+
+
+class Mismatch(Exception):
+    """The key was used for another request."""
+
+
+def take(session: Session, workspace_id: UUID, key: str, request_sha256: str) -> dict[str, Any] | None:
+    """None: this request is the first, and must `keep` its answer in this transaction. Else the first one's answer.
+
+    Two at once: the second waits here until the first is committed or rolled back. Raises InFlight, Mismatch.
+    """
+    session.execute(text(f"SET LOCAL lock_timeout = {PATIENCE_MS}"))
+    row = insert(IdempotencyKey).values(workspace_id=workspace_id, key=key, request_sha256=request_sha256, response={})
+    try:
+        first = session.scalar(row.on_conflict_do_nothing().returning(IdempotencyKey.key)) is not None
+    except OperationalError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            raise InFlight from None
+        raise
+    session.execute(text("SET LOCAL lock_timeout = DEFAULT"))
+    if first:
+        return None
+    query = select(IdempotencyKey).where(IdempotencyKey.workspace_id == workspace_id, IdempotencyKey.key == key)
+    stored = session.scalars(query).one_or_none()
+    if stored is None:
+        raise InFlight  # it expired in this very moment: the next try is the first
+    if stored.request_sha256 != request_sha256:
+        raise Mismatch
+    return stored.response
+
+
+def keep(session: Session, workspace_id: UUID, key: str, response: dict[str, Any]) -> None:
+    """Stores the answer that later requests with this key get."""
+    session.execute(
+        update(IdempotencyKey)
+        .where(IdempotencyKey.workspace_id == workspace_id, IdempotencyKey.key == key)
+        .values(response=response)
+    )
+
+
+def expire(session: Session) -> None:
+    """Forgets old keys: a request with one of them is done anew."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT))

@@ -1,0 +1,33 @@
+"""Duties that one process at a time does, by a lease: whoever holds it leads until it lapses or is given back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.core.tables import Leadership
+
+
+def lead(session: Session, duty: str, holder: UUID, lease: timedelta) -> bool:
+    """Takes or renews the lease of `duty`; False where another holder's hasn't lapsed."""
+    expires_at = func.now() + lease
+    taken = (
+        insert(Leadership)
+        .values(duty=duty, holder=holder, expires_at=expires_at)
+        .on_conflict_do_update(
+            index_elements=[Leadership.duty],
+            set_={"holder": holder, "expires_at": expires_at},
+            where=(Leadership.holder == holder) | (Leadership.expires_at < func.now()),
+        )
+        .returning(Leadership.duty)
+    )
+    return session.scalar(taken) is not None
+
+
+def give_back(session: Session, duty: str, holder: UUID) -> None:
+    """Ends the lease of `duty`, if this holder has it, so that another needn't wait for it to lapse."""
+    session.execute(delete(Leadership).where(Leadership.duty == duty, Leadership.holder == holder))

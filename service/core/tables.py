@@ -1,0 +1,113 @@
+"""The base of every table, and the tables that all resources share. Times are Postgres' own `now()`; ids are UUIDv7, made by
+Postgres 18.
+
+Large bytes (data sets, checkpoints, initializations) lie in `blobs`, cut into chunks, so that no process ever
+holds one whole.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, MetaData, Text, func, text
+from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import UUID as PGUUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=_NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        str: Text,
+        bytes: LargeBinary,
+        datetime: TIMESTAMP(timezone=True),
+        UUID: PGUUID(as_uuid=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
+
+
+uuid7 = func.uuidv7()
+now = func.now()
+
+
+class Workspace(Base):
+    __tablename__ = "workspaces"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
+    name: Mapped[str] = mapped_column(unique=True)
+    quotas: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """Its own, over the defaults: name → bound, null for none (service.core.quota_bounds)."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class ComputeUse(Base):
+    """Seconds of the workspace's attempts that ended within the hour: they count even when their job is deleted."""
+
+    __tablename__ = "compute_use"
+
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+
+
+class Blob(Base):
+    __tablename__ = "blobs"
+    __table_args__ = (Index("ix_blobs_workspace_id", "workspace_id", postgresql_include=["size_bytes"]),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
+    workspace_id: Mapped[UUID | None] = mapped_column(ForeignKey("workspaces.id"))
+    """That of what refers to it; null while a worker writes it."""
+    sha256: Mapped[str | None]
+    """Null while the upload is under way: an unfinished blob is never referred to."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class BlobChunk(Base):
+    __tablename__ = "blob_chunks"
+
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes]
+
+
+class IdempotencyKey(Base):
+    __tablename__ = "idempotency_keys"
+
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    response: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The job as it was answered then."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class OutboxMessage(Base):
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    kind: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    sent_at: Mapped[datetime | None]
+
+
+class Leadership(Base):
+    """Which process leads a duty that only one may do at a time, by a lease."""
+
+    __tablename__ = "leaderships"
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[UUID]
+    expires_at: Mapped[datetime]

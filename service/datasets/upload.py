@@ -1,0 +1,82 @@
+"""The way of an uploaded file into the store: a piece at a time, bounded in size and time, its format told by its head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from amaml.dataset_format import HEAD_BYTES, Detected, detect, mismatch
+from amaml.ratings_file import BadLine
+from service.core import blobs
+from service.core.settings import settings
+from service.http.bodies import too_large
+from service.http.digests import AnnouncedDigests
+from service.http.problems import Problem
+
+SLOWEST: Final = 16 * 1024
+"""Bytes a second that an upload must bring on average: the largest is through before the store sweeps what is unfinished."""
+WRITES_AT_ONCE: Final = 4
+"""Of a process: what waits for the database is a piece each, what is being written some copies of it."""
+_PIECE_BYTES: Final = 256 * 1024
+
+_writing = asyncio.Semaphore(WRITES_AT_ONCE)
+
+
+async def take_in(request: Request, writer: blobs.Writer, wanted: str) -> Detected:
+    """The body into the store; its format, told as soon as its head is there.
+
+    Raises Problem for a body that is too large, too slow, not the one announced, or of no format that is wanted.
+    """
+    digests = AnnouncedDigests(request)
+    limit, pause = settings().max_dataset_bytes, settings().upload_pause_seconds
+    started = asyncio.get_running_loop().time()
+    pieces = aiter(request.stream())
+    pending = bytearray()
+    received = 0
+    detected: Detected | None = None
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(pieces, None), pause)
+        except TimeoutError:
+            raise Problem("slow_body", f"Nothing came for {pause:g} s: send the file again.") from None
+        if piece is None:
+            break
+        received += len(piece)
+        if received > limit:
+            raise too_large(limit)
+        if asyncio.get_running_loop().time() - started > 2 * pause + received / SLOWEST:
+            raise Problem("slow_body", f"Fewer than {SLOWEST} bytes a second come: send the file over a faster line.")
+        digests.update(piece)
+        pending += piece
+        if detected is None and len(pending) >= HEAD_BYTES:
+            detected = _detected(bytes(pending[:HEAD_BYTES]), wanted, whole=False)
+        if detected is not None and len(pending) >= _PIECE_BYTES:
+            await _write(writer, pending)
+    digests.check()
+    if detected is None:
+        detected = _detected(bytes(pending), wanted, whole=True)
+    await _write(writer, pending)
+    return detected
+
+
+async def _write(writer: blobs.Writer, pending: bytearray) -> None:
+    async with _writing:
+        await run_in_threadpool(writer.write, bytes(pending))
+    pending.clear()
+
+
+def _detected(head: bytes, wanted: str, *, whole: bool) -> Detected:
+    try:
+        found = detect(head, whole=whole)
+        if wanted not in ("auto", found.format):
+            raise mismatch(found.format, wanted)
+    except BadLine as problem:
+        raise Problem(
+            "bad_data",
+            f"The file can't be read: {problem}.",
+            errors=[{"line": problem.line, "detail": problem.detail}],
+        ) from None
+    return found

@@ -1,0 +1,161 @@
+"""/v1/api-keys: keys of the caller's workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from service.core.database import transaction
+from service.core.principal import Principal
+from service.http import examples
+from service.http.bodies import json_body
+from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.problems import Problem, invalid, not_found
+from service.http.replies import documented, json_reply, path_id
+from service.keys import store as keys
+from service.keys.authentication import Caller, needs
+from service.keys.scopes import GRANTS, beyond
+
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
+
+
+_LAST_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""In some time zones it is year 10000 soon after, which Python's datetime doesn't know."""
+
+Grant = Literal[GRANTS]  # type: ignore[valid-type]  # the one list of scopes, as a schema's enum
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, max_length=200)
+    scopes: list[Grant] | None = Field(default=None, min_length=1, max_length=len(GRANTS))
+    """What it may do: `resource:verb`, `resource:*`, or `*`; null: all that the calling key may."""
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    """From then on it opens nothing; null: when the calling key expires, if ever."""
+
+
+class KeyDocument(BaseModel):
+    model_config = ConfigDict(title="ApiKey", use_attribute_docstrings=True, from_attributes=True)
+
+    id: UUID
+    name: str
+    prefix: str
+    """The key's first characters, to tell it from others."""
+    scopes: list[str]
+    """What it may do."""
+    created_at: datetime
+    last_used_at: datetime | None
+    """To about a minute."""
+    expires_at: datetime | None
+    """From then on it opens nothing; null: never."""
+    revoked_at: datetime | None
+
+
+class CreatedKeyDocument(KeyDocument):
+    model_config = ConfigDict(title="CreatedApiKey")
+
+    key: str
+    """The key itself. Nobody can read it again: keep it."""
+
+
+@router.post(
+    "",
+    dependencies=[needs("keys:admin")],
+    status_code=201,
+    response_model=CreatedKeyDocument,
+    summary="Make an API key",
+    responses=documented(
+        {**examples.API_KEY, "key": "amaml_…"}, "broken_json", "slow_body", "too_large", "wrong_media_type", "invalid",
+        "beyond_own_key",
+        status=201, description="The key, for the only time.",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/NewKey"}, "example": examples.NEW_API_KEY}
+            },
+        }
+    },
+)  # fmt: skip
+def create(caller: Caller, wanted: Annotated[NewKey, Depends(json_body(NewKey))]) -> Response:
+    """A key that opens this workspace. The answer shows it once; only its hash is stored.
+
+    It can't do more than the key that makes it, nor outlive it.
+    """
+    scopes, expires_at = _granted(caller, wanted)
+    with transaction() as session:
+        row, key = keys.add(session, caller.workspace_id, wanted.name, scopes, expires_at)
+        shown = KeyDocument.model_validate(row)
+    document = CreatedKeyDocument(**shown.model_dump(), key=key)
+    return json_reply(document, 201, {"Location": f"/v1/api-keys/{row.id}", "Cache-Control": "no-store"})
+
+
+@router.get(
+    "",
+    dependencies=[needs("keys:admin")],
+    response_model=Page[KeyDocument],
+    summary="List API keys",
+    responses=documented(examples.page(examples.API_KEY), "invalid", description="Newest first, revoked ones too."),
+)
+def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+    """The workspace's keys, without the keys themselves."""
+    with transaction() as session:
+        rows = keys.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
+    found, more = cut(rows, limit)
+    next_cursor = encode(found[-1].id) if more else None
+    return json_reply(Page(data=[KeyDocument.model_validate(one) for one in found], next_cursor=next_cursor))
+
+
+@router.delete(
+    "/{key_id}",
+    dependencies=[needs("keys:admin")],
+    status_code=204,
+    summary="Revoke an API key",
+    responses=documented(None, "not_found", "own_key", status=204, description="It opens nothing any more."),
+)
+def revoke(request: Request, caller: Caller, key_id: str) -> Response:
+    """Ends the key: at once here, within a second in other API processes. It can't be the one that you use, so that nobody locks
+    themselves out."""
+    wanted = path_id(key_id, "API key")
+    if wanted == caller.key_id:
+        raise Problem("own_key", "This is the key that you use: make another, and revoke this one with that.")
+    with transaction() as session:
+        found = keys.revoke(session, caller.workspace_id, wanted)
+    if not found:
+        raise not_found("API key")
+    request.app.state.recent.forget()
+    return Response(status_code=204)
+
+
+def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime | None]:
+    """Scopes and end of the new key; raises the problem for what the caller can't give."""
+    scopes = list(dict.fromkeys(wanted.scopes)) if wanted.scopes is not None else caller.scopes
+    lacking = beyond(caller.scopes, scopes)
+    if lacking:
+        raise Problem(
+            "beyond_own_key",
+            f"This key lacks {', '.join(lacking)}, so it can't give that to another: ask for some of what it holds "
+            f"({', '.join(caller.scopes)}), or use a key that holds more.",
+        )
+    if wanted.expires_at is None:
+        return scopes, caller.expires_at
+    if wanted.expires_at <= datetime.now(UTC):
+        detail = f"{wanted.expires_at.isoformat()} is past: it must lie in the future, or be null"
+        raise invalid([{"pointer": "/expires_at", "detail": detail}])
+    if wanted.expires_at >= _LAST_END:
+        detail = f"{wanted.expires_at.isoformat()} is too late: it must lie before {_LAST_END.isoformat()}, or be null"
+        raise invalid([{"pointer": "/expires_at", "detail": detail}])
+    if caller.expires_at is not None and wanted.expires_at > caller.expires_at:
+        raise Problem(
+            "beyond_own_key",
+            f"This key expires at {caller.expires_at.isoformat()}, so it can't make one that lasts until "
+            f"{wanted.expires_at.isoformat()}: ask for an earlier end, or use a key that lasts longer.",
+        )
+    return scopes, wanted.expires_at

@@ -1,0 +1,116 @@
+"""The HTTP face: `uvicorn service.main:app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
+
+import amaml
+from service.adaptations import endpoints as adaptations
+from service.catalogue import endpoints as catalogue
+from service.dashboard import endpoints as dashboard
+from service.datasets import endpoints as datasets
+from service.http import access, problems
+from service.http.lingering import Lingering
+from service.http.notices import Notices
+from service.http.rate_limits import RateLimit
+from service.jobs import endpoints as jobs
+from service.jobs import event_endpoints as events
+from service.jobs import result_endpoints as results
+from service.keys import endpoints as api_keys
+from service.keys.authentication import Recent, authenticated, declared_scopes
+from service.monitoring import health, prometheus
+from service.reference import openapi as reference
+from service.studies import endpoints as studies
+from service.usage import endpoints as usage
+from service.webhooks import endpoints as webhooks
+from service.webhooks.settings import settings as webhook_settings
+from service.workers import endpoints as workers
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"}) | dashboard.PATHS
+"""Paths that need no key. Everything else does; a test walks the routes."""
+
+DESCRIPTION = """\
+Meta-training as a service: submit a family of related tasks, get the initialization of a network from which every
+task of the family trains quickly.
+
+Every call but the health checks needs an API key: `Authorization: Bearer amaml_…`. Errors are RFC 9457 problem
+documents; `code` is the machine word, `detail` says what to do, `errors` point into the body.
+Lists come in pages: give `next_cursor` of one as `cursor` for the next. Times are RFC 3339, UTC.
+"""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    webhook_settings()  # what is wrong with them is told now, and not to the first who makes a webhook
+    app.state.notices = Notices()
+    listening = asyncio.create_task(app.state.notices.listen())
+    yield
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The same from version to version, for clients that are generated from the reference."""
+    method = min(route.methods or {"GET"})
+    if not route.include_in_schema:
+        return f"{method.lower()} {route.path}"
+    words = [word for word in route.path.strip("/").replace("-", "_").split("/") if not word.startswith("{")]
+    one = "_one" if route.path.endswith("}") else ""
+    return "_".join([method.lower(), *words[-2 if words[0] == "v1" and len(words) > 2 else -1 :]]) + one
+
+
+def build() -> FastAPI:
+    access.configure_log()
+    app = FastAPI(
+        title="A-MAML",
+        version=amaml.__version__,
+        summary="Adjoint MAML as a REST service.",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # the dashboard's router serves it, from files of this installation
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        # Slashes are as the reference says: a redirect would lose a body.
+        redirect_slashes=False,
+    )
+    app.state.rate_limit = RateLimit()
+    app.state.recent = Recent()
+    protected = APIRouter(dependencies=[Depends(authenticated)])
+    for resource in (
+        jobs,
+        events,
+        results,
+        adaptations,
+        studies,
+        datasets,
+        catalogue,
+        workers,
+        webhooks,
+        api_keys,
+        usage,
+        prometheus,
+    ):
+        protected.include_router(resource.router)
+    for route, scopes in declared_scopes(protected.routes):
+        if len(scopes) != 1:
+            raise RuntimeError(
+                f"{route.path} must name one scope: dependencies=[needs(…)] with one of service.keys.scopes"
+            )
+    app.include_router(protected)
+    app.webhooks.post("job", status_code=204, summary="A job changed its state")(webhooks.told)
+    app.include_router(health.router)
+    app.include_router(dashboard.router)
+    app.add_middleware(Lingering)
+    app.add_middleware(access.Access)
+    problems.install(app)
+    reference.install(app)
+    return app
+
+
+app = build()

@@ -1,0 +1,278 @@
+"""/v1/studies: grids of jobs that are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from service.core import idempotency
+from service.core.database import transaction
+from service.core.principal import Principal
+from service.http import examples, validation
+from service.http.bodies import json_body
+from service.http.files import names
+from service.http.idempotency import Key, as_problems, check_key
+from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.problems import Problem, invalid, not_found
+from service.http.replies import documented, json_reply, path_id
+from service.jobs import store as jobs
+from service.keys.authentication import Caller, needs
+from service.studies import store as studies
+from service.studies.grid import expand, in_body
+from service.studies.report.page import POLICY, as_html
+from service.studies.report.report import StudyReport, report
+from service.studies.report.table import as_csv, as_markdown
+from service.studies.report.words import label
+from service.studies.schemas import NewStudy, StudyDetail, StudyDocument, study_detail, study_document
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"])
+
+Format = Literal["json", "csv", "md", "html"]
+MEDIA_TYPES: Final[dict[Format, str]] = {
+    "json": "application/json", "csv": "text/csv", "md": "text/markdown", "html": "text/html",
+}  # fmt: skip
+IfNoneMatch = Annotated[str | None, Header(description="An ETag seen before.")]
+
+
+@router.post(
+    "",
+    dependencies=[needs("studies:write")],
+    status_code=201,
+    response_model=StudyDocument,
+    summary="Submit a study",
+    responses=documented(
+        examples.STUDY,
+        "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
+        "idempotency_mismatch", "quota_exceeded",
+        status=201,
+        description="Its jobs are queued; Location names it.",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/NewStudy"}, "example": examples.NEW_STUDY}
+            },
+        }
+    },
+)  # fmt: skip
+def submit(
+    caller: Caller, wanted: Annotated[NewStudy, Depends(json_body(NewStudy))], idempotency_key: Key = None
+) -> Response:
+    """Queues a job for every cell of a grid, and runs no more than `concurrency` of them at once.
+
+    Every cell's spec is validated first: the study is taken as a whole or not at all.
+    """
+    check_key(idempotency_key)
+    document, replayed = _submit(caller, wanted, idempotency_key)
+    headers = {"Location": f"/v1/studies/{document.id}"}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return json_reply(document, 201, headers)
+
+
+@router.get(
+    "",
+    dependencies=[needs("studies:read")],
+    response_model=Page[StudyDocument],
+    summary="List studies",
+    responses=documented(examples.page(examples.STUDY), "invalid", description="Newest first."),
+)
+def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+    """The workspace's studies, newest first, a page at a time."""
+    with transaction() as session:
+        rows = studies.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
+    found, more = cut(rows, limit)
+    next_cursor = encode(found[-1].study.id) if more else None
+    return json_reply(Page[StudyDocument](data=[study_document(one) for one in found], next_cursor=next_cursor))
+
+
+@router.get(
+    "/{study_id}",
+    dependencies=[needs("studies:read")],
+    response_model=StudyDetail,
+    summary="Look at a study",
+    responses={
+        **documented(
+            examples.STUDY_DETAIL, "not_found", description="The study and its cells; its ETag changes with them."
+        ),
+        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
+    },
+)
+def look(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Response:
+    """The study as it is now, and where each of its jobs is. If-None-Match gets an empty 304 as long as nothing has changed."""
+    wanted = path_id(study_id, "study")
+    with transaction() as session:
+        found = _found(studies.find(session, caller.workspace_id, wanted))
+        etag = f'"{found.version}"'
+        if if_none_match is not None and names(if_none_match, etag):
+            return _unchanged(etag)
+        cells = studies.cells(session, wanted)
+    return json_reply(study_detail(found, cells), headers={"ETag": etag, "Cache-Control": "private, no-cache"})
+
+
+@router.get(
+    "/{study_id}/report",
+    dependencies=[needs("studies:read")],
+    response_model=StudyReport,
+    summary="The report",
+    responses={
+        **documented(examples.STUDY_REPORT, "not_found", "invalid"),
+        200: {
+            "description": "As JSON, CSV, Markdown, or a page of HTML that stands alone.",
+            "content": {
+                "application/json": {"example": examples.STUDY_REPORT},
+                "text/csv": {"schema": {"type": "string"}, "example": "/method/kind,jobs,scored,metric,…"},
+                "text/markdown": {"schema": {"type": "string"}, "example": "# Methods\n\n| cell | seeds | …"},
+                "text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"},
+            },
+        },
+        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
+    },
+)
+def compared(
+    caller: Caller,
+    study_id: str,
+    format: Annotated[Format | None, Query(description="Takes precedence over Accept.")] = None,  # noqa: A002 - the API's word
+    score: Annotated[
+        str,
+        Query(
+            pattern=r"^[a-z_]{1,64}$", description="How the tasks were adapted: a name among an evaluation's scores."
+        ),
+    ] = "tuned",
+    accept: Annotated[
+        str, Header(description="`text/csv`, `text/markdown`, `text/html`, or else JSON.")
+    ] = "application/json",
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Mean and standard error over seeds for every cell, the best in each block, a paired t test of the others against it, time
+    and memory of a meta-update, the fine-tuning curves; cells without a result with the reason. Of a study that still runs, too.
+    """
+    wanted = path_id(study_id, "study")
+    kind = format or accepted(accept)
+    with transaction() as session:
+        found = _found(studies.find(session, caller.workspace_id, wanted))
+        etag = f'"{found.version}-{kind}-{score}"'
+        if if_none_match is not None and names(if_none_match, etag):
+            return _unchanged(etag)
+        results = studies.results(session, wanted)
+    made = report(found, results, score)
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if kind == "json":
+        return json_reply(made, headers=headers)
+    if kind == "html":
+        headers["Content-Security-Policy"] = POLICY
+        text = as_html(made, found.study.base)
+    else:
+        text = as_csv(made) if kind == "csv" else as_markdown(made)
+    return Response(text, headers=headers, media_type=f"{MEDIA_TYPES[kind]}; charset=utf-8")
+
+
+@router.post(
+    "/{study_id}/cancel",
+    dependencies=[needs("studies:write")],
+    status_code=202,
+    response_model=StudyDocument,
+    summary="Cancel a study",
+    responses=documented(examples.STUDY, "not_found", "wrong_state", status=202, description="It will be so."),
+)
+def cancel(caller: Caller, study_id: str) -> Response:
+    """Cancels every job of the study that hasn't ended. Cancelling twice is once."""
+    wanted = path_id(study_id, "study")
+    with _told_as_problems(), transaction() as session:
+        known = studies.cancel(session, caller.workspace_id, wanted)
+        found = _found(studies.find(session, caller.workspace_id, wanted) if known else None)
+        document = study_document(found)
+    return json_reply(document, 202)
+
+
+@router.delete(
+    "/{study_id}",
+    dependencies=[needs("studies:write")],
+    status_code=204,
+    summary="Delete an ended study",
+    responses=documented(None, "not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+)
+def delete(caller: Caller, study_id: str) -> Response:
+    """Removes the study with its jobs and all that they have left, for good."""
+    wanted = path_id(study_id, "study")
+    with _told_as_problems(), transaction() as session:
+        removed = studies.remove(session, caller.workspace_id, wanted)
+    if not removed:
+        raise not_found("study")
+    return Response(status_code=204)
+
+
+def accepted(accept: str) -> Format:
+    """The first of our formats among those with the highest weight; JSON where none of them is named."""
+    weighed: list[tuple[float, Format]] = []
+    for one in accept.lower().split(","):
+        media_type, *parameters = (part.strip() for part in one.split(";"))
+        weight = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+        weighed += [(weight, name) for name, known in MEDIA_TYPES.items() if known == media_type and weight > 0]
+    return max(weighed, key=lambda pair: pair[0])[1] if weighed else "json"
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _unchanged(etag: str) -> Response:
+    return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "private, no-cache"})
+
+
+def _found(found: studies.Found | None) -> studies.Found:
+    if found is None:
+        raise not_found("study")
+    return found
+
+
+@contextmanager
+def _told_as_problems() -> Iterator[None]:
+    """What the store says about states, as problems."""
+    try:
+        yield
+    except jobs.WrongState as problem:
+        raise Problem("wrong_state", str(problem)) from None
+    except jobs.StillNeeded as problem:
+        raise Problem("in_use", str(problem)) from None
+
+
+def _submit(caller: Principal, wanted: NewStudy, key: str | None) -> tuple[StudyDocument, bool]:
+    """The study's document, and whether it is a stored one."""
+    cells = expand(wanted.name, wanted.base, wanted.grid)
+    try:
+        with as_problems(), transaction() as session:
+            if key is not None:
+                stored = idempotency.take(session, caller.workspace_id, key, _digest(wanted))
+                if stored is not None:
+                    return StudyDocument.model_validate(stored), True
+            study_id = studies.submit(
+                session, caller.workspace_id, wanted.name, wanted.base, wanted.grid, wanted.concurrency, cells
+            )
+            document = study_document(_found(studies.find(session, caller.workspace_id, study_id)))
+            if key is not None:
+                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
+            return document, False
+    except studies.BadCell as problem:
+        raise _bad_cell(problem, cells[problem.number].coordinates, wanted.grid) from None
+
+
+def _bad_cell(problem: studies.BadCell, coordinates: dict[str, Any], grid: dict[str, list[Any]]) -> Problem:
+    indices = {axis: grid[axis].index(value) for axis, value in coordinates.items()}
+    place = in_body(validation.pointer(problem.reference.field), indices)
+    return invalid([{"pointer": place, "detail": f"{problem.reference.detail} (cell {label(coordinates)[:200]})"}])
+
+
+def _digest(wanted: NewStudy) -> str:
+    # The kind of request goes in: the same key on another path is another request.
+    text = "study " + json.dumps(wanted.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

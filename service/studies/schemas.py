@@ -1,0 +1,116 @@
+"""What the API takes and says about a study."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.jobs.transitions import State
+from service.studies.store import CellRow, Found, StudyState
+
+MAX_CONCURRENCY = 64
+
+Axis = Annotated[list[Any], Field(min_length=1, max_length=500)]
+
+
+class NewStudy(BaseModel):
+    """A grid of jobs: every combination of the axes' values, each put into the base spec."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(max_length=200)] = ""
+    base: dict[str, Any]
+    """A job spec; what the grid gives may be left out. Jobs without a name get the study's and their cell's."""
+    grid: Annotated[dict[str, Axis], Field(min_length=1, max_length=16)]
+    """JSON Pointer into the spec → values, each of which takes the place of what the base has there: a field's value, or a
+    whole section. At most 500 cells in all. `/runtime/seed` is the axis that means are taken over."""
+    concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 2
+    """How many of its jobs may wait for a worker or run at once."""
+
+
+class StudyProgress(BaseModel):
+    iteration: int
+    """Meta-iterations done, all jobs together."""
+    iterations: int
+
+
+class StudyDocument(BaseModel):
+    """A study, as it is now."""
+
+    model_config = ConfigDict(title="Study", use_attribute_docstrings=True)
+
+    id: UUID
+    name: str
+    state: StudyState
+    """`finished` when every job has ended, well or badly."""
+    concurrency: int
+    cells: int
+    """How many jobs it has."""
+    states: dict[State, int]
+    """State → how many of its jobs are in it."""
+    progress: StudyProgress
+    base: dict[str, Any]
+    grid: dict[str, list[Any]]
+    created_at: datetime
+    ended_at: datetime | None
+    links: dict[str, str]
+
+
+class CellDocument(BaseModel):
+    model_config = ConfigDict(title="Cell", use_attribute_docstrings=True)
+
+    cell: dict[str, Any]
+    """JSON Pointer → value."""
+    job_id: UUID
+    state: State
+    status_reason: str | None
+    status_detail: str | None
+    progress: StudyProgress
+    metrics: dict[str, float | None]
+    """The latest value of each metric."""
+
+
+class StudyDetail(StudyDocument):
+    """A study with its cells, in the grid's order: the last axis changes fastest."""
+
+    model_config = ConfigDict(title="StudyWithCells")
+
+    jobs: list[CellDocument]
+
+
+def study_document(found: Found) -> StudyDocument:
+    study = found.study
+    own = f"/v1/studies/{study.id}"
+    return StudyDocument(
+        id=study.id,
+        name=study.name,
+        state=cast(StudyState, study.state),
+        concurrency=study.concurrency,
+        cells=sum(found.states.values()),
+        states=cast("dict[State, int]", found.states),
+        progress=StudyProgress(iteration=found.iteration, iterations=found.iterations),
+        base=study.base,
+        grid=study.grid,
+        created_at=study.created_at,
+        ended_at=study.ended_at,
+        links={"self": own, "report": f"{own}/report", "jobs": f"/v1/jobs?study={study.id}"},
+    )
+
+
+def study_detail(found: Found, cells: list[CellRow]) -> StudyDetail:
+    return StudyDetail(**study_document(found).model_dump(), jobs=[_cell_document(cell) for cell in cells])
+
+
+def _cell_document(cell: CellRow) -> CellDocument:
+    return CellDocument(
+        cell=cell.coordinates,
+        job_id=cell.job_id,
+        state=cast(State, cell.state),
+        status_reason=cell.status_reason,
+        status_detail=cell.status_detail,
+        progress=StudyProgress(iteration=cell.iteration, iterations=cell.iterations),
+        metrics=cell.metrics,
+    )

@@ -1,0 +1,67 @@
+"""/v1/usage: what the workspace uses, beside what it may."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+
+from service.core import quotas
+from service.core.database import transaction
+from service.http import examples
+from service.http.replies import documented, json_reply
+from service.keys.authentication import Caller, needs
+
+router = APIRouter(prefix="/v1", tags=["usage"])
+
+
+class QuotaDocument(BaseModel):
+    model_config = ConfigDict(title="Quota", use_attribute_docstrings=True)
+
+    used: float
+    bound: int | None
+    """null: as much as there is."""
+
+
+class ComputeDocument(QuotaDocument):
+    model_config = ConfigDict(title="ComputeQuota")
+
+    expected: float
+    """Seconds that unfinished jobs will still take by their estimates; counts against the bound."""
+
+
+class UsageDocument(BaseModel):
+    model_config = ConfigDict(title="Usage", use_attribute_docstrings=True)
+
+    queued_jobs: QuotaDocument
+    """Jobs that wait. At the bound, submissions are refused."""
+    running_jobs: QuotaDocument
+    """Jobs that run. At the bound, others of the workspace stay in the queue."""
+    compute_seconds: ComputeDocument
+    """Of attempts, in the last 24 hours. A job that would lead beyond the bound is refused."""
+    stored_bytes: QuotaDocument
+    """Data sets, checkpoints, initializations. At the bound, uploads and submissions are refused."""
+
+
+@router.get(
+    "/usage",
+    dependencies=[needs("usage:read")],
+    response_model=UsageDocument,
+    summary="What the workspace uses",
+    responses=documented(examples.USAGE),
+)
+def usage(caller: Caller) -> Response:
+    """Each quota with what is used of it. Operators set the bounds."""
+    with transaction() as session:
+        now = quotas.use(session, caller.workspace_id)
+    return json_reply(
+        UsageDocument(
+            queued_jobs=QuotaDocument(used=now.queued_jobs, bound=now.bounds.queued_jobs),
+            running_jobs=QuotaDocument(used=now.running_jobs, bound=now.bounds.running_jobs),
+            compute_seconds=ComputeDocument(
+                used=round(now.compute_seconds, 3),
+                expected=round(now.expected_seconds, 3),
+                bound=now.bounds.compute_seconds,
+            ),
+            stored_bytes=QuotaDocument(used=now.stored_bytes, bound=now.bounds.stored_bytes),
+        )
+    )

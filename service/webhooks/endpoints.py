@@ -1,0 +1,316 @@
+"""/v1/webhooks: where a workspace's events are sent, and what came of it. Workers send; nothing here does."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy.orm import Session
+
+from service.core.database import transaction
+from service.core.principal import Principal
+from service.http import examples
+from service.http.bodies import json_body
+from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.problems import Problem, invalid, not_found
+from service.http.replies import documented, json_reply, path_id
+from service.keys.authentication import Caller, needs
+from service.webhooks import sealing, signing, target
+from service.webhooks import store as webhooks
+from service.webhooks.schemas import (
+    SHOWN_ATTEMPTS,
+    DeliveryDocument,
+    DeliveryWithBody,
+    JobEvent,
+    NewWebhook,
+    WebhookChange,
+    WebhookDocument,
+    WebhookWithSecret,
+    delivery_document,
+    webhook_document,
+    with_body,
+    with_secret,
+)
+from service.webhooks.settings import settings
+from service.webhooks.tables import Webhook
+from service.webhooks.trigger import TEST
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+LONGEST_OVERLAP: Final = 30 * 24 * 3600
+_BODY_CODES: Final = ("broken_json", "slow_body", "too_large", "wrong_media_type", "invalid")
+
+
+def _own(caller: Caller, webhook_id: str) -> UUID:
+    """The id in the path, if the workspace has such a webhook: before anything of a body is read."""
+    wanted = path_id(webhook_id, "webhook")
+    with transaction() as session:
+        if webhooks.find(session, caller.workspace_id, wanted) is None:
+            raise not_found("webhook")
+    return wanted
+
+
+Own = Annotated[UUID, Depends(_own)]
+
+
+def _body(model: str, example: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def told(event: JobEvent) -> None:
+    """What a webhook gets when a job changes its state, with the headers webhook-id, webhook-timestamp and
+    webhook-signature. Any 2xx within 15 s is good; anything else is tried again. See docs/webhooks.md.
+    """
+
+
+@router.post(
+    "",
+    dependencies=[needs("webhooks:write")],
+    status_code=201,
+    response_model=WebhookWithSecret,
+    summary="Make a webhook",
+    responses=documented(
+        examples.WEBHOOK_WITH_SECRET, *_BODY_CODES, "too_many",
+        status=201, description="The webhook; its secret for the only time.",
+    ),
+    openapi_extra=_body("NewWebhook", examples.NEW_WEBHOOK),
+)  # fmt: skip
+def create(caller: Caller, wanted: Annotated[NewWebhook, Depends(json_body(NewWebhook))]) -> Response:
+    """Has messages sent when jobs of the workspace change their state, signed as Standard Webhooks has it."""
+    _check_url(wanted.url)
+    secret = signing.new_secret(wanted.signature)
+    try:
+        with transaction() as session:
+            webhook = webhooks.add(
+                session, caller.workspace_id, url=wanted.url, description=wanted.description, events=list(wanted.events),
+                signature=wanted.signature, secret=sealing.seal(secret.secret, settings().keys),
+                public_key=secret.public_key,
+            )  # fmt: skip
+    except webhooks.TooMany as problem:
+        raise Problem("too_many", str(problem)) from None
+    headers = {"Location": f"/v1/webhooks/{webhook.id}", "Cache-Control": "no-store"}
+    return json_reply(with_secret(webhook, secret.secret), 201, headers)
+
+
+@router.get(
+    "",
+    dependencies=[needs("webhooks:read")],
+    response_model=Page[WebhookDocument],
+    summary="List webhooks",
+    responses=documented(examples.page(examples.WEBHOOK), "invalid", description="Newest first."),
+)
+def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+    """The workspace's webhooks, without their secrets."""
+    with transaction() as session:
+        rows = webhooks.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
+    found, more = cut(rows, limit)
+    next_cursor = encode(found[-1].id) if more else None
+    return json_reply(Page[WebhookDocument](data=[webhook_document(one) for one in found], next_cursor=next_cursor))
+
+
+@router.get(
+    "/{webhook_id}",
+    dependencies=[needs("webhooks:read")],
+    response_model=WebhookDocument,
+    summary="Look at a webhook",
+    responses=documented(examples.WEBHOOK, "not_found"),
+)
+def look(caller: Caller, webhook_id: str) -> Response:
+    """What it gets, whether it is enabled, and how long it has been failing."""
+    wanted = path_id(webhook_id, "webhook")
+    with transaction() as session:
+        found = webhooks.find(session, caller.workspace_id, wanted)
+    if found is None:
+        raise not_found("webhook")
+    return json_reply(webhook_document(found))
+
+
+@router.patch(
+    "/{webhook_id}",
+    dependencies=[needs("webhooks:write")],
+    response_model=WebhookDocument,
+    summary="Change a webhook",
+    responses=documented(examples.WEBHOOK, "not_found", *_BODY_CODES),
+    openapi_extra=_body("WebhookChange", examples.WEBHOOK_CHANGE),
+)
+def change(
+    caller: Caller, wanted: Own, changes: Annotated[WebhookChange, Depends(json_body(WebhookChange))]
+) -> Response:
+    """Sets what the body names: url, events, description, enabled. Enabling it forgets its failures."""
+    if changes.url is not None:
+        _check_url(changes.url)
+    values = changes.model_dump(exclude={"enabled"}, exclude_none=True)
+    with transaction() as session:
+        webhook = _locked(session, caller, wanted)
+        for name, value in values.items():
+            setattr(webhook, name, value)
+        if changes.enabled:
+            webhooks.enable(webhook)
+        elif changes.enabled is False and webhook.enabled:
+            webhooks.disable(session, webhook, "asked")
+    return json_reply(webhook_document(webhook))
+
+
+@router.delete(
+    "/{webhook_id}",
+    dependencies=[needs("webhooks:write")],
+    status_code=204,
+    summary="Delete a webhook",
+    responses=documented(None, "not_found", status=204, description="It is gone, with its deliveries."),
+)
+def delete(caller: Caller, webhook_id: str) -> Response:
+    """Nothing more is sent to it, but for a message that is under way."""
+    wanted = path_id(webhook_id, "webhook")
+    with transaction() as session:
+        removed = webhooks.remove(session, caller.workspace_id, wanted)
+    if not removed:
+        raise not_found("webhook")
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{webhook_id}/rotate",
+    dependencies=[needs("webhooks:write")],
+    response_model=WebhookWithSecret,
+    summary="Change a webhook's secret",
+    responses=documented(
+        examples.WEBHOOK_WITH_SECRET, "not_found", "invalid", description="The new secret, for the only time."
+    ),
+)
+def rotate(
+    caller: Caller,
+    wanted: Own,
+    overlap_seconds: Annotated[
+        int,
+        Query(
+            ge=0,
+            le=LONGEST_OVERLAP,
+            description="How long the old secret signs beside the new one; a day, if not said.",
+        ),
+    ] = 24 * 3600,
+) -> Response:
+    """Makes a new secret, or key pair. For the overlap every message has two signatures, so the receiver may change over
+    at any time; a rotation within it ends the oldest one at once.
+    """
+    with transaction() as session:
+        webhook = _locked(session, caller, wanted)
+        fresh = signing.new_secret("hmac" if webhook.signature == "hmac" else "ed25519")
+        sealed = sealing.seal(fresh.secret, settings().keys)
+        webhooks.rotate(session, webhook, sealed, fresh.public_key, timedelta(seconds=overlap_seconds))
+    return json_reply(with_secret(webhook, fresh.secret), headers={"Cache-Control": "no-store"})
+
+
+@router.post(
+    "/{webhook_id}/test",
+    dependencies=[needs("webhooks:write")],
+    status_code=202,
+    response_model=DeliveryWithBody,
+    summary="Send a test message",
+    responses=documented(
+        examples.DELIVERY_PENDING, "not_found", "wrong_state", status=202, description="It is about to be sent."
+    ),
+)
+def test(caller: Caller, wanted: Own) -> Response:
+    """Sends a message of type `webhook.test`, whatever types the webhook asks for. Look at the delivery for what came of it."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    body = json.dumps({"type": TEST, "timestamp": now, "data": {"webhook_id": str(wanted)}}, separators=(",", ":"))
+    try:
+        with transaction() as session:
+            delivery = webhooks.test(session, _locked(session, caller, wanted), body)
+    except webhooks.Disabled as problem:
+        raise Problem("wrong_state", str(problem)) from None
+    document = with_body(delivery, [])
+    return json_reply(document, 202, {"Location": document.links["self"]})
+
+
+@router.get(
+    "/{webhook_id}/deliveries",
+    dependencies=[needs("webhooks:read")],
+    response_model=Page[DeliveryDocument],
+    summary="List a webhook's deliveries",
+    responses=documented(examples.page(examples.DELIVERY), "not_found", "invalid", description="Newest first."),
+)
+def deliveries(
+    wanted: Own,
+    state: Annotated[
+        Literal["pending", "succeeded", "failed"] | None, Query(description="Only those of this state.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """What was sent, what is still tried, and what came of each attempt. Kept for thirty days after their end."""
+    with transaction() as session:
+        rows = webhooks.deliveries(session, wanted, state, decode_id(cursor), limit + 1)
+        found, more = cut(rows, limit)
+        attempts = webhooks.attempts(session, found, SHOWN_ATTEMPTS)
+    next_cursor = encode(found[-1].id) if more else None
+    documents = [delivery_document(one, attempts[one.id]) for one in found]
+    return json_reply(Page[DeliveryDocument](data=documents, next_cursor=next_cursor))
+
+
+@router.get(
+    "/{webhook_id}/deliveries/{delivery_id}",
+    dependencies=[needs("webhooks:read")],
+    response_model=DeliveryWithBody,
+    summary="Look at a delivery",
+    responses=documented(examples.DELIVERY_WITH_BODY, "not_found"),
+)
+def delivery(wanted: Own, delivery_id: str) -> Response:
+    """Its attempts, and the message to the byte."""
+    delivery_wanted = path_id(delivery_id, "delivery")
+    with transaction() as session:
+        found = webhooks.delivery(session, wanted, delivery_wanted)
+        if found is None:
+            raise not_found("delivery")
+        attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
+    return json_reply(with_body(found, attempts))
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver",
+    dependencies=[needs("webhooks:write")],
+    status_code=202,
+    response_model=DeliveryWithBody,
+    summary="Send a message again",
+    responses=documented(
+        examples.DELIVERY_PENDING, "not_found", "wrong_state", status=202, description="It is about to be sent."
+    ),
+)
+def redeliver(caller: Caller, wanted: Own, delivery_id: str) -> Response:
+    """Sends an ended delivery again: the same message under the same `webhook-id`, on a schedule begun anew."""
+    delivery_wanted = path_id(delivery_id, "delivery")
+    try:
+        with transaction() as session:
+            webhook = _locked(session, caller, wanted)
+            found = webhooks.delivery(session, wanted, delivery_wanted, lock=True)
+            if found is None:
+                raise not_found("delivery")
+            webhooks.redeliver(session, webhook, found)
+            attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
+    except (webhooks.Disabled, webhooks.StillPending) as problem:
+        raise Problem("wrong_state", str(problem)) from None
+    document = with_body(found, attempts)
+    return json_reply(document, 202, {"Location": document.links["self"]})
+
+
+def _locked(session: Session, caller: Principal, webhook_id: UUID) -> Webhook:
+    """The webhook, to be changed; raises the 404 problem where it was deleted meanwhile."""
+    webhook = webhooks.locked(session, caller.workspace_id, webhook_id)
+    if webhook is None:
+        raise not_found("webhook")
+    return webhook
+
+
+def _check_url(url: str) -> None:
+    """Raises the 422 problem for a URL that messages wouldn't be sent to. Each delivery checks it again."""
+    config = settings()
+    try:
+        found = target.parse(url, allow_http=config.allow_http)
+        target.addresses(found, config.networks, target.resolver(config.connect_seconds))
+    except (target.Refused, target.Unresolved) as error:
+        raise invalid([{"pointer": "/url", "detail": str(error)}]) from None

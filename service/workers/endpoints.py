@@ -1,0 +1,68 @@
+"""/v1/workers: who would run a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+
+from service.core.database import transaction
+from service.http import examples
+from service.http.pages import Page
+from service.http.replies import documented, json_reply
+from service.keys.authentication import Caller, needs
+from service.workers import store as workers
+
+router = APIRouter(prefix="/v1", tags=["workers"])
+
+
+class GpuDocument(BaseModel):
+    model_config = ConfigDict(title="GPU", use_attribute_docstrings=True)
+
+    name: str
+    """The model."""
+    memory_bytes: int
+    uuid: str
+    """As the driver names it, and `nvidia-smi -L` shows it."""
+
+
+class WorkerDocument(BaseModel):
+    model_config = ConfigDict(title="Worker", use_attribute_docstrings=True)
+
+    id: UUID
+    host: str
+    devices: list[str]
+    """What it can run on."""
+    gpu: GpuDocument | None
+    """The one that its jobs for cuda run on."""
+    lives: bool
+    """It was seen within the last ten seconds."""
+    started_at: datetime
+    seen_at: datetime
+
+
+@router.get(
+    "/workers",
+    dependencies=[needs("workers:read")],
+    response_model=Page[WorkerDocument],
+    summary="List workers",
+    responses=documented(examples.page(examples.WORKER), description="The oldest first, all on one page."),
+)
+def listed(_: Caller) -> Response:
+    """Worker processes of this installation; they serve every workspace."""
+    with transaction() as session:
+        found = workers.every(session)
+    return json_reply(
+        Page(
+            data=[
+                WorkerDocument(
+                    id=worker.id, host=worker.host, devices=worker.devices, lives=lives,
+                    gpu=None if worker.gpu is None else GpuDocument.model_validate(worker.gpu),
+                    started_at=worker.started_at, seen_at=worker.seen_at,
+                )
+                for worker, lives in found
+            ]
+        )
+    )  # fmt: skip

@@ -41,6 +41,7 @@ from service.jobs.store import Filter
 from service.jobs.tables import Job
 from service.keys import store as keys
 from worker.maintenance import reconciler
+from worker.maintenance.reconciler import with_lapsed_leases
 
 T = TypeVar("T")
 
@@ -289,7 +290,7 @@ def actions(workspace: UUID) -> dict[str, Callable[[], object]]:
         "list": alone(lambda session: jobs.page(session, workspace, Filter(state=["queued"]), None, 50)),
         "list_all": alone(lambda session: jobs.page(session, workspace, Filter(), None, 50)),
         "claim": alone(claim),
-        "look_for_lapsed": alone(claims.some_lapsed),
+        "look_for_lapsed": alone(with_lapsed_leases),
         "look_for_overdue": alone(lambda session: claims.some_wait(session, timedelta(0), ["auto", "cpu"])),
         "publish": alone(lambda session: outbox.take_unsent(session, 10)),
     }

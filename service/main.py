@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
@@ -16,7 +15,7 @@ from service.dashboard import endpoints as dashboard
 from service.datasets import endpoints as datasets
 from service.http import access, problems
 from service.http.lingering import Lingering
-from service.http.notices import Notices
+from service.http.news import News
 from service.http.rate_limits import RateLimit
 from service.jobs import endpoints as jobs
 from service.jobs import event_endpoints as events
@@ -47,12 +46,10 @@ Lists come in pages: give `next_cursor` of one as `cursor` for the next. Times a
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     webhook_settings()  # what is wrong with them is told now, and not to the first who makes a webhook
-    app.state.notices = Notices()
-    listening = asyncio.create_task(app.state.notices.listen())
+    app.state.news = News()
+    app.state.news.start()
     yield
-    listening.cancel()
-    with suppress(asyncio.CancelledError):
-        await listening
+    app.state.news.stop()
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -14,7 +14,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -23,14 +24,18 @@ from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 
 from service.core.database import transaction
+from service.core.notifications import WORK, Listener, Work
 from service.webhooks.settings import settings as webhook_settings
 from service.workers import store as workers
+from worker.adapter import adaptations
 from worker.adapter.adaptations import Adaptations
-from worker.datasets.checks import SECONDS_BETWEEN_LOOKS, DatasetChecks
+from worker.datasets import checks as dataset_checks
+from worker.datasets.checks import DatasetChecks
 from worker.jobs.prestarted_trainers import PrestartedTrainers
 from worker.jobs.slots import Slots
+from worker.maintenance import outbox
 from worker.maintenance.folder import WorkerFolder
-from worker.maintenance.outbox import TASK, OutboxPublisher
+from worker.maintenance.outbox import TASK, publish_all
 from worker.maintenance.reconciler import SECONDS, Reconciler
 from worker.processes.periodic_task import PeriodicTask
 from worker.settings import settings
@@ -116,17 +121,25 @@ class RunningWorker:
             for number in range(own.adapters)
         ]
         checks = DatasetChecks(own, self._folder.path, self._stopping)
-        self._checks = self._periodic("data sets", checks.step, SECONDS_BETWEEN_LOOKS)
+        self._woken: dict[Work, list[PeriodicTask]] = {
+            "outbox": [self._periodic("outbox", partial(publish_all, app), outbox.SECONDS_BETWEEN_LOOKS)],
+            "data sets": [self._periodic("data sets", checks.step, dataset_checks.SECONDS_BETWEEN_LOOKS)],
+            "adaptations": [
+                self._periodic(one.name, one.step, adaptations.SECONDS_BETWEEN_LOOKS) for one in self._adaptations
+            ],
+        }
+        """What a notification wakes."""
+        self._listener = Listener(WORK, self._hear)
 
     def start(self) -> None:
         """Before the broker is reached: repairs, trainers and, if need be, jobs don't wait for it."""
         self._folder.open()
         heartbeat = self._periodic("heartbeat", self._sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE)
-        self._trainers.start(heartbeat.wake)
+        self._trainers.start(lambda: _wake(heartbeat, *self._woken["adaptations"]))
         self._periodic("reconciler", self._reconciler.round, SECONDS).start()
-        OutboxPublisher(app, self._stopping, {"data sets": [self._checks.wake]}).start()
-        for part in (self._checks, *self._senders, *self._adaptations):
-            part.start()
+        for task in (*chain(*self._woken.values()), *self._senders):
+            task.start()
+        self._listener.start()
         self._periodic("catch-up", self.slots.catch_up, SECONDS_BETWEEN_CATCHING_UP).start()
         heartbeat.start()
         log.info("worker %s starts, with %d slots", self._worker_id, settings().worker_slots)
@@ -137,12 +150,14 @@ class RunningWorker:
 
     def finish(self) -> None:
         """After `stop`: no task of Celery's runs any more; a job that was taken up without a wake-up may."""
-        self._checks.wake()
+        self._listener.stop()
+        self._hear(None)
         self._trainers.close()
         self.slots.wait_until_idle()
-        self._checks.join()
+        for task in chain(*self._woken.values()):
+            task.join()
         for one in self._adaptations:
-            one.join()
+            one.close()
         # What a slow receiver keeps a sender from is sent again, under the same id.
         for sender in self._senders:
             sender.join(SECONDS_FOR_SENDERS / len(self._senders))
@@ -150,6 +165,10 @@ class RunningWorker:
         with transaction() as session:
             workers.gone(session, self._worker_id)
         self._reconciler.close()
+
+    def _hear(self, payload: str | None) -> None:
+        """Wakes what has work; None: everything, since notifications may have been lost."""
+        _wake(*chain(*(tasks for work, tasks in self._woken.items() if payload in (work, None))))
 
     def _periodic(self, name: str, step: Callable[[], None], pause: float) -> PeriodicTask:
         return PeriodicTask(name, step, pause, self._stopping)
@@ -164,6 +183,11 @@ class RunningWorker:
             with transaction() as session:
                 gpu = None if ready.gpu is None else ready.gpu.model_dump(include={"name", "memory_bytes", "uuid"})
                 workers.seen(session, self._worker_id, socket.gethostname(), os.getpid(), ready.devices, gpu)
+
+
+def _wake(*tasks: PeriodicTask) -> None:
+    for task in tasks:
+        task.wake()
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]

@@ -1,13 +1,13 @@
-"""Keeps the lease of a small piece of work alive while it goes on."""
+"""Keeps the lease of a row that is worked on alive while the work goes on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-
-from sqlalchemy.orm import Session
+from datetime import timedelta
+from typing import Any
 
 from service.core.database import transaction
+from service.core.leased_queue import Held, LeasedQueue
 
 
 class Abandoned(Exception):
@@ -15,16 +15,18 @@ class Abandoned(Exception):
 
 
 class Renewal:
-    """Renews three times a lease; raises Abandoned where `renew` says that it is lost."""
+    """Renews three times a lease."""
 
-    def __init__(self, renew: Callable[[Session], bool], lease_seconds: float) -> None:
-        self._renew, self._pause = renew, lease_seconds / 3
+    def __init__(self, queue: LeasedQueue[Any], held: Held, lease: timedelta) -> None:
+        self._queue, self._held, self._lease = queue, held, lease
+        self._pause = lease.total_seconds() / 3
         self._next = time.monotonic() + self._pause
 
     def if_due(self) -> None:
+        """Raises Abandoned where the row is another's by now, or gone."""
         if time.monotonic() < self._next:
             return
         with transaction() as session:
-            if not self._renew(session):
+            if not self._queue.renew(session, self._held, self._lease):
                 raise Abandoned
         self._next = time.monotonic() + self._pause

@@ -16,7 +16,8 @@ from service.adaptations import initializations, rows
 from service.adaptations import store as adaptations
 from service.adaptations.initializations import Facts
 from service.adaptations.schemas import AdaptationDocument, AdaptationWithResult, adaptation_document, with_result
-from service.adaptations.store import ENDED, Found, State
+from service.adaptations.store import Found
+from service.adaptations.transitions import ENDED, State
 from service.core import idempotency
 from service.core.blobs import BlobNotFound
 from service.core.database import transaction
@@ -123,7 +124,7 @@ async def adapt(
     document, replayed = await run_in_threadpool(_submit, caller, learned, wanted, idempotency_key)
     seconds = wanted_wait(prefer, USUAL_WAIT)
     if seconds and document.state not in ENDED:
-        await until(request.app.state.notices, document.id, _has_ended, seconds)
+        await until(request.app.state.news, document.id, _has_ended, seconds)
     found = await run_in_threadpool(_find, caller, document.id)
     document = with_result(found) if found else document
     headers = {"Location": f"/v1/adaptations/{document.id}"}

@@ -9,7 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from amaml.adaptation_request import AdaptationResult
-from service.adaptations.store import Found, State
+from service.adaptations.store import Found
+from service.adaptations.transitions import State
 
 
 class WeightsDocument(BaseModel):

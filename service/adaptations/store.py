@@ -1,32 +1,28 @@
-"""Adaptations of learned initializations to a task's rows: asked for, taken by workers with a lease and a fence, ended.
-
-What waits lies in the table itself. A notification wakes the workers at once; one that is lost costs them their pause
-between two looks.
-"""
+"""Adaptations of learned initializations to a task's rows: asked for, taken by workers from their leased queue, ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, select
 from sqlalchemy.orm import Session, aliased, defer
 
 from service.adaptations.tables import Adaptation
+from service.adaptations.transitions import ADAPTATION, ENDED, State
 from service.core import blobs, quotas
+from service.core.database import notify_after_commit
+from service.core.leased_queue import Held, LeasedQueue
+from service.core.notifications import NEWS, WORK, notify
 from service.core.tables import Blob
-from service.jobs import events
 from service.jobs.tables import Job
 
-CHANNEL: Final = "amaml_adaptations"
-"""Notified, without content, whenever one waits for a worker."""
-MAX_ATTEMPTS: Final = 3
+MAX_TRIES: Final = 3
 MAX_WAITING: Final = 100
 """Of a workspace: each may hold 8 MiB, and a worker for a minute."""
-State = Literal["queued", "running", "succeeded", "failed"]
-ENDED: Final = frozenset({"succeeded", "failed"})
+QUEUE: Final = LeasedQueue(Adaptation, ADAPTATION, defer(Adaptation.request))
 
 
 class TooMany(Exception):
@@ -40,13 +36,12 @@ class TooMany(Exception):
 
 
 @dataclass(frozen=True)
-class Taken:
+class Taken(Held):
     """The right to do an adaptation, and what it needs."""
 
-    id: UUID
-    attempt: int
-    """The fence."""
     request: dict[str, Any]
+    tries: int
+    """How often it was tried, this time included."""
     blob_id: UUID
     """Of the initialization."""
     sha256: str
@@ -70,7 +65,7 @@ def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str
     adaptation = Adaptation(workspace_id=workspace_id, job_id=job_id, by=request["by"], request=request)
     session.add(adaptation)
     session.flush()
-    session.execute(select(func.pg_notify(CHANNEL, "")))
+    notify_after_commit(session, WORK, "adaptations")
     return adaptation
 
 
@@ -133,56 +128,56 @@ def expire(session: Session, older_than: timedelta) -> None:
 
 
 def take_next(session: Session, lease: timedelta) -> Taken | None:
-    """The one that has waited longest, or whose worker was lost; None if none waits. Workspaces take turns: the one for which
-    the fewest run comes first, then the one that was served longest ago. One that brought down whatever took it is given up
-    here."""
+    """The one that has waited longest; None if none waits. Workspaces take turns: the one for which the fewest run comes first,
+    then the one that was served longest ago."""
     other = aliased(Adaptation)
     same = other.workspace_id == Adaptation.workspace_id
-    running = select(func.count()).where(same, other.state == "running", other.lease_expires_at > func.now())
+    running = select(func.count()).where(same, other.state == "running")
     served = select(func.max(other.started_at)).where(same)
-    lapsed = and_(Adaptation.state == "running", Adaptation.lease_expires_at < func.now())
     waiting = (
         select(Adaptation, Job.initialization_blob_id, Blob.sha256)
         .join(Job, Job.id == Adaptation.job_id)
         .join(Blob, Blob.id == Job.initialization_blob_id)
-        .where(or_(Adaptation.state == "queued", lapsed))
+        .where(QUEUE.waits())
         .order_by(running.scalar_subquery(), served.scalar_subquery().nulls_first(), Adaptation.id)
     )
-    row = session.execute(waiting.limit(1).with_for_update(skip_locked=True, of=Adaptation)).one_or_none()
+    row = QUEUE.lock_next(session, waiting)
     if row is None:
         return None
     adaptation, blob_id, sha256 = row
     assert blob_id is not None, "a blob of this id was joined"
     assert sha256 is not None, "initializations are finished blobs"
-    if adaptation.attempt >= MAX_ATTEMPTS:
-        _end(
-            session, adaptation, "failed", "crashed",
-            f"What worked on it died {adaptation.attempt} times: send fewer rows, and look into the workers' logs and memory.",
-        )  # fmt: skip
-        return take_next(session, lease)
-    adaptation.attempt += 1
-    adaptation.state = "running"
-    adaptation.lease_expires_at = func.now() + lease
+    QUEUE.take(adaptation, lease)
+    QUEUE.become(adaptation, "running")
+    adaptation.tries += 1
     adaptation.started_at = func.now()
-    return Taken(adaptation.id, adaptation.attempt, adaptation.request, blob_id, sha256)
-
-
-def renew(session: Session, taken: Taken, lease: timedelta) -> bool:
-    """Counts the lease anew from now; False where it is another's by now, or gone."""
-    held = update(Adaptation).where(_held(taken)).values(lease_expires_at=func.now() + lease)
-    return session.scalar(held.returning(Adaptation.id)) is not None
+    return Taken(adaptation.id, adaptation.attempt, adaptation.request, adaptation.tries, blob_id, sha256)
 
 
 def give_back(session: Session, taken: Taken, *, counted: bool) -> None:
-    """Leaves it to whichever worker comes first; `counted`: as one of its attempts."""
-    left = {"state": "queued", "lease_expires_at": None, "attempt": Adaptation.attempt - (0 if counted else 1)}
-    session.execute(update(Adaptation).where(_held(taken)).values(left))
-    session.execute(select(func.pg_notify(CHANNEL, "")))
+    """Leaves it to whichever worker comes first; `counted`: as one of its tries."""
+    adaptation = QUEUE.hold(session, taken)
+    if adaptation is None:
+        return
+    if not counted:
+        adaptation.tries -= 1
+    _queue_again(session, adaptation)
+
+
+def lapsed(session: Session, adaptation: Adaptation) -> None:
+    """The worker that did it was lost: another does it, unless that has happened too often."""
+    if adaptation.tries < MAX_TRIES:
+        _queue_again(session, adaptation)
+        return
+    _end(
+        session, adaptation, "failed", "crashed",
+        f"What worked on it died {adaptation.tries} times: send fewer rows, and look into the workers' logs and memory.",
+    )  # fmt: skip
 
 
 def succeed(session: Session, taken: Taken, result: dict[str, Any], weights_blob_id: UUID | None) -> bool:
-    """Its result, for who waits for it. False as in `renew`."""
-    adaptation = _locked(session, taken)
+    """Its result, for who waits for it. False where it is another's by now, or gone."""
+    adaptation = QUEUE.hold(session, taken)
     if adaptation is None:
         return False
     adaptation.result = result
@@ -195,27 +190,23 @@ def succeed(session: Session, taken: Taken, result: dict[str, Any], weights_blob
 
 def fail(session: Session, taken: Taken, reason: str, detail: str) -> None:
     """Ends it with a machine word and a sentence that names the remedy; nothing where it is another's by now, or gone."""
-    adaptation = _locked(session, taken)
+    adaptation = QUEUE.hold(session, taken)
     if adaptation is not None:
         _end(session, adaptation, "failed", reason, detail)
 
 
-def _held(taken: Taken) -> ColumnElement[bool]:
-    return and_(Adaptation.id == taken.id, Adaptation.attempt == taken.attempt, Adaptation.state == "running")
-
-
-def _locked(session: Session, taken: Taken) -> Adaptation | None:
-    query = select(Adaptation).where(_held(taken)).options(defer(Adaptation.request)).with_for_update()
-    return session.scalars(query).one_or_none()
+def _queue_again(session: Session, adaptation: Adaptation) -> None:
+    QUEUE.give_back(adaptation)
+    notify_after_commit(session, WORK, "adaptations")
 
 
 def _end(session: Session, adaptation: Adaptation, state: State, reason: str | None, detail: str | None) -> None:
-    adaptation.state, adaptation.status_reason, adaptation.status_detail = state, reason, detail
-    adaptation.lease_expires_at = None
+    QUEUE.become(adaptation, state)
+    adaptation.status_reason, adaptation.status_detail = reason, detail
     adaptation.ended_at = func.now()
     begun = and_(Adaptation.id == adaptation.id, Adaptation.started_at.is_not(None))
     quotas.spend(session, adaptation.workspace_id, begun, Adaptation.started_at)
-    session.execute(select(func.pg_notify(events.CHANNEL, str(adaptation.id))))
+    notify(session, NEWS, str(adaptation.id))
 
 
 def _without_weights(session: Session, gone: Any) -> int:
@@ -224,6 +215,6 @@ def _without_weights(session: Session, gone: Any) -> int:
     ).all()
     # Whoever waits for one of them is told that there is nothing to wait for.
     for adaptation_id, _ in removed:
-        session.execute(select(func.pg_notify(events.CHANNEL, str(adaptation_id))))
+        notify(session, NEWS, str(adaptation_id))
     blobs.remove(session, [blob_id for _, blob_id in removed if blob_id is not None])
     return len(removed)

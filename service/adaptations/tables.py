@@ -10,11 +10,11 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.core.tables import Base, Blob, Workspace, now, uuid7
+from service.core.tables import Blob, LeasedRow, Workspace, now
 from service.jobs.tables import Job
 
 
-class Adaptation(Base):
+class Adaptation(LeasedRow):
     """A learned initialization, adapted to one task's rows. Forgotten after a while; gone with its job."""
 
     __tablename__ = "adaptations"
@@ -26,7 +26,6 @@ class Adaptation(Base):
         Index("ix_adaptations_workspace_id_started_at", "workspace_id", "started_at"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     job_id: Mapped[UUID] = mapped_column(ForeignKey(Job.id, ondelete="CASCADE"))
     by: Mapped[str]
@@ -40,10 +39,8 @@ class Adaptation(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """amaml.adaptation_request.AdaptationResult."""
     weights_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey(Blob.id))
-    attempt: Mapped[int] = mapped_column(server_default="0")
-    """The fence."""
-    lease_expires_at: Mapped[datetime | None]
-    """Another worker takes it up after that."""
+    tries: Mapped[int] = mapped_column(server_default="0")
+    """How often it was tried: unlike attempts, not those that ended with their worker's shutdown."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     started_at: Mapped[datetime | None]
     """By the latest attempt."""

@@ -23,7 +23,7 @@ IDLE_SECONDS = 5
 TRUSTED_SECONDS = 1.0
 """A pooled connection that was used so recently is taken to be alive. If it isn't, the first error empties the pool."""
 
-NOTICES_LOSS: Final[dict[str, Any]] = {
+LOSS_IS_NOTICED: Final[dict[str, Any]] = {
     "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
 """Of a connection: a server that vanished without a word is noticed, instead of waited for."""
@@ -61,7 +61,7 @@ def _engine(url: str) -> Engine:
         connect_args={
             "application_name": "amaml",
             "options": f"-c timezone=utc -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
-            **NOTICES_LOSS,
+            **LOSS_IS_NOTICED,
         },
     )
     event.listen(made, "checkin", _note_use)
@@ -99,35 +99,35 @@ def transaction(url: str | None = None) -> Iterator[Session]:
             row_security.apply(session)
             yield session
         if session.info:
-            _tell(engine(url), session.info)
+            _send(engine(url), session.info)
 
 
-def tell_after_commit(session: Session, channel: str, payload: str) -> None:
+def notify_after_commit(session: Session, channel: str, payload: str) -> None:
     """Notifies once the transaction is committed, and not with its commit: PostgreSQL lets commits that notify through one at
-    a time, each waiting for its disk. The notice may be lost, so whoever listens must look by itself now and then."""
+    a time, each waiting for its disk. The notification may be lost, so whoever listens must look by itself now and then."""
     session.info[channel, payload] = None
 
 
-_untold: set[tuple[Engine, str, str]] = set()
-_telling = Lock()
+_unsent: set[tuple[Engine, str, str]] = set()
+_sending = Lock()
 
 
-def _tell(on: Engine, notices: Iterable[tuple[str, str]]) -> None:
-    """Whoever is at it tells for the others too: of many commits at once, one notice tells of several."""
-    _untold.update((on, channel, payload) for channel, payload in notices)
-    while _untold and _telling.acquire(blocking=False):
+def _send(on: Engine, notifications: Iterable[tuple[str, str]]) -> None:
+    """Whoever sends one sends those of the others too: of many commits at once, one notification serves several."""
+    _unsent.update((on, channel, payload) for channel, payload in notifications)
+    while _unsent and _sending.acquire(blocking=False):
         try:
-            _tell_one(*_untold.pop())
+            _send_one(*_unsent.pop())
         finally:
-            _telling.release()
+            _sending.release()
 
 
-def _tell_one(on: Engine, channel: str, payload: str) -> None:
+def _send_one(on: Engine, channel: str, payload: str) -> None:
     try:
         with on.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
-    except DBAPIError as error:  # what it tells of is committed: to fail now would say that it isn't
-        log.warning("a notice was lost; workers look by themselves", reason=str(error.orig))
+    except DBAPIError as error:  # its cause is committed: to fail now would say that it isn't
+        log.warning("a notification was lost; workers look by themselves", reason=str(error.orig))
 
 
 @contextmanager

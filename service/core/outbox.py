@@ -12,25 +12,17 @@ from typing import Any, Literal
 from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from service.core.database import tell_after_commit
+from service.core.database import notify_after_commit
+from service.core.notifications import WORK
 from service.core.tables import OutboxMessage
 
-CHANNEL = "amaml_outbox"
-"""Notified, without content, soon after a message is committed; with a word for other work that lies in the store."""
-
 Kind = Literal["wake"]
-Work = Literal["data sets"]
 
 
 def put(session: Session, kind: Kind, payload: dict[str, Any] | None = None) -> None:
     """Adds a message in the caller's transaction. `wake` (there is work) has no payload."""
     session.execute(insert(OutboxMessage).values(kind=kind, payload=payload or {}))
-    tell_after_commit(session, CHANNEL, "")
-
-
-def tell(session: Session, of: Work) -> None:
-    """Has workers look for it as soon as the caller's transaction is committed. It may be lost: they look by themselves too."""
-    tell_after_commit(session, CHANNEL, of)
+    notify_after_commit(session, WORK, "outbox")
 
 
 def put_unless_recent(session: Session, kind: Kind, within: timedelta) -> None:

@@ -41,6 +41,19 @@ uuid7 = func.uuidv7()
 now = func.now()
 
 
+class LeasedRow(Base):
+    """The columns of a row that workers take with a lease (service.core.leased_queue)."""
+
+    __abstract__ = True
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
+    state: Mapped[str]
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    """The fence: it only grows, and every write of a worker asks for it."""
+    lease_expires_at: Mapped[datetime | None]
+    """When others may take it for lost; null unless a worker holds it."""
+
+
 class Workspace(Base):
     __tablename__ = "workspaces"
 

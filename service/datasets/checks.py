@@ -1,7 +1,4 @@
-"""The checks of data sets, as workers see them: taken one at a time with a lease and a fence, and their verdicts.
-
-What isn't checked lies in the table itself, so there is no message to lose: every worker looks now and then, and takes
-what nobody has, or what was taken by a worker whose lease has lapsed.
+"""The checks of data sets, as workers see them: the leased queue of those that are pending, and their verdicts.
 
 A verdict about the file is a report, and is kept for ever. A check that came to no report (its process crashed, its worker was
 lost, it took too long or too much memory) is tried again a few times or ends as `invalid` without a report; the same bytes,
@@ -15,13 +12,16 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from amaml.dataset_report import DatasetReport
 from service.core import outbox
+from service.core.database import notify_after_commit
+from service.core.leased_queue import Held, LeasedQueue
+from service.core.notifications import NEWS, WORK, notify
 from service.datasets.tables import Dataset
-from service.jobs import events
+from service.datasets.transitions import DATASET
 from service.jobs.reasons import PENDING
 from service.jobs.tables import Job
 
@@ -31,13 +31,13 @@ MAX_BREAKDOWNS: Final = 3
 """Tries. A check whose process broke down at this one or a later one isn't tried again."""
 
 
+QUEUE: Final = LeasedQueue(Dataset, DATASET)
+
+
 @dataclass(frozen=True)
-class Check:
+class Check(Held):
     """The right to check a data set, and what there is to check."""
 
-    dataset_id: UUID
-    attempt: int
-    """The fence."""
     tries: int
     """How often the file was tried since it was uploaded last, this time included."""
     format: str
@@ -47,38 +47,40 @@ class Check:
 
 
 def take_next(session: Session, lease: timedelta) -> Check | None:
-    """The check that has waited longest; None if none waits. One that was lost too often is given up here."""
-    free = Dataset.lease_expires_at.is_(None) | (Dataset.lease_expires_at < func.now())
-    waiting = select(Dataset).where(Dataset.state == "pending", free).order_by(Dataset.id)
-    dataset = session.scalars(waiting.limit(1).with_for_update(skip_locked=True)).first()
-    if dataset is None:
+    """The check that has waited longest; None if none waits."""
+    found = QUEUE.lock_next(session, select(Dataset).where(QUEUE.waits()).order_by(Dataset.id))
+    if found is None:
         return None
-    if dataset.tries >= MAX_TRIES:
-        _end(
-            session, dataset, None,
-            f"Its check was cut off {MAX_TRIES} times, the last time with its worker: look into the workers' logs and "
-            "memory, then upload the same file again, and it is checked anew.",
-        )  # fmt: skip
-        return take_next(session, lease)
-    dataset.attempt += 1
+    dataset: Dataset = found[0]
+    QUEUE.take(dataset, lease)
     dataset.tries += 1
-    dataset.lease_expires_at = func.now() + lease
     return Check(
         dataset.id, dataset.attempt, dataset.tries, dataset.format, tuple(dataset.families), dataset.blob_id, dataset.bytes
     )  # fmt: skip
 
 
-def renew(session: Session, check: Check, lease: timedelta) -> bool:
-    """Counts the lease anew from now; False where the check is another's by now, or the data set is gone."""
-    held = update(Dataset).where(_held(check)).values(lease_expires_at=func.now() + lease)
-    return session.scalar(held.returning(Dataset.id)) is not None
-
-
 def give_back(session: Session, check: Check, *, counted: bool = False) -> None:
     """Leaves the check to whichever worker comes first; `counted`: as one of its tries."""
-    left = {"lease_expires_at": None, "tries": Dataset.tries - (0 if counted else 1)}
-    session.execute(update(Dataset).where(_held(check)).values(left))
-    outbox.tell(session, "data sets")
+    dataset = QUEUE.hold(session, check)
+    if dataset is None:
+        return
+    if not counted:
+        dataset.tries -= 1
+    QUEUE.give_back(dataset)
+    notify_after_commit(session, WORK, "data sets")
+
+
+def lapsed(session: Session, dataset: Dataset) -> None:
+    """The worker that checked it was lost: another checks it, unless that has happened too often."""
+    if dataset.tries < MAX_TRIES:
+        QUEUE.give_back(dataset)
+        notify_after_commit(session, WORK, "data sets")
+        return
+    _end(
+        session, dataset, None,
+        f"Its check was cut off {MAX_TRIES} times, the last time with its worker: look into the workers' logs and "
+        "memory, then upload the same file again, and it is checked anew.",
+    )  # fmt: skip
 
 
 def broke_down(session: Session, check: Check, how: str, remedy: str) -> bool:
@@ -94,8 +96,8 @@ def broke_down(session: Session, check: Check, how: str, remedy: str) -> bool:
 
 
 def finish(session: Session, check: Check, report: DatasetReport | None, detail: str | None) -> bool:
-    """The verdict: invalid with the sentence `detail`, or ready where it is None. False as in `renew`."""
-    dataset = session.scalars(select(Dataset).where(_held(check)).with_for_update()).one_or_none()
+    """The verdict: invalid with the sentence `detail`, or ready where it is None. False where the check is another's by now."""
+    dataset = QUEUE.hold(session, check)
     if dataset is None:
         return False
     _end(session, dataset, report, detail)
@@ -104,21 +106,16 @@ def finish(session: Session, check: Check, report: DatasetReport | None, detail:
 
 def begin_anew(session: Session, dataset: Dataset) -> None:
     """Has one that is invalid without a report checked again. The caller holds its row's lock."""
-    dataset.state, dataset.tries = "pending", 0
-    dataset.attempt += 1  # whoever had the last attempt, and was lost with it, holds nothing now
-    dataset.lease_expires_at = dataset.status_detail = dataset.checked_at = None
-    outbox.tell(session, "data sets")
-
-
-def _held(check: Check) -> ColumnElement[bool]:
-    return and_(Dataset.id == check.dataset_id, Dataset.attempt == check.attempt, Dataset.state == "pending")
+    QUEUE.become(dataset, "pending")
+    dataset.tries = 0
+    dataset.status_detail = dataset.checked_at = None
+    notify_after_commit(session, WORK, "data sets")
 
 
 def _end(session: Session, dataset: Dataset, report: DatasetReport | None, detail: str | None) -> None:
     """Writes the verdict and wakes who waits for it: jobs, and answers to `Prefer: wait`."""
-    dataset.state = "ready" if detail is None else "invalid"
+    QUEUE.become(dataset, "ready" if detail is None else "invalid")
     dataset.status_detail = detail
-    dataset.lease_expires_at = None
     dataset.checked_at = func.now()
     if report is not None:
         dataset.report = report.model_dump(mode="json")
@@ -129,4 +126,4 @@ def _end(session: Session, dataset: Dataset, report: DatasetReport | None, detai
     session.execute(told.execution_options(synchronize_session=False))
     if session.scalar(select(Job.id).where(*waiting).limit(1)) is not None:
         outbox.put(session, "wake")
-    session.execute(select(func.pg_notify(events.CHANNEL, str(dataset.id))))
+    notify(session, NEWS, str(dataset.id))

@@ -100,7 +100,7 @@ async def upload(
         headers["Idempotency-Replayed"] = "true"
     seconds = wanted_wait(prefer)
     if seconds and document.state == "pending":
-        await until(request.app.state.notices, document.id, _is_checked, seconds)
+        await until(request.app.state.news, document.id, _is_checked, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         found = await run_in_threadpool(_find, caller, document.id)
         document = with_report(found) if found else document

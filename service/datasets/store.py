@@ -11,7 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, defer
 
 from amaml.dataset_format import Detected
-from service.core import blobs, outbox, quotas
+from service.core import blobs, quotas
+from service.core.database import notify_after_commit
+from service.core.notifications import WORK
 from service.datasets import checks as dataset_checks
 from service.datasets.tables import Dataset
 from service.jobs.tables import Job
@@ -66,7 +68,7 @@ def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Det
     )
     if new_id is not None:
         quotas.check_stored(session, workspace_id, file.size)
-        outbox.tell(session, "data sets")
+        notify_after_commit(session, WORK, "data sets")
     same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == detected.format)
     # Locked, so that of several uploads at once one begins the check anew. Jobs may go on referring to it meanwhile.
     locked = select(Dataset).where(*same).with_for_update(key_share=True)

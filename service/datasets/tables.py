@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.core.tables import Base, Blob, Workspace, now, uuid7
+from service.core.tables import Blob, LeasedRow, Workspace, now
 
 
-class Dataset(Base):
+class Dataset(LeasedRow):
     """An immutable file. Until a worker has checked it, it is `pending`; with the check's report it is `ready` or `invalid` for
     ever. One that is `invalid` without a report wasn't read to its end: the same bytes, uploaded again, are checked anew."""
 
@@ -28,7 +28,6 @@ class Dataset(Base):
         Index("ix_datasets_pending", "id", postgresql_where=text("state = 'pending'")),
     )  # fmt: skip
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     name: Mapped[str]
     version: Mapped[int] = mapped_column(server_default="1")
@@ -45,12 +44,8 @@ class Dataset(Base):
     """Of an invalid one: a sentence that says what is wrong."""
     report: Mapped[dict[str, Any] | None]
     """amaml.dataset_report.DatasetReport; null until it is checked, and where the check came to no report."""
-    attempt: Mapped[int] = mapped_column(server_default="0")
-    """Of the check: its fence, which only grows."""
     tries: Mapped[int] = mapped_column(server_default="0")
     """How often the check was tried since the file was uploaded last."""
-    lease_expires_at: Mapped[datetime | None]
-    """Of the check: another worker takes it up after that."""
     blob_id: Mapped[UUID] = mapped_column(ForeignKey(Blob.id))
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     checked_at: Mapped[datetime | None]

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import Header
 from fastapi.concurrency import run_in_threadpool
 
-from service.http.notices import Notices, news
+from service.http.news import News, news
 
 LONGEST_WAIT: Final = 60
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait=(\d{1,6})\s*(?:$|[,;])")
@@ -27,10 +27,10 @@ def wanted_wait(prefer: str | None, usual: int = 0) -> int:
     return min(int(match[1]), LONGEST_WAIT) if match else usual
 
 
-async def until(notices: Notices, of: UUID, has_ended: Callable[[UUID], bool], seconds: float) -> None:
+async def until(waiting: News, of: UUID, has_ended: Callable[[UUID], bool], seconds: float) -> None:
     """Returns when what `of` names (a job, a data set, an adaptation) has ended, and at the latest after so many seconds."""
     give_up = asyncio.get_running_loop().time() + seconds
-    with notices.of(of) as event:
+    with waiting.of(of) as event:
         while True:
             event.clear()
             if await run_in_threadpool(has_ended, of):

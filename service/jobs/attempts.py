@@ -65,6 +65,11 @@ def stopped(session: Session, job: Job) -> None:
     outbox.put(session, "wake")
 
 
+def lapsed(session: Session, job: Job) -> None:
+    """The lease lapsed: the worker that ran it was lost."""
+    crashed(session, job, "lost_worker", "The worker that ran it was lost")
+
+
 def crashed(session: Session, job: Job, reason: Crash, detail: str) -> None:
     """The attempt ended by accident. `detail` says what happened, as a sentence without its full stop."""
     if _as_the_user_asked(session, job, reason, f"{detail}."):

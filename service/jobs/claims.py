@@ -1,8 +1,7 @@
-"""A worker's claim on a job: taken from the queue with a lease and a fence, renewed, and asked for at every write.
+"""A worker's claim on a job, which is taken from the leased queue of jobs.
 
 The fence is the attempt's number. A write is preceded by `hold` in its transaction, which locks the job's row and
 refuses the claim if the attempt is over: its lease lapsed and the job was queued again, or another attempt runs by now.
-All times are Postgres' own.
 """
 
 from __future__ import annotations
@@ -10,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, exists, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from service.core import quotas
+from service.core.leased_queue import Held, LeasedQueue
 from service.datasets.tables import Dataset
 from service.jobs.reasons import NO_CUDA_WORKER, NO_SUCH_GPU, PENDING
 from service.jobs.states import become
 from service.jobs.tables import Attempt, Checkpoint, Job
-from service.jobs.transitions import LEASED, State
+from service.jobs.transitions import JOB, LEASED, State
 from service.workers.tables import LIVE_WITHIN, Worker
+
+QUEUE: Final = LeasedQueue(Job, JOB, defer(Job.spec))
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,9 @@ class Claimant:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Held):
     """The right to run one attempt of a job, and what that attempt needs to know."""
 
-    job_id: UUID
-    attempt: int
-    """The fence."""
     spec: dict[str, Any]
     study_id: UUID | None
     runtime: dict[str, Any]
@@ -62,7 +61,7 @@ class StaleFence(Exception):
     """The attempt is over: whoever ran it must stop, and none of its writes is taken any more."""
 
     def __init__(self, claim: Claim) -> None:
-        super().__init__(f"attempt {claim.attempt} of job {claim.job_id} is over: another may have taken the job")
+        super().__init__(f"attempt {claim.attempt} of job {claim.id} is over: another may have taken the job")
 
 
 def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | None:
@@ -75,9 +74,8 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     if job is None:
         return None
     checkpoint = newest_checkpoint(session, job.id)
-    job.attempt += 1
+    QUEUE.take(job, lease)
     job.worker_id = worker.id
-    job.lease_expires_at = func.now() + lease
     job.progress_at = func.now()
     job.started_at = func.coalesce(Job.started_at, func.now())
     job.phase = "starting"
@@ -98,7 +96,7 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     )  # fmt: skip
     become(session, job, "running")
     return Claim(
-        job_id=job.id,
+        id=job.id,
         attempt=job.attempt,
         spec=job.spec,
         study_id=job.study_id,
@@ -132,18 +130,18 @@ def _next(session: Session, fits: ColumnElement[bool]) -> Job | None:
     """The job to claim, locked. Jobs of a workspace of which as many run as its quota allows stay where they are."""
     passed_over: list[UUID] = []
     while True:
-        job = session.scalars(
+        found = QUEUE.lock_next(
+            session,
             select(Job)
             .where(
                 *_in_the_queue(), Job.queued_at <= func.now(), fits, _data_are_checked(),
                 Job.workspace_id.not_in(quotas.full()), Job.workspace_id.not_in(passed_over),
             )
-            .order_by(Job.queued_at, Job.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).first()  # fmt: skip
-        if job is None:
+            .order_by(Job.queued_at, Job.id),
+        )  # fmt: skip
+        if found is None:
             return None
+        job: Job = found[0]
         bound = quotas.running_bound(session, job.workspace_id)
         if bound is None or quotas.may_run_another(session, job.workspace_id, bound):
             return job
@@ -159,12 +157,7 @@ def newest_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
 
 def hold(session: Session, claim: Claim) -> Job:
     """The claim's job, locked until the transaction ends; raises StaleFence if the attempt is over."""
-    job = session.scalars(
-        select(Job)
-        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
-        .options(defer(Job.spec))
-        .with_for_update()
-    ).first()
+    job = QUEUE.hold(session, claim)
     if job is None:
         raise StaleFence(claim)
     return job
@@ -173,33 +166,11 @@ def hold(session: Session, claim: Claim) -> Job:
 def look(session: Session, claim: Claim) -> State:
     """The state of the claim's job (running, or what a user asked for meanwhile), without a lock; raises StaleFence."""
     state = session.scalar(
-        select(Job.state).where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
+        select(Job.state).where(Job.id == claim.id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
     )
     if state is None:
         raise StaleFence(claim)
     return cast(State, state)
-
-
-def renew(job: Job, lease: timedelta) -> None:
-    """Counts the lease of a held job anew from now."""
-    job.lease_expires_at = func.now() + lease
-
-
-def lapsed(session: Session) -> Job | None:
-    """A job whose lease has lapsed, locked; None if there is none. Those that another process looks at are left."""
-    oldest = (
-        select(Job)
-        .where(Job.lease_expires_at < func.now())
-        .order_by(Job.lease_expires_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return session.scalars(oldest).first()
-
-
-def some_lapsed(session: Session) -> bool:
-    """Whether there is a job whose lease has lapsed."""
-    return session.scalar(select(Job.id).where(Job.lease_expires_at < func.now()).limit(1)) is not None
 
 
 def some_wait(
@@ -216,7 +187,7 @@ def some_wait(
 
 def _in_the_queue() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """As the index ix_jobs_queue has it: what a study holds back isn't even looked at."""
-    return Job.state == "queued", ~Job.held
+    return QUEUE.waits(), ~Job.held
 
 
 def _data_are_checked() -> ColumnElement[bool]:

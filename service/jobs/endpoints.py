@@ -87,7 +87,7 @@ async def submit(
         headers["Idempotency-Replayed"] = "true"
     seconds = wanted_wait(prefer)
     if seconds and document.state not in FINAL:
-        await until(request.app.state.notices, document.id, _has_ended, seconds)
+        await until(request.app.state.news, document.id, _has_ended, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         found = await run_in_threadpool(_find, caller, document.id)
         document = found_document(found) if found else document

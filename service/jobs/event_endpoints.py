@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from service.core.database import transaction
 from service.http import examples
-from service.http.notices import Notices, news
+from service.http.news import News, news
 from service.http.pages import Cursor, Limit, Page, cut, decode_number, encode
 from service.http.problems import Problem, not_found
 from service.http.replies import documented, json_reply, path_id
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["events"])
 EVENT_STREAM: Final = "text/event-stream"
 KEEP_ALIVE_SECONDS: Final = 15.0
 _LOOK_EVERY: Final = 20
-"""Keep-alives: news are told (service/http/notices.py), and thousands of idle streams mustn't all ask the database."""
+"""Keep-alives: events are notified of (service/http/news.py), and thousands of idle streams mustn't all ask the database."""
 _BATCH: Final = 200
 _NUMBER: Final = re.compile(r"\d{1,18}")
 
@@ -70,7 +70,7 @@ async def listen(
     after = max(decode_number(cursor), _number(last_event_id))
     if EVENT_STREAM in accept.lower():
         return StreamingResponse(
-            _stream(request.app.state.notices, wanted, after),
+            _stream(request.app.state.news, wanted, after),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -79,10 +79,10 @@ async def listen(
     return json_reply(Page(data=[event_document(row) for row in rows], next_cursor=next_cursor))
 
 
-async def _stream(notices: Notices, job_id: UUID, after: int) -> AsyncIterator[str]:
+async def _stream(waiting: News, job_id: UUID, after: int) -> AsyncIterator[str]:
     """The events after that number, those to come included, until the job has ended or is gone."""
     yield "retry: 1000\n\n"
-    with notices.of(job_id) as event:
+    with waiting.of(job_id) as event:
         while True:
             event.clear()
             rows, state = await run_in_threadpool(_look, job_id, after, _BATCH)

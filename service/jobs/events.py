@@ -14,13 +14,11 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from service.core.notifications import NEWS, notify
 from service.jobs.tables import Event, Job
-
-CHANNEL = "amaml_events"
-"""Notified with the job's id whenever an event of it is committed."""
 
 Kind = Literal["state", "progress", "checkpoint"]
 
@@ -38,7 +36,7 @@ def append(session: Session, job_id: UUID, kind: Kind, data: dict[str, Any]) -> 
     if seq is None:
         raise LookupError(f"there is no job {job_id} to write an event for")
     session.execute(insert(Event).values(job_id=job_id, seq=seq, kind=kind, data=data))
-    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+    notify(session, NEWS, str(job_id))
     return seq
 
 

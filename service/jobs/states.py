@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.jobs import events
 from service.jobs.tables import Job
-from service.jobs.transitions import FINAL, LEASED, State, check
+from service.jobs.transitions import FINAL, JOB, LEASED, State
 
 
 def become(session: Session, job: Job, target: State, *, reason: str | None = None, detail: str | None = None) -> None:
@@ -19,7 +19,7 @@ def become(session: Session, job: Job, target: State, *, reason: str | None = No
     A step to a leased state from another needs the lease set on `job` first.
     """
     source = cast(State, job.state)
-    check(source, target)
+    JOB.check(job.state, target)
     job.state = target
     job.status_reason, job.status_detail = reason, detail
     if target not in LEASED:

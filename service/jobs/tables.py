@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.core.tables import Base, Blob, Workspace, now, uuid7
+from service.core.tables import Base, Blob, LeasedRow, Workspace, now
 from service.datasets.tables import Dataset
 from service.jobs.transitions import FINAL, STATES
 from service.studies.tables import Study
@@ -20,7 +20,7 @@ from service.studies.tables import Study
 UNFINISHED = text("state NOT IN ({})".format(", ".join(f"'{one}'" for one in STATES if one in FINAL)))
 
 
-class Job(Base):
+class Job(LeasedRow):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in STATES)), name="state"),
@@ -48,7 +48,6 @@ class Job(Base):
         ),
     )  # fmt: skip
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     name: Mapped[str]
     tags: Mapped[dict[str, Any]]
@@ -87,10 +86,7 @@ class Job(Base):
     metrics: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     """The latest value of each metric."""
 
-    attempt: Mapped[int] = mapped_column(server_default="0")
-    """The fence: every write of a worker carries the attempt's number and is refused once it is stale."""
     worker_id: Mapped[UUID | None]
-    lease_expires_at: Mapped[datetime | None]
     progress_at: Mapped[datetime | None]
     """When the trainer last got further: the heartbeat proves the supervisor, this proves the trainer."""
     last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")

@@ -1,11 +1,10 @@
-"""The life of a job: every state, and every legal step from one to another with the word for it.
-
-This table is the one place where a transition is allowed; the repositories ask it before they write.
-"""
+"""The life of a job."""
 
 from __future__ import annotations
 
 from typing import Final, Literal
+
+from service.core.transitions import Transitions
 
 State = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 
@@ -36,16 +35,10 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     ("cancelling", "failed"): "trainer failed first",
 }
 
-
-class IllegalTransition(Exception):
-    """A step that the table above doesn't have."""
-
-    def __init__(self, source: State, target: State) -> None:
-        super().__init__(f"a job that is {source} can't become {target}")
-        self.source, self.target = source, target
-
-
-def check(source: State, target: State) -> None:
-    """Raises IllegalTransition unless the table has the step."""
-    if (source, target) not in TRANSITIONS:
-        raise IllegalTransition(source, target)
+JOB: Final = Transitions(
+    "job",
+    "queued",
+    TRANSITIONS,
+    final=tuple(state for state in STATES if state in FINAL),
+    outcome=("initialization_blob_id", "ended_at", "attempt"),
+)

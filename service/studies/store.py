@@ -27,6 +27,7 @@ from service.jobs.store import BadReference
 from service.jobs.tables import Evaluation, Job, Metric
 from service.jobs.transitions import FINAL, LEASED, STATES
 from service.studies.tables import Study
+from service.studies.transitions import STUDY
 
 StudyState = Literal["running", "cancelling", "finished", "cancelled"]
 OPEN: Final[tuple[StudyState, ...]] = ("running", "cancelling")
@@ -177,7 +178,7 @@ def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
     if study.state == "finished":
         raise jobs.WrongState("The study has finished already: there is nothing left to cancel.")
     if study.state == "running":
-        study.state = "cancelling"
+        _become(study, "cancelling")
         live = select(Job.id).where(Job.study_id == study_id, _LIVES).order_by(Job.cell_number)
         for job_id in session.scalars(live).all():
             _cancel_unless_ended(session, workspace_id, job_id)
@@ -234,10 +235,15 @@ def _advance(session: Session, study: Study) -> None:
         select(func.count(), func.count().filter(_IS_LET_IN)).where(Job.study_id == study.id, _LIVES)
     ).one()
     if live == 0:
-        study.state = "finished" if study.state == "running" else "cancelled"
+        _become(study, "finished" if study.state == "running" else "cancelled")
         study.ended_at = func.now()
     elif study.state == "running" and let_in < study.concurrency:
         _let_in(session, study.id, study.concurrency - let_in)
+
+
+def _become(study: Study, target: StudyState) -> None:
+    STUDY.check(study.state, target)
+    study.state = target
 
 
 def _let_in(session: Session, study_id: UUID, number: int) -> None:

@@ -1,7 +1,7 @@
-"""Deliveries to webhooks, as workers see them: taken one at a time with a lease and a fence, sent, and written down.
+"""Deliveries to webhooks, as workers see them: taken from their leased queue, sent, and written down.
 
-A delivery whose worker is lost is taken by another when its lease has lapsed: it is sent at least once, and by one at a
-time. The database holds no lock while it is sent.
+A delivery whose worker was lost is sent again by another: it is sent at least once, and by one at a time. The database holds no
+lock while it is sent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from service.core.leased_queue import Held, LeasedQueue
 from service.webhooks import store as webhooks
 from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
+from service.webhooks.transitions import DELIVERY
 
 AT_ONCE: Final = 4
 """Deliveries of a workspace that are under way at once: slow receivers of one leave senders to the others."""
@@ -29,13 +31,13 @@ LONGEST_PAUSE: Final = timedelta(hours=24)
 """A receiver that asks for a longer one doesn't get it."""
 
 
+QUEUE: Final = LeasedQueue(WebhookDelivery, DELIVERY)
+
+
 @dataclass(frozen=True)
-class Sending:
+class Sending(Held):
     """The right to send a delivery once, and what there is to send."""
 
-    delivery_id: UUID
-    attempt: int
-    """The fence."""
     webhook_id: UUID
     url: str
     secrets: tuple[str, ...]
@@ -67,15 +69,12 @@ def take_next(session: Session, lease: timedelta, schedule: Sequence[float]) -> 
     """The delivery that has been due longest; None if none is. One whose attempts are used up is ended here."""
     while (taken := _lock_next(session)) is not None:
         delivery, webhook = taken
-        if delivery.lease_expires_at is not None:
-            _write_off(session, delivery)
         if not webhook.enabled or delivery.tries >= len(schedule):
             _end(delivery, "failed")
             session.flush()
             continue
-        delivery.attempt += 1
+        QUEUE.take(delivery, lease)
         delivery.tries += 1
-        delivery.lease_expires_at = func.now() + lease
         session.add(WebhookAttempt(delivery_id=delivery.id, number=delivery.attempt))
         return Sending(
             delivery.id,
@@ -100,7 +99,7 @@ def finish(
     webhook = session.scalars(
         select(Webhook).where(Webhook.id == sending.webhook_id).with_for_update(key_share=True)
     ).one_or_none()
-    delivery = session.scalars(select(WebhookDelivery).where(_held(sending)).with_for_update()).one_or_none()
+    delivery = QUEUE.hold(session, sending)
     if webhook is None or delivery is None:
         return None
     _note(session, sending, result)
@@ -120,6 +119,16 @@ def finish(
     if reason is not None:
         webhooks.disable(session, webhook, reason)
     return reason
+
+
+def lapsed(session: Session, delivery: WebhookDelivery) -> None:
+    """The latest attempt's worker was lost: whether its message arrived, nobody knows."""
+    session.execute(
+        update(WebhookAttempt)
+        .where(WebhookAttempt.delivery_id == delivery.id, WebhookAttempt.number == delivery.attempt)
+        .values(error="The worker that sent it was lost before it had an answer.")
+    )
+    QUEUE.give_back(delivery)
 
 
 def prune(session: Session, older_than: timedelta) -> None:
@@ -146,16 +155,13 @@ def _lock_next(session: Session) -> tuple[WebhookDelivery, Webhook] | None:
         .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
         .where(_is_due(), WebhookDelivery.workspace_id.not_in(busy))
         .order_by(WebhookDelivery.next_attempt_at)
-        .limit(1)
-        .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
-    row = session.execute(due).one_or_none()
+    row = QUEUE.lock_next(session, due)
     return (row[0], row[1]) if row else None
 
 
 def _is_due() -> ColumnElement[bool]:
-    free = WebhookDelivery.lease_expires_at.is_(None) | (WebhookDelivery.lease_expires_at < func.now())
-    return and_(WebhookDelivery.state == "pending", WebhookDelivery.next_attempt_at <= func.now(), free)
+    return and_(QUEUE.waits(), WebhookDelivery.next_attempt_at <= func.now())
 
 
 def _secrets(session: Session, webhook: Webhook) -> tuple[str, ...]:
@@ -164,45 +170,26 @@ def _secrets(session: Session, webhook: Webhook) -> tuple[str, ...]:
     return (webhook.secret, previous) if previous else (webhook.secret,)
 
 
-def _held(sending: Sending) -> ColumnElement[bool]:
-    return and_(
-        WebhookDelivery.id == sending.delivery_id,
-        WebhookDelivery.attempt == sending.attempt,
-        WebhookDelivery.state == "pending",
-    )
-
-
 def _note(session: Session, sending: Sending, result: Result) -> None:
     # Postgres holds no NUL, and half a surrogate pair can't come out of the decoding.
     excerpt = result.response.replace("\x00", "\ufffd")[:MAX_EXCERPT]
     session.execute(
         update(WebhookAttempt)
-        .where(WebhookAttempt.delivery_id == sending.delivery_id, WebhookAttempt.number == sending.attempt)
+        .where(WebhookAttempt.delivery_id == sending.id, WebhookAttempt.number == sending.attempt)
         .values(seconds=result.seconds, status=result.status, error=result.error, response=excerpt)
     )
-
-
-def _write_off(session: Session, delivery: WebhookDelivery) -> None:
-    """The latest attempt's worker was lost: whether its message arrived, nobody knows."""
-    session.execute(
-        update(WebhookAttempt)
-        .where(WebhookAttempt.delivery_id == delivery.id, WebhookAttempt.number == delivery.attempt)
-        .values(error="The worker that sent it was lost before it had an answer.")
-    )
-    delivery.lease_expires_at = None
 
 
 def _try_later(delivery: WebhookDelivery, result: Result, schedule: Sequence[float]) -> None:
     if delivery.tries >= len(schedule):
         _end(delivery, "failed")
         return
-    delivery.lease_expires_at = None
+    QUEUE.give_back(delivery)
     delivery.next_attempt_at = func.now() + pause(schedule[delivery.tries], result.retry_after)
 
 
 def _end(delivery: WebhookDelivery, state: str) -> None:
-    delivery.state = state
-    delivery.lease_expires_at = None
+    QUEUE.become(delivery, state)
     delivery.ended_at = func.now()
 
 

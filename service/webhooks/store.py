@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.core.tables import Workspace
 from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
+from service.webhooks.transitions import DELIVERY
 from service.webhooks.trigger import TEST
 
 MAX_WEBHOOKS: Final = 50
@@ -144,6 +145,7 @@ def redeliver(session: Session, webhook: Webhook, wanted: WebhookDelivery) -> No
     _check_enabled(webhook)
     if wanted.state == "pending":
         raise StillPending("The delivery is still tried: wait until it has succeeded or failed.")
+    DELIVERY.check(wanted.state, "pending")
     wanted.state = "pending"
     wanted.tries = 0
     wanted.ended_at = None

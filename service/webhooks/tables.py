@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.core.tables import Base, Workspace, now, uuid7
+from service.core.tables import Base, LeasedRow, Workspace, now, uuid7
 
 
 class Webhook(Base):
@@ -45,7 +45,7 @@ class Webhook(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
-class WebhookDelivery(Base):
+class WebhookDelivery(LeasedRow):
     """One message to one webhook. Its id is the message's `webhook-id`, however often it is sent."""
 
     __tablename__ = "webhook_deliveries"
@@ -59,20 +59,15 @@ class WebhookDelivery(Base):
         Index("ix_webhook_deliveries_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     type: Mapped[str]
     body: Mapped[str]
     """What is sent, to the byte: every attempt signs and sends the same."""
     state: Mapped[str] = mapped_column(server_default="pending")
-    attempt: Mapped[int] = mapped_column(server_default="0")
-    """Number of the latest attempt: the fence."""
     tries: Mapped[int] = mapped_column(server_default="0")
     """Attempts since it was asked for, or asked for anew: the place in the schedule of retries."""
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=now)
-    lease_expires_at: Mapped[datetime | None]
-    """Of the attempt that is under way."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     ended_at: Mapped[datetime | None]
 

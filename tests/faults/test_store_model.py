@@ -26,7 +26,7 @@ from service.jobs.tables import Job
 from service.jobs.transitions import FINAL, LEASED, TRANSITIONS, State
 from tests.support.audit import violations
 from tests.support.jobs import spec, submit
-from worker.maintenance.reconciler import end_one_lapsed_attempt
+from worker.maintenance.reconciler import end_one_lapsed_lease
 
 LEASE = timedelta(minutes=5)
 MAX_ATTEMPTS = 2
@@ -127,7 +127,7 @@ class Store(RuleBasedStateMachine):
         with transaction() as session:
             claim = claims.take_next(session, worker, LEASE)
         assert claim is not None
-        job = self.jobs[claim.job_id]
+        job = self.jobs[claim.id]
         job.attempt += 1
         assert claim.attempt == job.attempt
         assert claim.checkpoint is None or claim.checkpoint[0] == job.step
@@ -137,12 +137,12 @@ class Store(RuleBasedStateMachine):
     def write(self, which: int, work: Callable[[Session, Job], Any]) -> Model | None:
         """Does the work under one of all claims there ever were; the job, if the claim is live, else None."""
         claim = self.claims[-1 - which % len(self.claims)]
-        job = self.jobs[claim.job_id]
+        job = self.jobs[claim.id]
 
         def write() -> None:
             with transaction() as session:
                 row = claims.hold(session, claim)
-                claims.renew(row, LEASE)
+                claims.QUEUE.extend(row, LEASE)
                 work(session, row)
 
         if job.state in LEASED and claim.attempt == job.attempt:
@@ -219,7 +219,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: any(job.lapsed for job in self.jobs.values()))
     @rule()
     def reconcile(self) -> None:
-        while end_one_lapsed_attempt():
+        while end_one_lapsed_lease("job"):
             pass
         for job in self.jobs.values():
             if job.lapsed:

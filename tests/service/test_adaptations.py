@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ import safetensors.numpy
 from sqlalchemy import func, select, update
 
 from service.adaptations import store as adaptations
-from service.adaptations.store import MAX_ATTEMPTS, Taken
+from service.adaptations.store import MAX_TRIES, Taken
 from service.adaptations.tables import Adaptation
 from service.core import blobs
 from service.core.database import transaction
@@ -25,6 +26,7 @@ from service.core.tables import Blob
 from tests.support.api import JSON, Api, check_problem, client, new_tenant, submit
 from tests.support.jobs import claim, succeed
 from tests.support.waiting import CEILING_SECONDS, wait_until
+from worker.maintenance.reconciler import end_one_lapsed_lease
 
 LEASE = timedelta(hours=1)
 NOW = {"Prefer": "wait=0"}
@@ -303,20 +305,18 @@ def test_too_many_predictions_and_too_large_a_body_are_refused(http: httpx.Clien
 
 def test_a_lease_that_lapses_is_taken_by_another_and_the_first_writes_nothing(http: httpx.Client) -> None:
     adaptation_id = ask(http, learned(http)).json()["id"]
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, MAX_TRIES + 1):
         taken = take(adaptation_id)
         assert taken.attempt == attempt
         with transaction() as session:
-            assert adaptations.renew(session, taken, timedelta(seconds=-1))
-    stale = Taken(taken.id, 1, taken.request, taken.blob_id, taken.sha256)
+            assert adaptations.QUEUE.renew(session, taken, timedelta(seconds=-1))
+        assert end_one_lapsed_lease("adaptation")
+    stale = replace(taken, attempt=1)
     with transaction() as session:
-        assert not adaptations.renew(session, stale, LEASE)
+        assert not adaptations.QUEUE.renew(session, stale, LEASE)
         assert not adaptations.succeed(session, stale, RESULT, None)
         adaptations.fail(session, stale, "error", "Stale.")
         adaptations.give_back(session, stale, counted=False)
-    with transaction() as session:
-        while adaptations.take_next(session, LEASE) is not None:  # gives it up, and takes others' out of its way
-            pass
     document = http.get(f"/v1/adaptations/{adaptation_id}").json()
     assert (document["state"], document["status_reason"]) == ("failed", "crashed")
 
@@ -343,7 +343,8 @@ def test_no_more_wait_than_may_and_workspaces_take_turns(
     fair = next_one()
     assert str(fair.id) == their_second, "none of the second workspace runs"
     with transaction() as session:
-        assert adaptations.renew(session, fair, timedelta(seconds=-1))  # its worker is lost: it runs no more
+        assert adaptations.QUEUE.renew(session, fair, timedelta(seconds=-1))  # its worker is lost: it runs no more
+    assert end_one_lapsed_lease("adaptation")
     assert str(next_one().id) == their_second
     take(second)
     take(third)
@@ -356,13 +357,13 @@ def test_no_more_wait_than_may_and_workspaces_take_turns(
 
 def test_one_that_is_given_back_is_taken_again(http: httpx.Client) -> None:
     adaptation_id = ask(http, learned(http)).json()["id"]
-    attempts = []
+    taken_as = []
     for counted in (False, True, True):
         taken = take(adaptation_id)
-        attempts.append(taken.attempt)
+        taken_as.append((taken.attempt, taken.tries))
         with transaction() as session:
             adaptations.give_back(session, taken, counted=counted)
-    assert attempts == [1, 1, 2]
+    assert taken_as == [(1, 1), (2, 1), (3, 2)]
 
 
 def test_they_go_with_their_job_and_with_time(http: httpx.Client) -> None:

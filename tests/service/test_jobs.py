@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import select
 
 from amaml.spec import JobSpec
-from service.core import blobs, idempotency, outbox
+from service.core import blobs, idempotency
 from service.core.database import transaction
+from service.core.notifications import WORK
 from service.core.tables import Blob, OutboxMessage
 from service.http import waiting
-from service.http.notices import Notices
+from service.http.news import News
 from service.jobs import claims, progress
 from service.jobs.tables import Job
 from service.jobs.transitions import FINAL
@@ -43,9 +44,9 @@ def test_a_submitted_job_is_queued_with_its_spec_completed(http: httpx.Client) -
 
 
 def test_submitting_writes_event_and_wake_up_in_one_transaction(http: httpx.Client, store: str) -> None:
-    with listening(store, outbox.CHANNEL) as hear:
+    with listening(store, WORK) as hear:
         job_id = submit(http)
-        assert hear() == ""
+        assert hear() == "outbox"
     with transaction() as session:
         job = session.get_one(Job, UUID(job_id))
         same = OutboxMessage.created_at == job.created_at
@@ -356,13 +357,13 @@ class TestWaiting:
             return job_of(of).state in FINAL
 
         async def wait() -> None:
-            notices = Notices()
-            hearing = asyncio.create_task(notices.listen())
-            answering = asyncio.create_task(waiting.until(notices, job_id, has_ended, waiting.LONGEST_WAIT))
+            listening = News()
+            listening.start()
+            answering = asyncio.create_task(waiting.until(listening, job_id, has_ended, waiting.LONGEST_WAIT))
             await asyncio.to_thread(looks.acquire)
             await asyncio.to_thread(http.post, f"/v1/jobs/{job_id}/cancel")
             await answering
-            hearing.cancel()
+            listening.stop()
 
         asyncio.run(wait())
         assert job_of(job_id).state == "cancelled"

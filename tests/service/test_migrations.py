@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from service.core.database import engine
-from service.core.tables import Base
+from service.tables import METADATA
 from tests.support.databases import alembic
 
 FIRST_RELEASE = """
@@ -159,6 +159,16 @@ UPDATE workers SET gpu = '{"name": "NVIDIA H100", "memory_bytes": 85899345920, "
 UPDATE jobs SET gpu = 'NVIDIA H100', device = 'cuda' WHERE id = :queued;
 """
 
+# From 0016 on these take the legal steps alone, too.
+GUARDED_TOO = """
+INSERT INTO blobs (id, sha256, size_bytes) VALUES (:late, 'f5', 1);
+INSERT INTO datasets (id, workspace_id, name, format, families, sha256, bytes, blob_id)
+VALUES (:late_data, :lab, '', 'csv', '["table"]', 'f5', 1, :late);
+UPDATE datasets SET state = 'ready', report = '{}', checked_at = now() WHERE id = :late_data;
+INSERT INTO adaptations (id, workspace_id, job_id, by, request) VALUES (:adaptation_5, :other, :succeeded, 'flow', '{}');
+UPDATE adaptations SET state = 'running', attempt = 2, tries = 1, lease_expires_at = now() WHERE id = :adaptation_5;
+"""
+
 ROWS = {
     "0001": FIRST_RELEASE,
     "0002": GUARDED,
@@ -172,6 +182,7 @@ ROWS = {
     "0010": QUOTAS,
     "0012": TRAINERS,
     "0014": GPUS,
+    "0016": GUARDED_TOO,
 }
 """Revision → statements that insert what becomes possible with it; none where it adds no tables, columns or states.
 
@@ -204,6 +215,7 @@ FILLS = {
     "0012": ["SELECT trainer_pid IS NULL FROM attempts"],
     "0013": ["SELECT tries = attempt FROM datasets"],
     "0014": ["SELECT gpu IS NULL FROM workers", "SELECT gpu IS NULL FROM jobs"],
+    "0016": ["SELECT coalesce(bool_and(tries = attempt), true) FROM adaptations"],
 }
 """Revision → what its upgrade makes of the rows that were there, as queries whose every row must be true."""
 
@@ -456,7 +468,7 @@ def test_the_tables_of_the_code_are_those_of_the_newest_revision(database: Datab
     database.up()
     migrated = database.schema()
     database.down()
-    Base.metadata.create_all(engine(database.url))
+    METADATA.create_all(engine(database.url))
     declared = database.schema()
     for what in ("indexes", "constraints", "columns"):
         # How bytes are stored is said by the revision alone.

@@ -336,7 +336,7 @@ class TestCancelling:
             claimed = take()
             advance(study)
             if claimed is not None:
-                stop(claimed.job_id)
+                stop(claimed.id)
 
         def cancel(_: int) -> None:
             with transaction() as session:

@@ -129,7 +129,7 @@ def _claim(session: Session, job_id: Id, lease: timedelta) -> Claim:
     session.execute(update(Job).where(Job.id == UUID(str(job_id))).values(queued_at=before_all))
     found = claims.take_next(session, claimant(threads=3, versions={"torch": "2"}), lease)
     assert found is not None, f"job {job_id} isn't in the queue"
-    assert found.job_id == UUID(str(job_id)), f"job {job_id} isn't in the queue, or is held back by its study"
+    assert found.id == UUID(str(job_id)), f"job {job_id} isn't in the queue, or is held back by its study"
     return found
 
 

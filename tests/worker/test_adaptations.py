@@ -392,7 +392,7 @@ def test_a_worker_that_ends_in_good_order_gives_back_what_it_has(
         assert worker.stop() == 0
         with transaction() as session:
             left = session.get_one(Adaptation, UUID(document["id"]))
-            assert (left.state, left.attempt) == ("queued", 0)
+            assert (left.state, left.tries) == ("queued", 0)
             assert adaptations.remove(session, left.workspace_id, left.id)
 
 

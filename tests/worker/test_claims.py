@@ -22,6 +22,7 @@ from service.jobs.tables import Attempt, Checkpoint, Job, Metric
 from service.workers import store as workers
 from service.workers.tables import Worker
 from tests.support.jobs import LEASE, ask, attempts_of, claimant, events_of, job_of, lapse, spec, submit, take, taken
+from worker.maintenance.reconciler import end_one_lapsed_lease
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -32,10 +33,7 @@ def held(claim: Claim, work: Callable[[Session, Job], Any]) -> Any:
 
 
 def reconcile() -> None:
-    with transaction() as session:
-        job = claims.lapsed(session)
-        assert job is not None
-        attempts.crashed(session, job, "lost_worker", "The worker that ran it was lost")
+    assert end_one_lapsed_lease("job")
 
 
 def test_the_claim_itself_sets_lease_and_fence() -> None:
@@ -44,7 +42,7 @@ def test_the_claim_itself_sets_lease_and_fence() -> None:
     job = job_of(job_id)
     with transaction() as session:
         left = session.scalars(select(Job.lease_expires_at - func.now())).one()
-    assert (claim.job_id, claim.attempt, job.state, job.attempt) == (job_id, 1, "running", 1)
+    assert (claim.id, claim.attempt, job.state, job.attempt) == (job_id, 1, "running", 1)
     assert LEASE - timedelta(minutes=1) < left <= LEASE
     assert [(one.number, one.ended_at) for one in attempts_of(job_id)] == [(1, None)]
     assert [one.data["state"] for one in events_of(job_id)] == ["queued", "running"]
@@ -55,7 +53,7 @@ def test_the_longest_waiting_job_comes_first_and_one_that_backs_off_does_not_com
     first, second, third = submit(spec(seed=1)), submit(spec(seed=2)), submit(spec(seed=3))
     with transaction() as session:
         session.execute(update(Job).where(Job.id == first).values(queued_at=func.now() + timedelta(minutes=1)))
-    assert [taken().job_id, taken().job_id] == [second, third]
+    assert [taken().id, taken().id] == [second, third]
     assert take() is None
 
 
@@ -68,10 +66,10 @@ def test_claims_at_the_same_moment_get_different_jobs() -> None:
         return take()
 
     with ThreadPoolExecutor(8) as pool:
-        got = [claim.job_id for claim in pool.map(claim_one, range(8)) if claim is not None]
+        got = [claim.id for claim in pool.map(claim_one, range(8)) if claim is not None]
     assert len(got) == len(set(got))
     while (claim := take()) is not None:  # a claimant that met only locked rows went home empty-handed
-        got.append(claim.job_id)
+        got.append(claim.id)
     assert sorted(got) == sorted(ids)
 
 
@@ -112,7 +110,7 @@ def test_a_job_for_the_cpu_is_left_to_workers_without_a_gpu_as_long_as_one_lives
         assert may_claim(session, ["cpu"]) == ["auto", "cpu"]
     claim = take("cpu", "cuda")
     assert claim is not None
-    assert claim.job_id == on_any, "which came later"
+    assert claim.id == on_any, "which came later"
     assert take("cpu", "cuda") is None
     with transaction() as session:
         workers.gone(session, other)
@@ -121,7 +119,7 @@ def test_a_job_for_the_cpu_is_left_to_workers_without_a_gpu_as_long_as_one_lives
         )
     claim = take("cpu", "cuda")
     assert claim is not None
-    assert (claim.job_id, claim.runtime["device"]) == (on_cpu, "cpu")
+    assert (claim.id, claim.runtime["device"]) == (on_cpu, "cpu")
 
 
 def test_a_job_that_began_on_one_model_of_gpu_is_resumed_on_that_model_alone() -> None:

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from service.core.database import TRUSTED_SECONDS, engine, is_away, statements, tell_after_commit, transaction
-from service.jobs.claims import lapsed
+from service.core.database import TRUSTED_SECONDS, engine, is_away, notify_after_commit, statements, transaction
+from service.jobs import claims
 from tests.support.jobs import lapse, spec, submit, taken
 from tests.support.waiting import CEILING_SECONDS, wait_until
 
@@ -26,7 +26,7 @@ def test_locks_of_a_stopped_process_are_let_go_of() -> None:
 
     def is_free() -> bool:
         with transaction() as session:
-            return lapsed(session) is not None
+            return claims.QUEUE.lapsed(session) is not None
 
     wait_until(is_free)
     with pytest.raises(DBAPIError) as cut:
@@ -77,7 +77,7 @@ def test_the_one_used_last_is_used_next() -> None:
 
 def tell_and_fail() -> None:
     with transaction() as session:
-        tell_after_commit(session, "heard", "never")
+        notify_after_commit(session, "heard", "never")
         raise ZeroDivisionError
 
 
@@ -85,8 +85,8 @@ def test_notices_come_after_a_commit_and_only_then(store: str) -> None:
     with psycopg.connect(store.replace("+psycopg", ""), autocommit=True) as listener:
         listener.execute("LISTEN heard")
         with transaction() as session:
-            tell_after_commit(session, "heard", "once")
-            tell_after_commit(session, "heard", "once")
+            notify_after_commit(session, "heard", "once")
+            notify_after_commit(session, "heard", "once")
             assert not list(listener.notifies(timeout=0.2))
         assert [notice.payload for notice in listener.notifies(timeout=CEILING_SECONDS, stop_after=1)] == ["once"]
         with pytest.raises(ZeroDivisionError):
@@ -97,7 +97,7 @@ def test_notices_come_after_a_commit_and_only_then(store: str) -> None:
 def test_of_many_commits_at_once_every_notice_is_heard(store: str) -> None:
     def commit(payload: str) -> None:
         with transaction() as session:
-            tell_after_commit(session, "heard", payload)
+            notify_after_commit(session, "heard", payload)
 
     sent = [str(number) for number in range(200)]
     with psycopg.connect(store.replace("+psycopg", ""), autocommit=True) as listener:

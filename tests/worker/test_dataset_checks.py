@@ -28,6 +28,7 @@ from tests.support.jobs import workspace
 from tests.support.waiting import wait_until
 from tests.support.workers import child_of
 from worker.datasets.checks import VALIDATOR, DatasetChecks
+from worker.maintenance.reconciler import end_one_lapsed_lease
 from worker.processes.periodic_task import PeriodicTask
 from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 from worker.settings import Settings
@@ -232,6 +233,7 @@ def test_several_uploads_at_once_begin_one_check(tmp_path: Path) -> None:
 def test_a_check_of_an_earlier_round_finishes_nothing() -> None:
     dataset_id = upload()
     stale = take(timedelta(0))
+    assert end_one_lapsed_lease("data set")
     current = take()
     with transaction() as session:
         assert dataset_checks.finish(session, current, None, "It took too long.")
@@ -241,11 +243,11 @@ def test_a_check_of_an_earlier_round_finishes_nothing() -> None:
     report = DatasetReport(rows=1)
     for old in (stale, current):
         with transaction() as session:
-            assert not dataset_checks.renew(session, old, LEASE)
+            assert not dataset_checks.QUEUE.renew(session, old, LEASE)
             assert not dataset_checks.finish(session, old, report, None)
             dataset_checks.give_back(session, old)
     with transaction() as session:
-        assert dataset_checks.renew(session, anew, LEASE)
+        assert dataset_checks.QUEUE.renew(session, anew, LEASE)
         assert dataset_checks.finish(session, anew, report, None)
     assert dataset_of(dataset_id).state == "ready"
 
@@ -254,7 +256,7 @@ def test_a_check_that_is_lost_with_its_workers_ends_and_is_not_remembered(tmp_pa
     dataset_id = upload()
     for _ in range(MAX_TRIES):
         take(timedelta(0))
-    checks(tmp_path).step()
+        assert end_one_lapsed_lease("data set")
     dataset = dataset_of(dataset_id)
     assert (dataset.state, dataset.report) == ("invalid", None)
     assert f"cut off {MAX_TRIES} times" in (dataset.status_detail or "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from threading import Event
 
-import kombu.exceptions
 import pytest
 import redis
 from celery import Celery
@@ -15,9 +15,11 @@ from sqlalchemy import func, select, update
 from launcher.ports import free_port
 from service.core import outbox
 from service.core.database import transaction
+from service.core.notifications import WORK, Listener
 from service.core.tables import OutboxMessage
 from tests.support.waiting import CEILING_SECONDS, wait_until
-from worker.maintenance.outbox import PLENTY, OutboxPublisher, publish
+from worker.maintenance.outbox import PLENTY, publish, publish_all
+from worker.processes.periodic_task import PeriodicTask, Unreachable
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("store")]
 
@@ -78,22 +80,26 @@ def test_messages_that_another_sender_holds_are_left_to_it(app: Celery) -> None:
 def test_with_the_broker_down_messages_wait() -> None:
     put(2)
     for app in _app(f"redis://127.0.0.1:{free_port()}/0"):
-        with pytest.raises(kombu.exceptions.OperationalError):
-            publish(app)
+        with pytest.raises(Unreachable, match="wake-ups wait in the outbox"):
+            publish_all(app)
     assert unsent() == 2
 
 
 def test_the_publisher_hears_of_messages_and_waits_for_the_broker(app: Celery, broker_url: str) -> None:
     stopping = Event()
-    publisher = OutboxPublisher(app, stopping)
+    publisher = PeriodicTask("outbox", partial(publish_all, app), CEILING_SECONDS, stopping)
+    listener = Listener(WORK, lambda _: publisher.wake())
     publisher.start()
+    listener.start()
     for count in (1, 2, 3):
         put(1)
         wait_until(lambda want=count: in_queue(broker_url) == want)
     stopping.set()
-    put(1)  # wakes it, so that it sees that it is to stop
-    publisher.join(CEILING_SECONDS)
-    assert not publisher.is_alive()
+    publisher.wake()
+    listener.stop()
+    for thread in (publisher, listener):
+        thread.join(CEILING_SECONDS)
+        assert not thread.is_alive()
 
 
 def test_a_recent_message_makes_another_needless() -> None:

@@ -58,14 +58,14 @@ def test_jobs_beyond_the_quota_stay_in_the_queue_until_one_ends() -> None:
     first, second = take(), take()
     assert first is not None
     assert second is not None
-    assert [first.job_id, second.job_id] == ids[:2]
+    assert [first.id, second.id] == ids[:2]
     assert take() is None
     assert not waits(), "nobody is woken for what may not run"
     end(first)
     assert waits()
     third = take()
     assert third is not None
-    assert third.job_id == ids[2]
+    assert third.id == ids[2]
     assert take() is None
 
 
@@ -75,7 +75,7 @@ def test_other_workspaces_pass_by() -> None:
     theirs = queue(free, 2)
     assert take() is not None
     got = [take(), take()]
-    assert [claim.job_id for claim in got if claim] == theirs
+    assert [claim.id for claim in got if claim] == theirs
     assert take() is None
 
 
@@ -152,7 +152,7 @@ def test_a_long_queue_that_is_held_does_not_slow_the_others_down() -> None:
     with watched(engine()) as sent, transaction() as session:
         found = take_next(session, claimant(), LEASE)
     assert found is not None
-    assert found.job_id == theirs[0]
+    assert found.id == theirs[0]
     # In one look that passes each of them over once.
     assert sent.count < 20
     assert sum(sent.rows("jobs")) < 11_000

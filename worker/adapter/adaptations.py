@@ -1,6 +1,6 @@
 """Does adaptations, one at a time, in an adapter that is kept warm: a process that has imported torch (worker.adapter).
 
-A notification wakes it. An adaptation is taken with a lease that is renewed while it goes on, so a worker that dies loses
+An adaptation is taken with a lease that is renewed while it goes on, so a worker that dies loses
 it to another; an adapter that dies amid one, or that its machine fails, is replaced, and the adaptation tried again a few times.
 """
 
@@ -15,17 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any, Final
 
-import psycopg
-from sqlalchemy.exc import DBAPIError
-
 from service.adaptations import store as adaptations
-from service.adaptations.store import MAX_ATTEMPTS, Taken
+from service.adaptations.store import MAX_TRIES, Taken
 from service.core import blobs
 from service.core.blobs import BlobNotFound, Written
-from service.core.database import NOTICES_LOSS, engine, is_away, transaction
+from service.core.database import transaction
 from worker.processes.crashes import classify, oom_kills
 from worker.processes.parent import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
 from worker.processes.protocol import Accident, Adapt, Adapted, NotAdapted
@@ -36,7 +33,6 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 2.0
 BEAT_SECONDS: Final = 0.25
-LONGEST_BACK_OFF: Final = 5.0
 FILES_KEPT: Final = 8
 MOST_REQUESTS: Final = 10_000
 """Of one adapter: bounds what memory they may have left behind."""
@@ -53,47 +49,28 @@ class Crashed:
 End = Adapted | NotAdapted | Crashed
 
 
-class Adaptations(Thread):
-    """Runs until `stopping` is set. `folder`: where files lie meanwhile. `may_start`: whether the adapter may take the
-    cores for a while, to import torch."""
+class Adaptations:
+    """`step` does what waits. `name`: of the adapter, unique in the worker. `folder`: where files lie meanwhile. `may_start`:
+    whether the adapter may take the cores for a while, to import torch."""
 
     def __init__(
         self, name: str, settings: Settings, folder: Path, stopping: Event, may_start: Callable[[], bool]
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        self.name = name
         self._settings, self._parent, self._stopping, self._may_start = settings, folder, stopping, may_start
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._adapter: AdapterProcess | None = None
         self._files: OrderedDict[str, Path] = OrderedDict()
 
-    def run(self) -> None:
-        back_off = 0.25
-        while not self._stopping.is_set() and not self._may_start():
-            self._stopping.wait(BEAT_SECONDS)
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            try:
-                self._listen_and_work()
-            except psycopg.OperationalError as error:
-                log.warning("%s: the database can't be reached, trying on: %s", self.name, error)
-            except DBAPIError as error:
-                if not is_away(error):
-                    raise
-                log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
-            back_off = 0.25 if time.monotonic() - began > LONGEST_BACK_OFF else min(2 * back_off, LONGEST_BACK_OFF)
-            self._stopping.wait(back_off)
+    def step(self) -> None:
+        if self._may_start():
+            while not self._stopping.is_set() and self._get_ready() and self._do_next():
+                pass
+
+    def close(self) -> None:
+        """Once no step runs any more."""
         if self._adapter is not None:
             self._adapter.kill()
-
-    def _listen_and_work(self) -> None:
-        """Returns when it is to stop, or no adapter gets ready; raises when the database goes away."""
-        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True, application_name="amaml adaptations", **NOTICES_LOSS) as connection:
-            connection.execute(f"LISTEN {adaptations.CHANNEL}")
-            while not self._stopping.is_set() and self._get_ready():
-                if not self._do_next():
-                    for _ in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
-                        pass
 
     def _get_ready(self) -> bool:
         """Has an adapter that waits for work. False where none gets ready, or the worker is to end."""
@@ -138,7 +115,7 @@ class Adaptations(Thread):
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)  # another worker may have the room
             sentence = f"The workers can't keep its files ({error.strerror}): make room on their disks, then ask again."
             with transaction() as session:
-                if taken.attempt < adaptations.MAX_ATTEMPTS:
+                if taken.tries < MAX_TRIES:
                     adaptations.give_back(session, taken, counted=True)
                 else:
                     adaptations.fail(session, taken, "crashed", sentence)
@@ -149,7 +126,7 @@ class Adaptations(Thread):
     def _do(self, taken: Taken, folder: Path) -> End:
         """Has the adapter do it. Raises Abandoned."""
         assert self._adapter is not None, "it was ready"
-        renewal = Renewal(lambda session: adaptations.renew(session, taken, self._lease), self._lease.total_seconds())
+        renewal = Renewal(adaptations.QUEUE, taken, self._lease)
         request = folder / "request.json"
         request.write_text(json.dumps(taken.request))
         initialization = self._initialization(taken, renewal)
@@ -222,13 +199,13 @@ class Adaptations(Thread):
                 self._succeed(taken, end)
             case NotAdapted():
                 self._fail(taken, end.reason, end.detail)
-            case Crashed() if taken.attempt < MAX_ATTEMPTS:
+            case Crashed() if taken.tries < MAX_TRIES:
                 log.warning("adaptation %s: %s; it is tried again", taken.id, end.how)
                 self._forget(taken.sha256)
                 with transaction() as session:
                     adaptations.give_back(session, taken, counted=True)
             case Crashed():
-                self._fail(taken, "crashed", f"{end.how}; none of {MAX_ATTEMPTS} tries came to its end: {end.remedy}.")
+                self._fail(taken, "crashed", f"{end.how}; none of {MAX_TRIES} tries came to its end: {end.remedy}.")
 
     def _succeed(self, taken: Taken, end: Adapted) -> None:
         result: dict[str, Any] = json.loads(Path(end.result).read_bytes())

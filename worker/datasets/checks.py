@@ -4,7 +4,7 @@ A check is taken with a lease that is renewed as long as the process runs, so a 
 is the report that the process prints: a whole one counts, however the process ends after it. A process that took too long or too
 much memory makes the data set invalid at once. One that ended in any other way without a report, and a machine that can't keep
 the file, are accidents, which say nothing of the file: the check is tried again a few times. What came from no report is never
-kept: the same bytes, uploaded again, are checked anew (see store.dataset_checks).
+kept: the same bytes, uploaded again, are checked anew (see service.datasets.checks).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 5.0
-"""Without being told of any: a worker that takes over from another may not be."""
+"""Without a notification, which may be lost."""
 SECONDS_AFTER_AN_ACCIDENT: Final = 0.5
 """Before this worker's next check: meanwhile another worker, on a machine that may be in better order, can take it up."""
 BEAT_SECONDS: Final = 0.05
@@ -79,11 +79,11 @@ class DatasetChecks:
             check = dataset_checks.take_next(session, self._lease)
         if check is None:
             return False
-        folder = self._folder / f"data set {check.dataset_id} {check.attempt}"
+        folder = self._folder / f"data set {check.id} {check.attempt}"
         try:
             report, detail = self._verdict(check, folder)
         except Abandoned:
-            log.info("data set %s: its check is left to another", check.dataset_id)
+            log.info("data set %s: its check is left to another", check.id)
             with transaction() as session:
                 dataset_checks.give_back(session, check)
             return True
@@ -94,14 +94,14 @@ class DatasetChecks:
             shutil.rmtree(folder, ignore_errors=not folder.exists())
         with transaction() as session:
             dataset_checks.finish(session, check, report, detail)
-        log.info("data set %s: %s", check.dataset_id, detail or "ready")
+        log.info("data set %s: %s", check.id, detail or "ready")
         return True
 
     def _broke_down(self, check: Check, accident: Accident) -> None:
         with transaction() as session:
             again = dataset_checks.broke_down(session, check, accident.how, accident.remedy)
         what_now = "it is tried again" if again else "it isn't tried again"
-        log.warning("data set %s: its check broke down %s; %s", check.dataset_id, accident.how, what_now)
+        log.warning("data set %s: its check broke down %s; %s", check.id, accident.how, what_now)
         self._stopping.wait(SECONDS_AFTER_AN_ACCIDENT)
 
     def _verdict(self, check: Check, folder: Path) -> tuple[DatasetReport | None, str | None]:
@@ -166,7 +166,7 @@ class DatasetChecks:
         return process.returncode, output.read_bytes()
 
     def _renewal(self, check: Check) -> Renewal:
-        return Renewal(lambda session: dataset_checks.renew(session, check, self._lease), self._lease.total_seconds())
+        return Renewal(dataset_checks.QUEUE, check, self._lease)
 
     def _without_report(self, status: int | None) -> str:
         """The sentence of a check that was ended by its bounds; raises Accident where it ended in another way."""

@@ -32,7 +32,7 @@ def inputs(claim: Claim) -> dict[Input, UUID]:
     if claim.checkpoint is not None:
         found["checkpoint"] = claim.checkpoint[1]
     elif init_from is not None:
-        found["initialization"] = _initialization(claim.job_id, UUID(init_from["job"]), init_from["step"])
+        found["initialization"] = _initialization(claim.id, UUID(init_from["job"]), init_from["step"])
     return found
 
 

@@ -61,7 +61,7 @@ class HeldLease:
             started = time.monotonic()
             with transaction() as session:
                 job = claims.hold(session, self._claim)
-                claims.renew(job, timedelta(seconds=self._seconds))
+                claims.QUEUE.extend(job, timedelta(seconds=self._seconds))
                 return started, work(session, job)
 
         self._renewed_at, result = self.reach(once)
@@ -88,6 +88,6 @@ class HeldLease:
                 if time.monotonic() > self.trusted_until:
                     raise TrustLost(f"the database can't be reached: {error.orig}") from error
                 if failures == 0:
-                    log.warning("job %s: the database can't be reached, trying on: %s", self._claim.job_id, error.orig)
+                    log.warning("job %s: the database can't be reached, trying on: %s", self._claim.id, error.orig)
                 failures += 1
                 time.sleep(RETRY_SECONDS)

@@ -113,7 +113,7 @@ class Slots:
         )
 
     def _run(self, claim: Claim, trainer: TrainerProcess, claimed_at: float) -> None:
-        folder = self._folder.attempt(f"{claim.job_id}-{claim.attempt}")
+        folder = self._folder.attempt(f"{claim.id}-{claim.attempt}")
         try:
             Supervisor(claim, trainer, folder, self._settings, self._stopping, claimed_at).run()
         except BaseException:

@@ -75,13 +75,13 @@ class Supervisor:
 
     def run(self) -> None:
         claim = self._claim
-        log.info("job %s: attempt %d begins in trainer %d", claim.job_id, claim.attempt, self._trainer.pid)
+        log.info("job %s: attempt %d begins in trainer %d", claim.id, claim.attempt, self._trainer.pid)
         try:
             self._supervise()
         except AttemptOver as end:
-            log.info("job %s: attempt %d ended: %s", claim.job_id, claim.attempt, end)
+            log.info("job %s: attempt %d ended: %s", claim.id, claim.attempt, end)
         except (StaleFence, TrustLost) as lost:
-            log.warning("job %s: %s; the trainer is killed and what it made is dropped", claim.job_id, lost)
+            log.warning("job %s: %s; the trainer is killed and what it made is dropped", claim.id, lost)
         finally:
             if self._stage == "working":
                 self._trainer.kill()
@@ -118,7 +118,7 @@ class Supervisor:
         self._stage = "working"
         self._trainer.send(
             Run(
-                job_id=str(claim.job_id),
+                job_id=str(claim.id),
                 attempt=claim.attempt,
                 spec=claim.spec,
                 datasets={claim.spec["family"]["dataset"]: paths["dataset"]} if "dataset" in paths else {},

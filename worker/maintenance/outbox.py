@@ -1,4 +1,4 @@
-"""Publishes the outbox: hears of new messages by LISTEN, looks by itself now and then, and hands them to the broker.
+"""Publishes the outbox: hands what was written there to the broker.
 
 While the broker is away the messages stay where they are and are tried again. A wake-up says nothing but that there is
 work, so a queue that already holds plenty of them gets no more.
@@ -6,69 +6,31 @@ work, so a queue that already holds plenty of them gets no more.
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from threading import Event, Thread
-from types import MappingProxyType
+from typing import Final
 
 import kombu.exceptions
-import psycopg
 from celery import Celery
-from sqlalchemy.exc import DBAPIError
 
 from service.core import outbox
-from service.core.database import NOTICES_LOSS, engine, is_away, transaction
+from service.core.database import transaction
 from worker.processes.failpoint import failpoint
+from worker.processes.periodic_task import Unreachable
 
-log = logging.getLogger(__name__)
-
-TASK = "wake"
-SECONDS_BETWEEN_LOOKS = 5.0
-BATCH = 500
-PLENTY = 32
+TASK: Final = "wake"
+SECONDS_BETWEEN_LOOKS: Final = 5.0
+"""Without a notification, which may be lost."""
+BATCH: Final = 500
+PLENTY: Final = 32
 """Wake-ups in the queue: whoever takes one works until no job waits, so more would wake nobody else."""
-LONGEST_BACK_OFF = 5.0
 
 
-class OutboxPublisher(Thread):
-    """Runs until `stopping` is set or the process ends. `listeners`: what is called for a
-    notification, by its payload."""
-
-    def __init__(
-        self, app: Celery, stopping: Event, listeners: Mapping[str, Sequence[Callable[[], None]]] = MappingProxyType({})
-    ) -> None:
-        super().__init__(name="outbox", daemon=True)
-        self._app, self._stopping, self._listeners = app, stopping, listeners
-
-    def run(self) -> None:
-        back_off = 0.25
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            try:
-                self._listen_and_publish()
-            except psycopg.OperationalError as error:
-                log.warning("outbox: the database can't be reached, trying on: %s", error)
-            except DBAPIError as error:
-                if not is_away(error):
-                    raise
-                log.warning("outbox: the database can't be reached, trying on: %s", error.orig)
-            except kombu.exceptions.OperationalError as error:
-                log.warning("outbox: the broker can't be reached; wake-ups wait in the outbox: %s", error)
-            back_off = 0.25 if time.monotonic() - began > LONGEST_BACK_OFF else min(2 * back_off, LONGEST_BACK_OFF)
-            self._stopping.wait(back_off)
-
-    def _listen_and_publish(self) -> None:
-        """Returns when it is to stop; raises when database or broker go away."""
-        url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True, application_name="amaml outbox", **NOTICES_LOSS) as connection:
-            connection.execute(f"LISTEN {outbox.CHANNEL}")
-            while not self._stopping.is_set():
-                while publish(self._app):
-                    pass
-                for notice in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS, stop_after=1):
-                    for call in self._listeners.get(notice.payload, ()):
-                        call()
+def publish_all(app: Celery) -> None:
+    """Publishes until nothing is left; raises Unreachable while the broker is away."""
+    try:
+        while publish(app):
+            pass
+    except kombu.exceptions.OperationalError as error:
+        raise Unreachable(f"the broker can't be reached; wake-ups wait in the outbox: {error}") from error
 
 
 def publish(app: Celery) -> int:

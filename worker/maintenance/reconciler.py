@@ -10,14 +10,18 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import exists, literal, select, union_all
 from sqlalchemy.orm import Session
 
 import service.tables  # noqa: F401 - the sweep of blobs asks every table that refers to one
 from service.adaptations import store as adaptations
 from service.core import blobs, idempotency, leadership, outbox, quotas
 from service.core.database import transaction
+from service.core.leased_queue import LeasedQueue
+from service.datasets import checks
 from service.jobs import attempts, claims
 from service.studies import store as studies
 from service.webhooks import deliveries
@@ -36,6 +40,14 @@ STALE_AFTER = timedelta(seconds=1)
 EXPLAIN_SECONDS = 5.0
 TIDY_SECONDS = 60.0
 
+QUEUES: Final[dict[str, tuple[LeasedQueue[Any], Callable[[Session, Any], None]]]] = {
+    "job": (claims.QUEUE, attempts.lapsed),
+    "data set": (checks.QUEUE, checks.lapsed),
+    "adaptation": (adaptations.QUEUE, adaptations.lapsed),
+    "delivery": (deliveries.QUEUE, deliveries.lapsed),
+}
+"""Every leased queue, and what becomes of a row whose lease has lapsed."""
+
 
 class Reconciler:
     """`round` does what is due, if this process leads."""
@@ -49,7 +61,7 @@ class Reconciler:
     def round(self) -> None:
         with transaction() as session:  # one for all looks: an idle worker should cost next to nothing
             leads = leadership.lead(session, DUTY, self._worker_id, LEASE)
-            some_lapsed = leads and claims.some_lapsed(session)
+            lapsed = with_lapsed_leases(session) if leads else []
             if leads:
                 wake_for_stale_jobs(session)
         if leads != self._leads:
@@ -57,8 +69,9 @@ class Reconciler:
             self._leads = leads
         if not leads:
             return
-        while some_lapsed and end_one_lapsed_attempt():
-            pass
+        for noun in lapsed:
+            while end_one_lapsed_lease(noun):
+                pass
         advance_studies()
         now = time.monotonic()
         if now >= self._next_explanation:
@@ -90,14 +103,21 @@ def explain_missing_device() -> None:
         claims.explain_missing_device(session, cuda=workers.any_with(session, "cuda"), gpus=workers.gpus(session))
 
 
-def end_one_lapsed_attempt() -> bool:
-    """Ends the attempt whose lease lapsed first, in a transaction of its own; False if there is none."""
+def with_lapsed_leases(session: Session) -> list[str]:
+    """The queues in which a lease has lapsed."""
+    some = [select(literal(noun)).where(exists().where(queue.has_lapsed())) for noun, (queue, _) in QUEUES.items()]
+    return list(session.scalars(union_all(*some)))
+
+
+def end_one_lapsed_lease(noun: str) -> bool:
+    """Ends the lease that lapsed first in that queue, in a transaction of its own; False if there is none."""
+    queue, end = QUEUES[noun]
     with transaction() as session:
-        job = claims.lapsed(session)
-        if job is None:
+        row = queue.lapsed(session)
+        if row is None:
             return False
-        log.warning("job %s: the lease of attempt %d has lapsed", job.id, job.attempt)
-        attempts.crashed(session, job, "lost_worker", "The worker that ran it was lost")
+        log.warning("%s %s: the lease of attempt %d has lapsed", noun, row.id, row.attempt)
+        end(session, row)
         failpoint("lapse.before_commit")
     failpoint("lapse.committed")
     return True

@@ -12,12 +12,17 @@ from service.core.database import is_away
 
 log = logging.getLogger(__name__)
 
+SHORTEST_BACK_OFF = 0.25
 LONGEST_BACK_OFF = 5.0
 
 
+class Unreachable(Exception):
+    """What a step needs beside the database can't be reached; the sentence says what, and what follows."""
+
+
 class PeriodicTask(Thread):
-    """Calls `step` every `pause` seconds, and whenever it is woken, until `stopping` is set; less often while the
-    database is away.
+    """Calls `step` every `pause` seconds, and whenever it is woken, until `stopping` is set. While the database is away, or
+    what else the step needs, the pauses grow.
 
     Any other error is a fault of the program: it ends the thread, and with it the process (see worker.main), to be
     started anew by whoever watches over it.
@@ -36,16 +41,24 @@ class PeriodicTask(Thread):
         failures = 0
         while not self._stopping.is_set():
             self._woken.clear()
-            try:
-                self._step()
+            trouble = self._trouble()
+            if trouble is None:
                 failures = 0
-            except DBAPIError as error:
-                if not is_away(error):
-                    raise
-                failures += 1
-                pause = min(self._pause * 2**failures, LONGEST_BACK_OFF)
-                if failures == 1:
-                    log.warning("%s: the database can't be reached, trying on: %s", self.name, error.orig)
-                self._stopping.wait(pause)
+                self._woken.wait(self._pause)
                 continue
-            self._woken.wait(self._pause)
+            if failures == 0:
+                log.warning("%s: %s", self.name, trouble)
+            failures += 1
+            self._stopping.wait(min(SHORTEST_BACK_OFF * 2**failures, LONGEST_BACK_OFF))
+
+    def _trouble(self) -> str | None:
+        """Does the step once; a sentence where something that it needs is away."""
+        try:
+            self._step()
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            return f"the database can't be reached, trying on: {error.orig}"
+        except Unreachable as error:
+            return str(error)
+        return None

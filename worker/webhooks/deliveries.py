@@ -76,7 +76,7 @@ class Senders:
             log.info(
                 "webhook %s: delivery %s failed: %s",
                 sending.webhook_id,
-                sending.delivery_id,
+                sending.id,
                 result.error or result.status,
             )
         if reason is not None:
@@ -92,7 +92,7 @@ class Senders:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "A-MAML webhooks",
-            **signing.headers(str(sending.delivery_id), int(time.time()), body, keys),
+            **signing.headers(str(sending.id), int(time.time()), body, keys),
         }
         answer = post(sending.url, headers, body, self._settings)
         return Result(

@@ -46,26 +46,26 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
 SECONDS_BETWEEN_CATCHING_UP = 2.0
 SECONDS_FOR_SENDERS = 2.0
-"""That a worker which is to end gives deliveries that are under way."""
+"""How long a worker that ends waits for deliveries that are under way."""
 
 
-# Celery warns of root since a pickled message would run as root; only JSON is accepted here.
+# Celery warns against running as root, since a pickled message could run code; only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 class QuietWorker(Worker):  # type: ignore[misc]
-    """A Celery worker that doesn't talk to its like: who lives, and who leads, stands in Postgres."""
+    """A Celery worker that exchanges no messages with other workers: which of them live, and which leads, stands in Postgres."""
 
     def prepare_args(self, **options: Any) -> dict[str, Any]:
         return {**options, "without_gossip": True, "without_mingle": True, "without_heartbeat": True}
 
     def emit_banner(self) -> None:
-        """No banner: our own lines say what starts."""
+        """Prints nothing: the log says what starts."""
 
 
 class App(Celery):  # type: ignore[misc]
     running: RunningWorker | None = None
-    """What this process does, from Celery's start of a worker on."""
+    """What this process runs; None until Celery starts its worker, and in processes that only send messages."""
 
     @cached_property
     def Worker(self) -> type[QuietWorker]:  # noqa: N802 - Celery's name
@@ -89,16 +89,16 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     task_default_queue="amaml",
-    # No commands by broker: whoever can write to it must not be able to stop workers.
+    # No remote control: whoever can write to the broker must not be able to stop workers.
     worker_enable_remote_control=False,
     worker_send_task_events=False,
     # The broker may come later than the worker, and go away at any time.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={"socket_connect_timeout": 3, "socket_keepalive": True, "health_check_interval": 10},
-    # A task that runs while the connection is lost goes on: its lease is Postgres' matter.
+    # A task goes on while the broker is away: its lease lies in Postgres.
     worker_cancel_long_running_tasks_on_connection_loss=False,
-    # Our logging stays ours.
+    # Logging is set up below, not by Celery.
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
 )
@@ -108,7 +108,7 @@ class RunningWorker:
     """What one worker process does: its parts, put together, started in order and ended in order."""
 
     def __init__(self) -> None:
-        """Starts nothing."""
+        """Puts the parts together and starts none of them."""
         own = settings()
         self._worker_id, self._stopping = uuid4(), threading.Event()
         self._folder = WorkerFolder(own.folder, self._worker_id)
@@ -132,7 +132,7 @@ class RunningWorker:
         self._listener = Listener(WORK, self._hear)
 
     def start(self) -> None:
-        """Before the broker is reached: repairs, trainers and, if need be, jobs don't wait for it."""
+        """Called before the broker is reached: repairs, trainers and even jobs don't need it."""
         self._folder.open()
         heartbeat = self._periodic("heartbeat", self._sign_of_life, SECONDS_BETWEEN_SIGNS_OF_LIFE)
         self._trainers.start(lambda: _wake(heartbeat, *self._woken["adaptations"]))
@@ -145,11 +145,11 @@ class RunningWorker:
         log.info("worker %s starts, with %d slots", self._worker_id, settings().worker_slots)
 
     def stop(self) -> None:
-        """The supervisors see it, have their trainers write a checkpoint, and requeue."""
+        """Supervisors then have their trainers write a checkpoint, and put their jobs back into the queue."""
         self._stopping.set()
 
     def finish(self) -> None:
-        """After `stop`: no task of Celery's runs any more; a job that was taken up without a wake-up may."""
+        """Called after `stop`, when no task of Celery runs any more; a job that was claimed without a wake-up may still run."""
         self._listener.stop()
         self._hear(None)
         self._trainers.close()
@@ -158,7 +158,7 @@ class RunningWorker:
             task.join()
         for one in self._adaptations:
             one.close()
-        # What a slow receiver keeps a sender from is sent again, under the same id.
+        # A delivery that a slow receiver holds up is sent again by another worker, under the same id.
         for sender in self._senders:
             sender.join(SECONDS_FOR_SENDERS / len(self._senders))
         self._folder.close()
@@ -177,7 +177,7 @@ class RunningWorker:
         return self._trainers.what_it_is is not None
 
     def _sign_of_life(self) -> None:
-        """Tells that this worker lives, once jobs would run: not before a trainer is ready."""
+        """Writes that this worker lives, once a trainer is ready and so jobs would run."""
         ready = self._trainers.what_it_is
         if ready is not None:
             with transaction() as session:
@@ -199,13 +199,13 @@ def wake() -> None:
 
 def _set_up_logging(**_: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    # Celery tells of every wake-up; what the jobs do is told by us.
+    # Celery logs every wake-up; what jobs do is logged here.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _start(**_: Any) -> None:
-    """Celery would log an error and serve on, as a worker that does nothing."""
+    """Ends the process on any error, which Celery would log and then go on as a worker that does nothing."""
     try:
         threading.excepthook = _end_on_a_fault
         app.running = RunningWorker()
@@ -215,7 +215,7 @@ def _start(**_: Any) -> None:
         raise SystemExit(1) from None  # which Celery lets through
 
 
-def _tell_of_readiness(**_: Any) -> None:
+def _log_readiness(**_: Any) -> None:
     log.info("the broker is reached: this worker hears wake-ups")
 
 
@@ -239,7 +239,7 @@ def _end_on_a_fault(fault: threading.ExceptHookArgs) -> None:
 for event, reaction in {
     signals.setup_logging: _set_up_logging,
     signals.worker_init: _start,
-    signals.worker_ready: _tell_of_readiness,
+    signals.worker_ready: _log_readiness,
     signals.worker_shutting_down: _stop,
     signals.worker_shutdown: _finish,
 }.items():

@@ -11,11 +11,11 @@ from service.core.leased_queue import Held, LeasedQueue
 
 
 class Abandoned(Exception):
-    """The work is another's by now, or nobody wants it any more, or the worker is to end."""
+    """The row is another worker's by now or is gone, or this worker is to end: its work is given up."""
 
 
 class Renewal:
-    """Renews three times a lease."""
+    """Renews the lease whenever a third of it has passed."""
 
     def __init__(self, queue: LeasedQueue[Any], held: Held, lease: timedelta) -> None:
         self._queue, self._held, self._lease = queue, held, lease

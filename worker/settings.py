@@ -18,25 +18,25 @@ class Settings(BaseSettings):
 
     broker_url: str
     lease_seconds: float = Field(default=15.0, ge=1, le=3600)
-    """How long a claim holds without a renewal: a dead worker's job is taken up again after that long."""
+    """How long a lease lasts without a renewal: a dead worker's job is taken up again after that time."""
     stall_seconds: float = Field(default=600.0, gt=0)
-    """How long a trainer may go without telling that it got further, before it counts as stalled."""
+    """A trainer that reports no progress for that long counts as stalled."""
     shutdown_seconds: float = Field(default=10.0, gt=0)
-    """How long a worker that was told to end waits for its trainers' checkpoints."""
+    """How long a worker that is to end waits for its trainers' checkpoints."""
     worker_slots: int = Field(default=1, ge=1, le=64)
     """Jobs run at once."""
     dataset_check_seconds: float = Field(default=120.0, gt=0, le=3600)
     """A data set whose check takes longer is invalid."""
     dataset_check_memory_bytes: int = Field(default=1 << 30, ge=256 << 20)
-    """Address space of a check, beside the file itself; a data set that needs more is invalid."""
+    """Address space that a check may use beside the file's own size; a data set that needs more is invalid."""
     adapters: int = Field(default=1, ge=0, le=16)
-    """Processes of this worker that adapt initializations, each one at a time; each takes about 300 MB of memory."""
+    """Adapters of this worker: processes that adapt one initialization at a time, and take about 300 MB of memory each."""
     adaptation_seconds: float = Field(default=60.0, gt=0, le=3600)
     """An adaptation that takes longer fails."""
     adaptation_memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
-    """What an adaptation may use, beside what a waiting adapter has; one that needs more fails."""
+    """Memory that an adaptation may use beyond that of an idle adapter; one that needs more fails."""
     adaptation_hours: float = Field(default=24.0, gt=0, le=87_600)
-    """Adaptations are forgotten so long after they were asked for."""
+    """How long adaptations are kept after they were asked for."""
     home: Path | None = None
     """Where attempts keep their files while they run; the system's folder for temporary files where it isn't set."""
 

@@ -3,8 +3,8 @@
     python -m worker.trainer
 
 It imports the mathematics, says that it is ready, and waits on its stdin for a `Run`; `worker.processes.protocol` is all that it
-shares with its supervisor. It ends itself as soon as it isn't trusted any more: when the deadline that each renewal of
-the lease hands it passes, or when its supervisor is gone. A supervisor that is stopped can't do that for it.
+shares with its supervisor. It ends itself when the deadline passes that each renewal of the lease extends, or when its supervisor
+is gone: a supervisor that is stopped (SIGSTOP) couldn't end it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SECONDS_BETWEEN_MESSAGES = 0.1
 
 
 class Orders:
-    """What the supervisor says, read by a thread of its own; another ends the process when trust ends."""
+    """The supervisor's messages. One thread reads them; another ends the process when the deadline passes."""
 
     def __init__(self, descriptor: int) -> None:
         self._runs: SimpleQueue[Run] = SimpleQueue()
@@ -68,14 +68,14 @@ class Orders:
         return self._runs.get()
 
     def done(self) -> None:
-        """The job is done: what comes late for it changes nothing any more, and without a job there is no deadline."""
+        """Ends the job: messages that come late for it are ignored, and without a job there is no deadline."""
         with self._changed:
             self._runs_one = False
             self._deadline = float("inf")
 
     @property
     def stop(self) -> Stop | None:
-        """The order to end the job early, once it has come."""
+        """The supervisor's order to end the job early; None until it has come."""
         return self._stop
 
     def _read(self, descriptor: int) -> None:
@@ -104,7 +104,7 @@ class Orders:
 
 
 class Telling:
-    """Gathers reports into progress messages, some ten a second at most, with an estimate of the time left."""
+    """Gathers what the run reports into progress messages, at most about ten a second, and estimates the time left."""
 
     def __init__(self, wire: Wire, training: Training, memory: PeakMemory) -> None:
         self._wire, self._training, self._memory = wire, training, memory
@@ -124,14 +124,14 @@ class Telling:
         self._untold = report
         is_due = report.phase != self._phase or time.monotonic() - self._sent_at > SECONDS_BETWEEN_MESSAGES
         if report.evaluation is not None:
-            self._memory.reset()  # an evaluation takes all test tasks at once: the peak told is a meta-update's
+            self._memory.reset()  # evaluations take all test tasks at once, and the peak that is reported is that of meta-updates
         elif is_due and report.phase == "training":
             self._add_memory(report.iteration)
         if is_due:
             self.flush()
 
     def _add_memory(self, iteration: int) -> None:
-        """`memory_bytes`: a point whenever the meta-updates have held more memory than before."""
+        """Adds a point of `memory_bytes` whenever meta-updates have used more memory than before."""
         peak = self._memory.read()
         if peak is not None and peak > self._most_memory:
             self._most_memory = peak
@@ -201,7 +201,7 @@ def _warm_up() -> None:
 
 
 def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
-    """Runs the job to its end, or until told to stop."""
+    """Runs the job to its end, or until the supervisor stops it."""
     import torch  # noqa: PLC0415 - imported with amaml.run.training
 
     from amaml.run.training import Training  # noqa: PLC0415
@@ -237,7 +237,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
                 wire.send(Checkpoint(step=committed, path=str(uncommitted)))
             if stop is not None:
                 return Stopped(step=training.iteration)
-    finally:  # a run that fails shows what led there
+    finally:  # a run that fails shows its last metrics too
         telling.flush()
     path = folder / "initialization.safetensors"
     training.save_initialization(path, {"job_id": run.job_id})
@@ -249,7 +249,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
 
 
 def _failure(error: Exception) -> Failed:
-    """The run's own failure, with the sentence that the job shows."""
+    """The message for a run that failed by itself, with the sentence that the job shows."""
     from pydantic import ValidationError  # noqa: PLC0415
 
     from amaml.families.base import DataError  # noqa: PLC0415
@@ -277,7 +277,7 @@ def _failure(error: Exception) -> Failed:
 
 
 def _wait_until_gone(uncommitted: Path | None) -> None:
-    """Waits for the supervisor to commit the checkpoint before; so at most one waits, and none is left out."""
+    """Waits until the supervisor has committed the previous checkpoint: at most one waits, and none is left out."""
     while uncommitted is not None and uncommitted.exists():
         time.sleep(0.005)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NETWORKS_KEPT: Final = 8
 HOW: Final = {"by", "length", "epochs", "lr", "learned_rates"}
-"""What of a request says how its rows are learned."""
+"""The part of a request that says how its rows are learned."""
 
 
 class Diverged(Exception):
@@ -41,7 +41,7 @@ class Diverged(Exception):
 def main() -> None:
     faulthandler.enable()
     die_with_the_worker()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context on a device would hold memory that jobs want
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a CUDA context would hold memory that jobs need
     wire = Wire()
     _warm_up()
     _bound_memory(int(sys.argv[1]))
@@ -89,7 +89,7 @@ def _adapt(order: Adapt) -> Adapted:
 
 
 def _answer(request: AdaptationRequest, initialization: str, folder: Path, adaptation_id: str) -> Adapted:
-    """Does what is asked; the answer lies in files in the folder."""
+    """Does one adaptation; its result and weights are written to files in the folder."""
     from amaml.run.adaptation import adapt, loss_curve, predict  # noqa: PLC0415
 
     learned = _network(initialization)
@@ -128,14 +128,14 @@ def _answer(request: AdaptationRequest, initialization: str, folder: Path, adapt
 
 @lru_cache(maxsize=NETWORKS_KEPT)
 def _network(initialization: str) -> LearnedModel:
-    """The file's name is its content's hash, so what was loaded once holds."""
+    """The network in the file, which is kept for later requests: the file's name holds the hash of its content."""
     from amaml.run.learned_model import LearnedModel  # noqa: PLC0415
 
     return LearnedModel.read(initialization)
 
 
 def _inputs(learned: LearnedModel, rows: list[Any]) -> Tensor | list[Any]:
-    """Rows of numbers; one-hot ones for names of inputs."""
+    """The inputs as a tensor: rows of numbers as they are, names of inputs one-hot."""
     if not isinstance(rows[0], str):
         return rows
     import torch  # noqa: PLC0415
@@ -155,7 +155,7 @@ def _save(learned: LearnedModel, adapted: nn.Module, path: Path, told: dict[str,
 
 
 def _failure(error: Exception) -> NotAdapted:
-    """Why it can't be done, with the sentence that is shown."""
+    """The message for an adaptation that can't be done, with the sentence that is shown."""
     from amaml.flow.result import SolveError  # noqa: PLC0415
     from amaml.memory import is_out_of_memory  # noqa: PLC0415
     from amaml.run.initialization import InitializationError  # noqa: PLC0415
@@ -181,7 +181,7 @@ def _failure(error: Exception) -> NotAdapted:
 
 
 def _bound_memory(more: int) -> None:
-    """Private memory beyond what the process has by now; Linux alone counts it so."""
+    """Limits the process to so much private memory beyond what it has now; only on Linux, which counts it."""
     if sys.platform != "linux":
         return
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

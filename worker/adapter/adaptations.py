@@ -35,12 +35,12 @@ SECONDS_BETWEEN_LOOKS: Final = 2.0
 BEAT_SECONDS: Final = 0.25
 FILES_KEPT: Final = 8
 MOST_REQUESTS: Final = 10_000
-"""Of one adapter: bounds what memory they may have left behind."""
+"""Requests that one adapter serves before it is replaced, which bounds the memory that they may leave behind."""
 
 
 @dataclass(frozen=True)
 class Crashed:
-    """The adaptation came to no end by an accident; two sentences without their full stops."""
+    """An accident ended the adaptation. What happened and what to do, as sentences without their full stops."""
 
     how: str
     remedy: str
@@ -68,12 +68,12 @@ class Adaptations:
                 pass
 
     def close(self) -> None:
-        """Once no step runs any more."""
+        """Kills the adapter. Called when no step runs any more."""
         if self._adapter is not None:
             self._adapter.kill()
 
     def _get_ready(self) -> bool:
-        """Has an adapter that waits for work. False where none gets ready, or the worker is to end."""
+        """Makes sure that an adapter is ready for work. False where none gets ready, or the worker is to end."""
         if self._adapter is not None:
             if self._adapter.requests < MOST_REQUESTS and self._is_ready(self._adapter, SECONDS_BETWEEN_WORK):
                 return True
@@ -85,11 +85,11 @@ class Adaptations:
             return True
         self._adapter.kill()
         if not self._stopping.is_set():
-            log.error("an adapter didn't get ready; the reason stands above")
+            log.error("an adapter didn't get ready; its own lines above say why")
         return False
 
     def _is_ready(self, adapter: AdapterProcess, seconds: float) -> bool:
-        """Waits until it says so; False if it ends or takes longer than `seconds`, or the worker is to end."""
+        """Waits until the adapter is ready; False if it ends, takes longer than `seconds`, or the worker is to end."""
         give_up = time.monotonic() + seconds
         while adapter.is_alive and time.monotonic() < give_up and not self._stopping.is_set():
             if adapter.wait_until_ready(BEAT_SECONDS):
@@ -112,7 +112,7 @@ class Adaptations:
                 adaptations.give_back(session, taken, counted=False)
         except OSError as error:
             log.warning("adaptation %s: this worker can't keep its files: %s", taken.id, error)
-            self._stopping.wait(SECONDS_BETWEEN_LOOKS)  # another worker may have the room
+            self._stopping.wait(SECONDS_BETWEEN_LOOKS)  # another worker may have room on its disk
             sentence = f"The workers can't keep its files ({error.strerror}): make room on their disks, then ask again."
             with transaction() as session:
                 if taken.tries < MAX_TRIES:
@@ -124,7 +124,7 @@ class Adaptations:
         return True
 
     def _do(self, taken: Taken, folder: Path) -> End:
-        """Has the adapter do it. Raises Abandoned."""
+        """Hands the adaptation to the adapter and waits for its answer; raises Abandoned."""
         assert self._adapter is not None, "it was ready"
         renewal = Renewal(adaptations.QUEUE, taken, self._lease)
         request = folder / "request.json"
@@ -144,7 +144,7 @@ class Adaptations:
         try:
             return self._answer(renewal, oom_kills_before)
         except BaseException:
-            self._adapter.kill()  # what it says of this adaptation later must not be taken for another's answer
+            self._adapter.kill()  # a late answer must not be taken for that of the next adaptation
             raise
 
     def _answer(self, renewal: Renewal, oom_kills_before: int) -> End:
@@ -159,7 +159,7 @@ class Adaptations:
                 how = classify(self._adapter.wait(), oom_kills_before, "adapter")[1]
                 return Crashed(how, "send fewer rows, and look into the workers' logs and memory")
             if isinstance(said, Accident):
-                self._adapter.kill()  # what it met may be due to its own state
+                self._adapter.kill()  # the cause may be the adapter's own state
                 return Crashed(said.detail, "make room on the workers' machines, then ask again")
             if time.monotonic() >= give_up:
                 self._adapter.kill()
@@ -171,7 +171,7 @@ class Adaptations:
         raise Abandoned
 
     def _initialization(self, taken: Taken, renewal: Renewal) -> Path:
-        """The file, fetched unless it is among the last that were."""
+        """The path of the initialization, which is fetched unless it is among the last that were."""
         path = self._parent / f"initialization {self.name} {taken.sha256}"
         if taken.sha256 not in self._files:
             try:
@@ -188,7 +188,7 @@ class Adaptations:
         return path
 
     def _forget(self, sha256: str) -> None:
-        """Has the file fetched anew, since it may be what is wrong."""
+        """Removes the file, since it may be what is wrong: the next try fetches it again."""
         path = self._files.pop(sha256, None)
         if path is not None:
             path.unlink(missing_ok=True)
@@ -217,7 +217,11 @@ class Adaptations:
             kept = adaptations.succeed(session, taken, result, weights.blob_id if weights else None)
             if not kept and weights:
                 blobs.remove(session, [weights.blob_id])
-        log.info("adaptation %s: %s", taken.id, "done" if kept else "nobody wants it any more")
+        log.info(
+            "adaptation %s: %s",
+            taken.id,
+            "done" if kept else "its result is dropped: it is another worker's by now, or was deleted",
+        )
 
     def _fail(self, taken: Taken, reason: str, detail: str) -> None:
         with transaction() as session:

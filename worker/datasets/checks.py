@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS: Final = 5.0
 """Without a notification, which may be lost."""
 SECONDS_AFTER_AN_ACCIDENT: Final = 0.5
-"""Before this worker's next check: meanwhile another worker, on a machine that may be in better order, can take it up."""
+"""Pause before this worker's next check: meanwhile another worker, whose machine may be in better order, can take it."""
 BEAT_SECONDS: Final = 0.05
 VALIDATOR: Final = (sys.executable, "-P", "-m", "worker.datasets.validator")
 """The command, to which the arguments of a check are added."""
@@ -55,7 +55,7 @@ _ENVIRONMENT: Final = {
 
 
 class Accident(Exception):
-    """The check came to no verdict, for a reason that isn't the file's."""
+    """The check ended without a verdict, for a reason that isn't the file's."""
 
     def __init__(self, how: str, remedy: str) -> None:
         super().__init__(how)
@@ -131,7 +131,7 @@ class DatasetChecks:
             raise Abandoned from None
 
     def _run(self, check: Check, path: Path, output: Path) -> tuple[int | None, bytes]:
-        """Exit status of the validator (negative for a signal, None for one that ran too long) and what it printed.
+        """The validator's exit status (negative for a signal, None where it ran too long) and its output.
 
         Raises Abandoned, OSError.
         """
@@ -169,7 +169,7 @@ class DatasetChecks:
         return Renewal(dataset_checks.QUEUE, check, self._lease)
 
     def _without_report(self, status: int | None) -> str:
-        """The sentence of a check that was ended by its bounds; raises Accident where it ended in another way."""
+        """The sentence for a check that exceeded its time or memory; raises Accident where it ended in another way."""
         memory, limit = self._settings.dataset_check_memory_bytes, self._settings.dataset_check_seconds
         if status is None or -status == signal.SIGXCPU:
             return f"Its check took longer than {limit:g} s: upload less at once, or a simpler file."
@@ -183,7 +183,7 @@ class DatasetChecks:
 
 
 def _report(output: bytes) -> DatasetReport | None:
-    """The report, if it is there and whole: what was cut short is no JSON."""
+    """The report; None where it isn't whole, since output that was cut short is no JSON."""
     try:
         return DatasetReport.model_validate_json(_storable(output))
     except ValidationError:
@@ -191,7 +191,7 @@ def _report(output: bytes) -> DatasetReport | None:
 
 
 def _ending(status: int) -> str:
-    """How a process ended that printed no whole report."""
+    """How a process ended that printed no whole report, to follow the word 'by'."""
     if status == 0:
         return "output that is no report"
     if status > 0:
@@ -213,5 +213,5 @@ def _sentence(report: DatasetReport) -> str | None:
 
 
 def _storable(output: bytes) -> bytes:
-    """Without what neither Postgres nor UTF-8 can hold: names in a file are anybody's text."""
+    """The output without characters that Postgres or UTF-8 can't hold: names in a file may be any text."""
     return output.replace(b"\\u0000", b"\\ufffd").decode("utf-8", "replace").encode()

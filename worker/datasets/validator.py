@@ -1,4 +1,4 @@
-"""The check of one data set: a process of its own, which reads a file that nobody trusts, and tells what is in it.
+"""The check of one data set: a process of its own, which reads an untrusted file and reports what is in it.
 
     python -m worker.datasets.validator FORMAT FAMILIES PATH MEMORY_BYTES CPU_SECONDS
 

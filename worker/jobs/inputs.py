@@ -19,11 +19,11 @@ class NotCheckedYet(Exception):
 
 
 class MissingInput(Exception):
-    """Something that the job reads was deleted or is no good; the message is a whole sentence for its user."""
+    """Something that the job reads was deleted or is invalid; the message is a whole sentence for the job's user."""
 
 
 def inputs(claim: Claim) -> dict[Input, UUID]:
-    """Blob ids by what they are to the job; raises MissingInput, NotCheckedYet."""
+    """What the job reads: its role → the blob's id. Raises MissingInput, NotCheckedYet."""
     found: dict[Input, UUID] = {}
     dataset_id = uploaded_dataset(claim.spec["family"].get("dataset"))
     if dataset_id is not None:

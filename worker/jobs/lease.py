@@ -1,4 +1,4 @@
-"""A held lease: every write under the fence, and how long worker and trainer may trust that the job is theirs.
+"""A held lease: writes under the fence, and how long worker and trainer may rely on the job being theirs.
 
 A renewal hands the trainer a deadline, counted from the *start* of the renewal's transaction, that lies before the
 lease's end. Past it both stop by themselves, since the job may be another's by then.
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRUSTED = 0.8
-"""Of the lease. The rest is the trainer's time to be gone before another may start."""
+"""Share of the lease for which it is relied on. In the rest of it the trainer ends, before another may start."""
 RETRY_SECONDS = 0.2
 
 
@@ -43,7 +43,7 @@ class HeldLease:
 
     @property
     def trusted_until(self) -> float:
-        """time.monotonic() at which trust ends."""
+        """The time.monotonic() until which the job is surely this worker's."""
         return self._renewed_at + TRUSTED * self._seconds
 
     @property
@@ -77,7 +77,7 @@ class HeldLease:
         return self.reach(once)
 
     def reach(self, work: Callable[[], T]) -> T:
-        """Does work that needs the database, again and again while that is away; raises TrustLost in the end."""
+        """Does work that needs the database, and tries again while that is away; raises TrustLost once the lease may lapse."""
         failures = 0
         while True:
             try:

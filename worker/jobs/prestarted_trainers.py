@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 LONGEST_BACK_OFF = 30.0
 MOST_JOBS = 100
-"""Of one trainer: bounds what memory a job may have left behind."""
+"""Jobs that one trainer runs before it is replaced, which bounds the memory that jobs may leave behind."""
 HEAD_START = 2.0
-"""Seconds a job has the cores to itself before the next trainer is started."""
+"""How long a job has the cores to itself before the next trainer is started."""
 
 
 class PrestartedTrainers:
@@ -36,10 +36,10 @@ class PrestartedTrainers:
         self._closed = False
         self._start_after = float("-inf")
         self.what_it_is: Ready | None = None
-        """What the trainers of this machine say of themselves, once the first is ready."""
+        """What the first trainer reported when it was ready (devices, versions, GPU); None until then."""
 
     def start(self, when_ready: Callable[[], None]) -> None:
-        """`when_ready` is called once: as soon as a first trainer is ready, and so a job could run."""
+        """`when_ready` is called once, when the first trainer is ready and so a job could run."""
         self._when_ready = when_ready
         Thread(target=self._keep, name="prestarted trainers", daemon=True).start()
 
@@ -58,8 +58,8 @@ class PrestartedTrainers:
         return None
 
     def give_back(self, trainer: TrainerProcess) -> None:
-        """Takes back a trainer that got no job, or has ended one and says that it waits for the next; ends it if it is of no
-        more use."""
+        """Takes back a trainer that got no job, or has finished one and is ready for the next; ends it if it can't be used
+        again."""
         is_ready = trainer.wait_until_ready(SECONDS_BETWEEN_WORK) is not None
         with self._changed:
             if not self._closed and is_ready and trainer.is_alive and trainer.jobs < self._most_jobs():
@@ -73,7 +73,7 @@ class PrestartedTrainers:
         return 1 if "cuda" in self.what_it_is.devices else MOST_JOBS
 
     def close(self) -> None:
-        """Ends the trainers that wait; none is given out any more."""
+        """Ends the idle trainers; from now on `take` gives None."""
         with self._changed:
             self._closed = True
             waiting = [*self._ready, *([self._starting] if self._starting else [])]
@@ -105,7 +105,9 @@ class PrestartedTrainers:
                     continue
             trainer.kill()
             if not self._closed:
-                log.error("a trainer didn't get ready; the reason stands above; the next is tried in %g s", back_off)
+                log.error(
+                    "a trainer didn't get ready (its own lines above say why); another is started in %g s", back_off
+                )
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, back_off)
                 back_off = min(2 * back_off, LONGEST_BACK_OFF)
@@ -119,7 +121,7 @@ class PrestartedTrainers:
 
 
 def _tell_of_gpus(ready: Ready) -> None:
-    """What an operator should know of the GPUs that this worker's trainers see."""
+    """Logs which GPU this worker's trainers use, and what is wrong about it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if ready.gpu is not None:
         log.info("jobs for cuda run on %s (%s)", ready.gpu.name, ready.gpu.uuid)

@@ -28,11 +28,11 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 OVERDUE = timedelta(seconds=3)
-"""A job that has been due for that long was woken for again meanwhile, and in vain."""
+"""A job that has been due for longer than this wasn't helped by the wake-up that the reconciler sent again."""
 
 
 class Slots:
-    """What the slots of a worker share. Whatever calls `work_off_queue`, no more than `worker_slots` jobs run at once."""
+    """The slots of a worker: however often `work_off_queue` is called, no more than `worker_slots` jobs run at once."""
 
     def __init__(
         self, worker_id: UUID, settings: Settings, trainers: PrestartedTrainers, folder: WorkerFolder, stopping: Event
@@ -65,7 +65,7 @@ class Slots:
             gpus = [] if ready.gpu is None else [ready.gpu.name]
             overdue = some_wait(session, OVERDUE, may_claim(session, ready.devices), gpus)
         if overdue:
-            log.warning("jobs wait and no wake-up comes: the queue is worked off without one")
+            log.warning("jobs wait though no wake-up comes: the queue is worked off without one")
             Thread(target=self.work_off_queue, name="overdue", daemon=True).start()
 
     def wait_until_idle(self) -> None:
@@ -124,7 +124,7 @@ class Slots:
             self._advance(claim.study_id)
 
     def _advance(self, study_id: UUID) -> None:
-        """Lets the study's next job into the queue at once; where this is not reached, the reconciler does it."""
+        """Lets the study's next job into the queue at once; if this worker dies before, the reconciler does it."""
         failpoint("study.before_advance")
         try:
             with transaction() as session:

@@ -1,8 +1,8 @@
-"""One attempt of one job, watched over from its claim to its end.
+"""Supervises one attempt of one job, from its claim to its end.
 
 The supervisor runs in the thread of a Celery task. It hands the trainer its files, keeps the lease alive, writes what
-the trainer tells, and ends the attempt as the trainer, the user or an accident will have it. When the fence turns out
-stale the attempt is over: the trainer is killed and all that it made is dropped.
+the trainer reports, and ends the attempt when the trainer has finished, the user asks for it, or an accident happens. When the
+fence is stale the attempt is over: the trainer is killed and all that it made is dropped.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BEAT_SECONDS = 0.5
-"""Between looks at the job: how soon a cancel is noticed, and how often progress is written."""
+"""Between two reads of the job's row: how soon a cancel is noticed, and how often progress is written."""
 PIECE_BYTES = 1 << 20
 
 
 class AttemptOver(Exception):
-    """The attempt has ended, and its end is written; the message is its reason."""
+    """The attempt has ended and its end is written; the message is the reason."""
 
 
 class Supervisor:
@@ -67,7 +67,7 @@ class Supervisor:
         self._unwritten = UnwrittenProgress()
         self._next_beat = claimed_at + BEAT_SECONDS
         self._advanced_at = claimed_at
-        self._stage: Literal["waiting", "working", "done"] = "waiting"  # what the trainer is to this attempt
+        self._stage: Literal["waiting", "working", "done"] = "waiting"  # where the trainer is in this attempt
         self._has_told = False
         self._asked_to_stop = False
         self._kill_at = float("inf")
@@ -92,13 +92,13 @@ class Supervisor:
             self._begin()
             while True:
                 self._watch()
-        except OSError as error:  # of this process itself: what the trainer meets, it tells
+        except OSError as error:  # this process's own: the trainer reports what it meets itself
             self._end_crashed("lost_worker", f"The worker can't keep the job's files: {error}")
 
     # Beginning
 
     def _begin(self) -> None:
-        """Fetches what the job reads, and hands it to the trainer."""
+        """Fetches the job's files and hands the job to the trainer."""
         claim = self._claim
         try:
             blob_ids = self._lease.reach(lambda: inputs(claim))
@@ -148,7 +148,7 @@ class Supervisor:
     # Watching
 
     def _watch(self) -> None:
-        """Takes what the trainer says, if anything, and does what has come due."""
+        """Handles the trainer's next message, if there is one, and does what is due."""
         match self._trainer.receive(self._next_beat - time.monotonic()):
             case Progress() as told:
                 self._take(told)
@@ -163,7 +163,7 @@ class Supervisor:
             case Stopped():
                 self._stage = "done"
                 self._end_stopped()
-            case Accident(detail=detail):  # the trainer is killed: what it met may be due to its own state
+            case Accident(detail=detail):  # the trainer is killed, since the cause may be its own state
                 self._end_crashed("lost_worker", detail)
             case Gone():
                 crash, sentence = classify(self._trainer.wait(), self._oom_kills)
@@ -178,7 +178,7 @@ class Supervisor:
             self._next_beat = self._advanced_at  # the first sign of life is shown at once
 
     def _keep_alive(self) -> None:
-        """Every beat: writes progress, renews the lease, does what the user asked for, ends what stands still."""
+        """Done every BEAT: writes progress, renews the lease, does what the user asked for, ends a trainer that stalls."""
         if time.monotonic() < self._next_beat:
             return
         write_now = self._unwritten.is_waiting or self._lease.is_due
@@ -216,7 +216,7 @@ class Supervisor:
     # Writing
 
     def _write(self, work: Callable[[Session, Job], T]) -> T:
-        """One transaction under the fence: what the trainer told so far, then the work. Renews the lease."""
+        """Writes what the trainer has reported, then does the work, in one transaction under the fence; renews the lease."""
 
         def both(session: Session, job: Job) -> T:
             self._unwritten.write(session, job)
@@ -228,7 +228,7 @@ class Supervisor:
         return result
 
     def _commit_checkpoint(self, step: int, path: Path) -> None:
-        """The transaction is the commit point; removing the file tells the trainer that it may write the next."""
+        """Commits the checkpoint, then removes the file, by which the trainer knows that it may write the next."""
         failpoint("checkpoint.announced")
         blob_id = self._upload(path)
         failpoint("checkpoint.uploaded")

@@ -1,4 +1,4 @@
-"""What a trainer has told of its progress and isn't written yet."""
+"""Progress that the trainer has reported and that isn't written yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_BETWEEN_EVENTS = 10.0
 
 
 class UnwrittenProgress:
-    """Takes the trainer's progress; `write` puts it into the caller's transaction, `written` forgets it thereafter."""
+    """Collects the trainer's reports: `write` writes them in the caller's transaction, and `written` then clears them."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -51,7 +51,7 @@ class UnwrittenProgress:
         self._latest, self._points, self._evaluations = None, {}, []
 
     def _event_is_due(self, latest: Progress) -> bool:
-        """One event a second at first, ever rarer as the attempt goes on, and one for each new phase."""
+        """Whether an event is due: one a second at first, ever fewer as the attempt goes on, and one for each new phase."""
         now = time.monotonic()
         between = min(max(1.0, (now - self._began) / 100), LONGEST_BETWEEN_EVENTS)
         last = latest.iteration == latest.iterations

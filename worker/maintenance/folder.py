@@ -1,4 +1,4 @@
-"""The folder where one worker's attempts keep their files, and the sweeping of folders whose worker died.
+"""The folder in which one worker's attempts keep their files, and the removal of those whose worker died.
 
 A worker holds a lock on its folder as long as it lives; the kernel lets go of it however the worker ends.
 """

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LOOKS: Final = 5.0
 """Without a notification, which may be lost."""
 BATCH: Final = 500
 PLENTY: Final = 32
-"""Wake-ups in the queue: whoever takes one works until no job waits, so more would wake nobody else."""
+"""Wake-ups that the broker's queue holds at most: a worker that takes one works until no job waits, so more are useless."""
 
 
 def publish_all(app: Celery) -> None:

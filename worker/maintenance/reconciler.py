@@ -1,4 +1,4 @@
-"""Puts right what accidents leave behind: lapsed leases, lost wake-ups, rows that nobody needs any more.
+"""Repairs what accidents leave behind: lapsed leases, lost wake-ups, rows that nobody needs any more.
 
 Every worker process has a reconciler; the one that holds the lease of the duty works. Each repair locks the row it
 repairs and looks again, so a second one that believes it leads does no harm.
@@ -59,7 +59,7 @@ class Reconciler:
         self._next_explanation = self._next_tidying = time.monotonic()
 
     def round(self) -> None:
-        with transaction() as session:  # one for all looks: an idle worker should cost next to nothing
+        with transaction() as session:  # one for all checks: an idle worker should cost next to nothing
             leads = leadership.lead(session, DUTY, self._worker_id, LEASE)
             lapsed = with_lapsed_leases(session) if leads else []
             if leads:
@@ -90,7 +90,7 @@ class Reconciler:
 def wake_for_stale_jobs(session: Session) -> None:
     """Re-sends a wake-up when jobs wait that a living worker could run."""
     if not claims.some_wait(session, STALE_AFTER, ["auto", "cpu", "cuda"]):
-        return  # one look most of the time
+        return  # most of the time this is the only query
     if claims.some_wait(session, STALE_AFTER, ["auto", "cpu"]) or (
         workers.any_with(session, "cuda") and claims.some_wait(session, STALE_AFTER, ["cuda"], workers.gpus(session))
     ):
@@ -98,7 +98,7 @@ def wake_for_stale_jobs(session: Session) -> None:
 
 
 def explain_missing_device() -> None:
-    """Says so to jobs that wait for a device which no worker has."""
+    """Writes the reason into jobs that wait for a device which no worker has."""
     with transaction() as session:
         claims.explain_missing_device(session, cuda=workers.any_with(session, "cuda"), gpus=workers.gpus(session))
 
@@ -124,7 +124,7 @@ def end_one_lapsed_lease(noun: str) -> bool:
 
 
 def advance_studies() -> None:
-    """Lets in the next jobs of studies that have room for them, and ends those whose jobs have all ended."""
+    """Queues the next jobs of studies that have room for them, and ends studies whose jobs have all ended."""
     with transaction() as session:
         due = studies.due(session)
     for study_id in due:

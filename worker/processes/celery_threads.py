@@ -1,4 +1,4 @@
-"""Celery's threads, which tell its event loop when one of them is idle again.
+"""Celery's thread pool, which wakes the event loop when a thread is idle again.
 
 A worker that fetches only with a free slot (`worker_disable_prefetch`) stops asking the broker while its slots are taken,
 and the end of a task in a thread doesn't wake the loop that asks: it would fetch the next wake-up up to a second late.
@@ -34,4 +34,4 @@ class Threads(TaskPool):  # type: ignore[misc]
 
 
 def _nothing() -> None:
-    """What the loop is woken for: it looks for messages before it goes back to sleep."""
+    """Does nothing: the loop reads messages whenever it has been woken."""

@@ -1,4 +1,4 @@
-"""Why a trainer or an adapter ended without a last word: the class of the crash, and the sentence that is shown."""
+"""Why a trainer or an adapter ended without a last message: the class of the crash, and the sentence that is shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def classify(status: int, oom_kills_before: int, what: str = "trainer") -> tuple
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed in this container for want of memory; 0 where it doesn't count them."""
+    """How many processes of this container the kernel has killed for lack of memory; 0 where it doesn't count them."""
     if not CGROUP_EVENTS.exists():
         return 0
     counts = dict(line.split() for line in CGROUP_EVENTS.read_text().splitlines())

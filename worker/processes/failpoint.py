@@ -1,4 +1,4 @@
-"""Named places where a test lets an accident happen, to the instruction.
+"""Failpoints: named places in the code where a test can make an accident happen.
 
 `AMAML_FAILPOINT=checkpoint.uploaded=kill@2` has the process kill itself when it comes to that place for the second time.
 Actions: `kill` (SIGKILL), `stop` (SIGSTOP), `sleep:SECONDS`; without `@` the first time, with `@*` every time.
@@ -24,7 +24,7 @@ _counting = threading.Lock()
 
 
 def failpoint(name: str) -> None:
-    """The accident of this name happens here, if one was asked for."""
+    """Does the accident that was asked for at the place of this name, if any."""
     if _armed is None:
         return
     wanted, _, how = _accident(_armed).partition("=")
@@ -62,7 +62,7 @@ def _count(action: str, hit: int) -> None:
 
 
 def _is_first() -> bool:
-    """Whether no process has had the accident yet that a file asks for; from now on one has."""
+    """Claims the accident that a file asks for: True for the first process that calls it, False for all later ones."""
     if _armed is None or not _armed.startswith("@"):
         return True
     path = Path(_armed[1:])

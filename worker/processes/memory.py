@@ -1,4 +1,4 @@
-"""How much memory a run takes, beyond what the trainer held when it began: resident, or on the CUDA device it computes on.
+"""How much memory a run uses beyond what its trainer held before: resident memory, or that of the CUDA device it uses.
 
 The trainer is warm and runs many jobs, and each leaves a few megabytes behind. A total would thus say more of how many
 jobs came before than of this one.

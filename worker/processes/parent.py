@@ -1,4 +1,4 @@
-"""A child of the worker (trainer, adapter), seen from the worker: start it, speak with it, kill it."""
+"""The worker's side of its children (trainers, adapters): start one, exchange messages with it, kill it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 
 TRAINER: Final = os.environ.get("AMAML_TRAINER_MODULE", "worker.trainer")
-"""The module that runs as trainer: tests of what surrounds it name one that speaks the protocol and trains nothing."""
+"""The module that is started as trainer. Tests of what surrounds it name a stub that speaks the protocol and trains nothing."""
 
 SECONDS_TO_GET_READY: Final = 120.0
-"""A new child that takes longer is ended: it imports PyTorch, and may look at its devices."""
+"""A new child that takes longer than this is killed: it imports PyTorch and may initialize its devices."""
 SECONDS_BETWEEN_WORK: Final = 10.0
-"""A child that takes longer to get ready for its next piece of work is ended."""
+"""A child that takes longer than this to get ready for its next piece of work is killed."""
 
 SaidT = TypeVar("SaidT", bound=Message)
 
@@ -84,7 +84,7 @@ class ChildProcess(Generic[SaidT]):
         return self._process.poll() is None
 
     def _send(self, message: Message) -> None:
-        """Nothing happens if the child has ended: `receive` tells of that."""
+        """Sends a message; does nothing if the child has ended, which `receive` reports."""
         assert self._process.stdin is not None
         if self._process.stdin.closed:
             return
@@ -100,8 +100,8 @@ class ChildProcess(Generic[SaidT]):
             return None
 
     def wait_until_ready(self, timeout: float) -> Ready | None:
-        """What the child says before it can be given work, at first and after each piece of it; None if it didn't within
-        `timeout` seconds, or ended."""
+        """The message by which the child says that it can be given work, at first and after each piece of it; None if it didn't
+        come within `timeout` seconds, or the child ended."""
         if self._ready is None:
             said = self.receive(timeout)
             self._ready = said if isinstance(said, Ready) else None
@@ -127,7 +127,9 @@ class ChildProcess(Generic[SaidT]):
                 try:
                     self._said.put(self._read(line))
                 except ValidationError:
-                    log.exception("child %d said what isn't in the protocol, and is killed: %r", self.pid, line[:500])
+                    log.exception(
+                        "child %d sent a line that isn't in the protocol, and is killed: %r", self.pid, line[:500]
+                    )
                     self._process.kill()
                     break
         self._said.put(Gone())
@@ -139,7 +141,7 @@ class TrainerProcess(ChildProcess[FromTrainer]):
     def __init__(self) -> None:
         super().__init__([TRAINER], from_trainer)
         self.jobs = 0
-        """Runs that it was given."""
+        """How many jobs it was given."""
 
     def send(self, message: ToTrainer) -> None:
         if isinstance(message, Run):
@@ -154,7 +156,7 @@ class AdapterProcess(ChildProcess[FromAdapter]):
     def __init__(self, memory_bytes: int) -> None:
         super().__init__(["worker.adapter", str(memory_bytes)], from_adapter)
         self.requests = 0
-        """Adaptations that it was given."""
+        """How many adaptations it was given."""
 
     def send(self, message: Adapt) -> None:
         self.requests += 1

@@ -41,7 +41,7 @@ class Run(Message):
     folder: str
     """Where the trainer puts its files."""
     device: Literal["cpu", "cuda"]
-    """What `auto` is for this job: a resumed run gets the kind of device that the first attempt had."""
+    """The device to use: a resumed run gets the kind of device that its first attempt had."""
     threads: int
     """Of the numerical libraries. Bits depend on it, so a resumed run gets as many as the first attempt had."""
     deadline: float
@@ -74,12 +74,12 @@ class Gpu(Message):
     memory_bytes: int
     uuid: str
     others: int = 0
-    """That the process sees too, and doesn't use."""
+    """How many further GPUs the process sees and doesn't use."""
 
 
 class Ready(Message):
-    """Everything is imported, and no work is under way: waiting for some. It is said again after each piece of work, so that
-    work is given to no child that is ending."""
+    """The child has imported everything and waits for work. It is sent again after each piece of work, so that no work is given
+    to a child that is ending."""
 
     kind: Literal["ready"] = "ready"
     versions: dict[str, str]
@@ -108,7 +108,7 @@ class Evaluated(Message):
 
 
 class Progress(Message):
-    """The run got further. Metric points are those since the last message."""
+    """The run has made progress. Metric points are those since the last message."""
 
     kind: Literal["progress"] = "progress"
     phase: str
@@ -117,7 +117,7 @@ class Progress(Message):
     eta_seconds: float | None
     metrics: dict[str, list[tuple[int, float]]] = {}
     evaluations: list[Evaluated] = []
-    """Those since the last message."""
+    """Since the last message."""
 
 
 class Checkpoint(Message):
@@ -134,15 +134,15 @@ class Succeeded(Message):
     path: str
     parameters: int
     iteration: int
-    """Meta-iterations done."""
+    """Meta-iterations that were done."""
     reason: str | None = None
-    """Why those aren't all: a machine word."""
+    """Why it ended before the last one, as a machine word; None where it didn't."""
     detail: str | None = None
-    """The same as a sentence."""
+    """The same, as a sentence."""
 
 
 class Stopped(Message):
-    """Ended because it was told to."""
+    """The run ended because it was asked to stop."""
 
     kind: Literal["stopped"] = "stopped"
     step: int
@@ -162,8 +162,8 @@ FailureReason = Literal[
 
 
 class Accident(Message):
-    """The machine failed the child (a full disk, a file that can't be read): it may well work elsewhere or later. Whoever
-    started the child ends it, since what it met may be due to its own state."""
+    """The machine failed (a full disk, a file that can't be read): the work may well succeed elsewhere or later. Whoever
+    started the child kills it, since the cause may be its own state."""
 
     kind: Literal["accident"] = "accident"
     detail: str
@@ -207,7 +207,7 @@ class Adapted(Message):
 
 
 class NotAdapted(Message):
-    """It can't be done: trying again would fail again."""
+    """The adaptation can't be done: trying again would fail again."""
 
     kind: Literal["not_adapted"] = "not_adapted"
     reason: Literal[

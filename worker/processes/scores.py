@@ -1,4 +1,4 @@
-"""An evaluation as the trainer tells of it: every task's scores, and the curves as mean and standard error over tasks."""
+"""An evaluation as the trainer reports it: every task's scores, and the curves as mean and standard error over tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child's side of the pipes: what trainer and adapter have in common."""
+"""The child's side of the pipes, which trainer and adapter share."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def die_with_the_worker() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what the bits of a result depend on."""
+    """Versions of the libraries on which the bits of a result depend."""
     packages = {name: version(name) for name in ("amaml-service", "numpy", "torch", "torchdiffeq")}
     return {"python": platform.python_version(), **packages}
 
 
 def last_word(error: Exception, what: str, failure: Callable[[Exception], FailureT]) -> FailureT | Accident:
-    """What is told of an exception that ended the work: an accident of the machine, or else what `failure` makes of it."""
+    """The last message for an exception that ended the work: an accident of the machine, or what `failure` makes of it."""
     from amaml.memory import is_out_of_memory  # noqa: PLC0415 - it imports torch, as whoever asks has done
 
     happened = None if is_out_of_memory(error) else accident(error, what)
@@ -61,7 +61,7 @@ def last_word(error: Exception, what: str, failure: Callable[[Exception], Failur
 
 
 def causes(error: Exception) -> Iterator[Exception]:
-    """The exception, and those that it was raised from."""
+    """The exception and those that caused it."""
     found: BaseException | None = error
     while isinstance(found, Exception):
         yield found
@@ -69,7 +69,7 @@ def causes(error: Exception) -> Iterator[Exception]:
 
 
 def accident(error: Exception, what: str) -> Accident | None:
-    """The message of an exception that the machine is to blame for; None where the work itself is. `what`: trainer or adapter.
+    """The message for an exception that is the machine's fault; None where it is the work's. `what`: trainer or adapter.
 
     An OSError is the machine's: what users send is read by code of ours that raises other exceptions for their faults. As the
     cause of such a one it is the machine's if it has an errno; pyarrow's for a damaged file has none.

@@ -1,4 +1,5 @@
-"""Sends what webhooks are owed: one thread of a worker looks, and calls several that send, each one delivery at a time.
+"""Sends deliveries to webhooks: one thread of a worker checks whether some are due, and wakes several senders, each of which sends
+one delivery at a time.
 
 Any number of workers may do so. An idle one asks the database twice a second, and no more.
 """
@@ -24,11 +25,11 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
 _LEASE_BEYOND_AN_ATTEMPT: Final = 5.0
-"""Seconds between the end of an attempt that takes as long as it may and another worker's taking it over."""
+"""Seconds by which the lease is longer than an attempt may take."""
 
 
 class Senders:
-    """`look` is one periodic task, `send` one of each of several threads."""
+    """The senders of one worker, and what wakes them."""
 
     def __init__(self, settings: Settings, stopping: Event) -> None:
         self._settings, self._stopping = settings, stopping
@@ -37,13 +38,13 @@ class Senders:
         self._failing = timedelta(days=settings.failing_days)
 
     def periodic_tasks(self) -> list[PeriodicTask]:
-        """Threads that look and send until the worker stops; none where it is to send nothing."""
+        """The threads that check and send until the worker stops; none where this worker has no senders."""
         names = [f"webhooks {number}" for number in range(self._settings.senders)]
         looking = [PeriodicTask("webhooks", self.look, SECONDS_BETWEEN_LOOKS, self._stopping)] if names else []
         return looking + [PeriodicTask(name, self.send_when_called, 0.0, self._stopping) for name in names]
 
     def look(self) -> None:
-        """Calls those that send, if something is due."""
+        """Wakes the senders if a delivery is due."""
         with transaction() as session:
             due = deliveries.some_due(session)
         if due:
@@ -52,7 +53,7 @@ class Senders:
     def send_when_called(self) -> None:
         if self._called.wait(SECONDS_BETWEEN_LOOKS):
             self.send()
-            # What became due meanwhile is found by the next look.
+            # What has become due meanwhile is found by the next check.
             self._called.clear()
 
     def send(self) -> None:

@@ -1,4 +1,4 @@
-"""Sends one webhook message: to an address that was checked, within a time limit, following nowhere, reading little.
+"""Sends one webhook message: to an address that was checked, within a time limit, without following redirects.
 
 The connection goes to one of the checked addresses, whatever the name resolves to by then; TLS asks for and verifies the
 name of the URL. No proxy of the environment is used: it would resolve the name anew.
@@ -23,13 +23,13 @@ from service.webhooks.settings import Settings
 from service.webhooks.target import Address, Refused, Resolver, Target, Unresolved
 
 MAX_ANSWER: Final = 64 * 1024
-"""No more bytes of an answer's body are read."""
+"""Bytes of an answer's body that are read at most."""
 _MAX_ADDRESSES: Final = 4
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it: a status, or the sentence of an error. `seconds`: how long it took."""
+    """What came of a POST: a status, or an error's sentence. `seconds`: how long it took."""
 
     status: int | None
     error: str | None
@@ -46,7 +46,7 @@ class Answer:
 def post(
     url: str, headers: Mapping[str, str], body: bytes, settings: Settings, resolve: Resolver | None = None
 ) -> Answer:
-    """POSTs `body`. What goes wrong on the way is an answer too, with a sentence for `error`."""
+    """POSTs `body`. Where that fails the answer has a sentence in `error`."""
     deadline = _Deadline(settings.seconds)
     try:
         target = targets.parse(url, allow_http=settings.allow_http)
@@ -88,7 +88,7 @@ def _exchange(
     ):
         head = {name.lower(): value for name, value in response.headers}
         received = bytearray()
-        # The status is what counts: an answer that breaks off has been given all the same.
+        # Only the status counts, so an answer whose body breaks off is an answer.
         with suppress(OSError, httpcore.ProtocolError):
             for chunk in response.iter_stream():
                 received += chunk
@@ -101,7 +101,7 @@ def _exchange(
 
 
 def _retry_after(value: bytes | None) -> float | None:
-    """Seconds from now, of either form that the header has; None where it isn't understood."""
+    """Seconds from now, from a Retry-After header in either of its forms; None where it isn't understood."""
     if value is None:
         return None
     text = value.decode("latin-1").strip()
@@ -131,7 +131,7 @@ class _Deadline:
 
     @property
     def left(self) -> float:
-        """Raises TimeoutError once nothing is left."""
+        """The seconds that are left; raises TimeoutError when there are none."""
         left = self._seconds - self.spent
         if left <= 0:
             raise TimeoutError(f"no answer within {self._seconds:g} s")

@@ -29,12 +29,13 @@ def detect(data: bytes, *, whole: bool, wanted: str = "auto") -> Detected:
     """The format of the file that begins with `data`: its first HEAD_BYTES, or, if it has fewer, `whole` of it.
 
     Where readers disagree, it is the format that is `wanted`, or else that of the first of them: built-in families come before
-    those of packages. Raises BadLine for what is none of the formats, or not the one that is wanted, with a sentence that says
-    what it is instead and what to do.
+    those of packages, and one that takes whatever others leave comes last. Raises BadLine for what is none of the formats, or not
+    the one that is wanted, with a sentence that says what it is instead and what to do.
     """
     head = Head(data, whole)
     refuse(head)
     found: dict[str, str] = {}
+    special: list[str] = []
     faults: list[BadLine] = []
     for kind, reader in readers().items():
         try:
@@ -44,9 +45,10 @@ def detect(data: bytes, *, whole: bool, wanted: str = "auto") -> Detected:
             continue
         if name is not None:
             found[kind] = name
+            special += [] if getattr(reader, "TAKES_THE_REST", False) else [name]
     if not found:
         raise faults[0] if faults else _of_no_format(head)
-    format_ = wanted if wanted in found.values() else next(iter(found.values()))
+    format_ = wanted if wanted in found.values() else [*special, *found.values()][0]
     if wanted not in ("auto", format_):
         raise BadLine(1, f"this is {format_}, not {wanted}: send format={format_} or format=auto")
     return Detected(format_, tuple(kind for kind, name in found.items() if name == format_))

@@ -14,7 +14,8 @@ from amaml.families.upload import Head
 
 
 class Reader(Protocol):
-    """A module with these, or an object. It is imported by the API: what is heavy, `validate` imports itself."""
+    """A module with these, or an object. It is imported by the API: what is heavy, `validate` imports itself. One whose format
+    looks like many others', as a table in CSV does, has `TAKES_THE_REST = True` beside them: others come first."""
 
     FORMATS: Mapping[str, str]
     """The formats that it reads: their names, and in the words of a sentence how such a file begins."""

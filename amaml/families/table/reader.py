@@ -9,6 +9,7 @@ from amaml.dataset_report import MAX_ERRORS, ColumnReport, DatasetReport, line_e
 from amaml.families.text import is_number, text_errors
 from amaml.families.upload import BadLine, Head
 
+TAKES_THE_REST: Final = True
 FORMATS: Final = {"csv": "a CSV header", "parquet": "Parquet"}
 
 

@@ -23,7 +23,7 @@ _HOME = {
     "Interpolated": "amaml.adjoint.interpolated",
     "Backsolve": "amaml.adjoint.backsolve",
     "SolveError": "amaml.flow.result",
-    "MLP": "amaml.models.mlp",
+    "MLP": "amaml.models.mlp.module",
     "regression_losses": "amaml.models.losses",
     "train": "amaml.run.training",
     "load": "amaml.run.learned_model",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from amaml.flow.torchdiffeq_solver import TorchDiffEq
     from amaml.methods.amaml import MetaGradient, meta_gradient
     from amaml.models.losses import regression_losses
-    from amaml.models.mlp import MLP
+    from amaml.models.mlp.module import MLP
     from amaml.run.adaptation import adapt, predict
     from amaml.run.learned_model import LearnedModel, load
     from amaml.run.training import train

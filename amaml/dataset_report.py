@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from amaml.families.upload import BadLine
 
 MAX_ERRORS: Final = 20
 """Told of a file; the first of them."""
@@ -52,3 +55,8 @@ class DatasetReport(_Piece):
     images: ImagesReport | None = None
     errors: list[LineError] = Field(default=[], max_length=MAX_ERRORS)
     """The first of them; none in a good file."""
+
+
+def line_errors(errors: Sequence[BadLine]) -> list[LineError]:
+    """The first of the errors, as a report has them."""
+    return [LineError(line=error.line, detail=error.detail[:1000]) for error in errors[:MAX_ERRORS]]

@@ -59,7 +59,22 @@ def build_family(
 ) -> Family:
     """The task family; raises DataError if the data sets can't serve it."""
     build = pkgutil.resolve_name(spec.implementation)
-    return cast(Family, build(spec, dtype=dtype, device=device, seed=seed, datasets=datasets))
+    family = cast(Family, build(spec, dtype=dtype, device=device, seed=seed, datasets=datasets))
+    _check_objective(spec, family.objective.name)
+    return family
+
+
+def _check_objective(spec: FamilySpec, name: str) -> None:
+    """Raises TypeError where the file that the run ends in would name an objective that can't be found again."""
+    if spec.objective is None and name not in OBJECTIVES:
+        raise TypeError(
+            f"family {spec.kind} has an objective of its own, {name!r}, and its spec doesn't say where a finished run finds it: "
+            f'write objective: ClassVar[str | None] = "module:function" in {type(spec).__name__}'
+        )
+    if (found := objective_named(spec, name).name) != name:
+        raise TypeError(
+            f"family {spec.kind} has the objective {name!r}, and {spec.objective} gives {found!r}: make them one"
+        )
 
 
 def objective_named(spec: FamilySpec, name: str) -> Objective:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import amaml
-from amaml.models.conv4 import Conv4
+from amaml.models.conv4.module import Conv4
 from amaml.models.losses import classification_losses
 from benchmarks.record import arguments, in_turn, threads
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import amaml
 from amaml import kernel
-from amaml.models.conv4 import Conv4
+from amaml.models.conv4.module import Conv4
 from amaml.models.losses import classification_losses
 from benchmarks.record import Run, Timing, in_turn, parser, threads
 from benchmarks.workload import STEP, TASKS, error, work

@@ -21,7 +21,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import amaml
-from amaml.families.cosmixture import build
+from amaml.families.formula.family import build
 from amaml.models.losses import RegressionLoss
 from amaml.spec import CosMixtureSpec
 

@@ -25,7 +25,7 @@ from amaml.kernel.library import Kernel, kernel
 from amaml.kernel.problem import ACTIVATIONS, KernelProblem
 from amaml.methods.estimate import Stats
 from amaml.methods.problem import Answer, Problem
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp.derivatives import MLPDerivatives
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _ROOM, _MORE_ROOM = 4096, 8

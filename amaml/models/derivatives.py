@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from amaml.flow.derivatives import Derivatives, Loss, explained
 from amaml.flow.trial import differentiated
 from amaml.methods.parameters import Layout
-from amaml.models.conv4_derivatives import Conv4Derivatives, outputs, points_of
+from amaml.models.conv4.derivatives import Conv4Derivatives, outputs, points_of
 from amaml.models.loss_slopes import MAKE_SLOPE
 from amaml.models.losses import NetworkLoss, RegressionLoss
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp.derivatives import MLPDerivatives
 from amaml.models.private import Redirected, private
 from amaml.models.structure import Convolutional, Dense, convolutional, dense
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
-from amaml.models.conv4 import Conv4
-from amaml.models.mlp import ACTIVATIONS, MLP, Activation
+from amaml.models.conv4.module import Conv4
+from amaml.models.mlp.module import ACTIVATIONS, MLP, Activation
 
 
 class Dense(NamedTuple):

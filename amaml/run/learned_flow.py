@@ -19,7 +19,7 @@ from amaml.methods.estimate import Estimate
 from amaml.run.evaluation import Flow
 from amaml.run.schedules import length_at
 from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
-from amaml.spec.methods import Learnable
+from amaml.spec.method import Learnable
 
 PREFIX = "learned/"
 LENGTH, PROXIMAL, RATES = "learned/log_length", "learned/log_proximal", "learned/log_rates/"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from amaml.spec.families import TestTasks
+from amaml.families.spec import TestTasks
 from amaml.spec.part import Part
 
 

@@ -9,13 +9,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from amaml.spec.entry_points import kind_of
 from amaml.spec.evaluation import EvaluationSpec
-from amaml.spec.families import (
-    ImagesSpec,
-)
-from amaml.spec.kinds import AnyFamily, AnyModel, families, methods
+from amaml.spec.kinds import DEFAULT_MODEL, AnyFamily, AnyModel, families, methods
 from amaml.spec.meta import MetaSpec, PhaseSpec
-from amaml.spec.methods import (
+from amaml.spec.method import (
     AdjointSpec,
     AmamlSpec,
     AnyMethod,
@@ -26,11 +24,10 @@ from amaml.spec.methods import (
     MamlSpec,
     RandomSpec,
 )
-from amaml.spec.models import MLPSpec
 from amaml.spec.part import Part, RuleBroken
 from amaml.spec.presets import Preset, filled_in
 from amaml.spec.runtime import RuntimeSpec
-from amaml.spec.solvers import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec
+from amaml.spec.solver import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec
 from amaml.spec.trajectory import TrajectorySpec
 
 DESCENDING = ("maml", "maml1")
@@ -60,7 +57,7 @@ class JobSpec(Part):
     """Fills in what the spec leaves out, which is written back. default: what trains best in a minute or two; paper: the paper's
     setting. A spec without `method` and `meta` gets default."""
     family: AnyFamily
-    model: AnyModel = MLPSpec()
+    model: AnyModel = DEFAULT_MODEL(kind=kind_of(DEFAULT_MODEL))
     method: Annotated[AnyMethod, Field(discriminator="kind")] = AmamlSpec()
     trajectory: TrajectorySpec = TrajectorySpec()
     solver: SolverSpec = SolverSpec()
@@ -77,7 +74,7 @@ class JobSpec(Part):
         data = filled_in(data, families())
         model, meta = data.get("model"), data.get("meta")
         if isinstance(model, dict) and "kind" not in model:
-            data = {**data, "model": {"kind": "mlp", **model}}
+            data = {**data, "model": {"kind": kind_of(DEFAULT_MODEL), **model}}
         if isinstance(meta, dict) and isinstance(meta.get("phases"), list):
             phases = [_completed(phase) if isinstance(phase, dict) else phase for phase in meta["phases"]]
             data = {**data, "meta": {**meta, "phases": phases}}
@@ -100,26 +97,25 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _network_that_the_family_can_use(self) -> Self:
         if self.model.reads_pictures and not self.family.gives_pictures:
+            able = " or ".join(kind for kind, cls in families().items() if cls.gives_pictures)
             raise RuleBroken(
-                f"{self.model.kind} reads pictures, and family {self.family.kind} gives none: set model.kind to mlp, or choose "
-                "family images",
+                f"{self.model.kind} reads pictures, and family {self.family.kind} gives none: set model.kind to "
+                f"{kind_of(DEFAULT_MODEL)}, or choose family {able}",
                 "model", "kind",
             )  # fmt: skip
-        if self.family.differentiates_inputs and getattr(self.model, "activation", None) == "relu":
+        kinks = self.model.not_smooth()
+        if self.family.differentiates_inputs and kinks is not None:
+            field, what = kinks
             raise RuleBroken(
-                f"family {self.family.kind} needs the network's second derivatives in its inputs, and relu's are zero: set "
-                "model.activation to tanh, sigmoid or softplus",
-                "model", "activation",
+                f"family {self.family.kind} needs the network's second derivatives in its inputs, and {what}",
+                "model", field,
             )  # fmt: skip
-        if (
-            isinstance(self.family, ImagesSpec)
-            and self.family.validation_classes == 0
-            and self.evaluation.select == "validation"
-        ):
+        lacking = self.family.without_validation()
+        if self.evaluation.select == "validation" and lacking is not None:
+            field, what = lacking
             raise RuleBroken(
-                "evaluation.select is validation, which needs validation tasks, but validation_classes is 0: set it to null or "
-                "to at least ways, or set evaluation.select to last",
-                "family", "validation_classes",
+                f"evaluation.select is validation, which needs validation tasks, but {what}, or set evaluation.select to last",
+                "family", field,
             )  # fmt: skip
         return self
 

@@ -1,58 +1,35 @@
 """The families, models and methods that there are on this machine, by their `kind`. Imports no torch.
 
 Operators add families and models as entry points (groups `amaml.families`, `amaml.models`), each naming a subclass of
-`FamilySpec` or `ModelSpec`; its `implementation` is imported by the trainer alone.
+`FamilySpec` or `ModelSpec`; see `amaml.spec.entry_points` for what is asked of them.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Final, Union
 
 from pydantic import Field
 
-from amaml.spec.families import (
-    AlpineSpec,
-    CosMixtureSpec,
-    FamilySpec,
-    ImagesSpec,
-    PoissonSpec,
-    RatingsSpec,
-    SinusoidSpec,
-    TableSpec,
-)
-from amaml.spec.methods import METHODS, AnyMethod
-from amaml.spec.models import Conv4Spec, MLPSpec, ModelSpec
-from amaml.spec.part import Part
+from amaml.families.formula.spec import AlpineSpec, CosMixtureSpec, SinusoidSpec
+from amaml.families.images.spec import ImagesSpec
+from amaml.families.poisson.spec import PoissonSpec
+from amaml.families.ratings.spec import RatingsSpec
+from amaml.families.spec import FamilySpec
+from amaml.families.table.spec import TableSpec
+from amaml.models.conv4.spec import Conv4Spec
+from amaml.models.mlp.spec import MLPSpec
+from amaml.models.spec import ModelSpec
+from amaml.spec.entry_points import kind_of, with_entry_points
+from amaml.spec.method import METHODS, AnyMethod
 
-
-def _with_entry_points(group: str, base: type[Part], builtin: tuple[type[Any], ...]) -> tuple[type[Any], ...]:
-    """Built-in spec classes and those that installed packages offer, by their `kind`; a doubled kind is an error."""
-    classes = list(builtin)
-    for point in entry_points(group=group):
-        cls = point.load()
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise TypeError(
-                f"entry point {point.name!r} of {group} names {cls!r}, which is no subclass of {base.__name__}"
-            )
-        classes.append(cls)
-    kinds = [_kind(cls) for cls in classes]
-    doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
-    if doubled:
-        raise ValueError(f"{group}: kind {', '.join(doubled)} is offered twice; uninstall one of the packages")
-    return tuple(classes)
-
-
-def _kind(cls: type[Part]) -> str:
-    return str(cls.model_fields["kind"].default)
-
-
-_FAMILIES = _with_entry_points(
+_FAMILIES = with_entry_points(
     "amaml.families",
     FamilySpec,
     (CosMixtureSpec, AlpineSpec, SinusoidSpec, RatingsSpec, TableSpec, ImagesSpec, PoissonSpec),
 )
-_MODELS = _with_entry_points("amaml.models", ModelSpec, (MLPSpec, Conv4Spec))
+_MODELS = with_entry_points("amaml.models", ModelSpec, (MLPSpec, Conv4Spec))
+DEFAULT_MODEL: Final[type[ModelSpec]] = MLPSpec
+"""Of a spec that names none; of one that gives fields without a kind, too."""
 
 if TYPE_CHECKING:
     AnyFamily = FamilySpec
@@ -67,14 +44,14 @@ else:
 
 def families() -> dict[str, type[FamilySpec]]:
     """Every task family on this machine by kind, built-in ones first."""
-    return {_kind(cls): cls for cls in _FAMILIES}
+    return {kind_of(cls): cls for cls in _FAMILIES}
 
 
 def models() -> dict[str, type[ModelSpec]]:
     """Every architecture on this machine by kind, built-in ones first."""
-    return {_kind(cls): cls for cls in _MODELS}
+    return {kind_of(cls): cls for cls in _MODELS}
 
 
 def methods() -> dict[str, type[AnyMethod]]:
     """Every meta-gradient estimator by kind."""
-    return {_kind(cls): cls for cls in METHODS}
+    return {kind_of(cls): cls for cls in METHODS}

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from amaml.spec.methods import AnyMethod
+from amaml.spec.method import AnyMethod
 from amaml.spec.part import Part, RuleBroken
-from amaml.spec.solvers import SolverSpec
+from amaml.spec.solver import SolverSpec
 from amaml.spec.trajectory import TrajectorySpec
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from amaml.spec.families import FamilySpec
-from amaml.spec.methods import METHODS
+from amaml.families.spec import FamilySpec
+from amaml.spec.method import METHODS
 from amaml.spec.part import Part, RuleBroken
 
 Preset = Literal["default", "paper"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from amaml.dataset_format import Detected, Format
+from amaml.dataset_format import Detected, formats
 from service.core import blobs, idempotency, quotas
 from service.core.database import transaction
 from service.core.principal import Principal
@@ -31,6 +31,13 @@ from service.http.waiting import Prefer, until, wanted_wait
 from service.keys.authentication import Caller, needs
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+if TYPE_CHECKING:
+    Format = str
+    Wanted = str
+else:
+    Format = Literal[*formats()]
+    Wanted = Literal["auto", *formats()]
 
 _FILE: Final[dict[str, Any]] = {"response_class": Response, "responses": documented_file("not_found")}
 
@@ -64,7 +71,7 @@ async def upload(
     request: Request,
     caller: Caller,
     format: Annotated[  # noqa: A002
-        Literal["auto", Format], Query(description="`auto` tells it from the file's head.")
+        Wanted, Query(description="`auto` tells it from the file's head.")
     ] = "auto",
     name: Annotated[
         str,

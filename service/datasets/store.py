@@ -77,6 +77,7 @@ def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Det
         return add(session, workspace_id, file, detected, name)
     if dataset.state == "invalid" and dataset.report is None:
         dataset_checks.begin_anew(session, dataset)
+    dataset.families = list(detected.families)  # those of a package that was installed since may read it too
     return Added(dataset, new_id is not None)
 
 

@@ -8,8 +8,8 @@ from typing import Final
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from amaml.dataset_format import HEAD_BYTES, Detected, detect, mismatch
-from amaml.ratings_file import BadLine
+from amaml.dataset_format import Detected, detect
+from amaml.families.upload import HEAD_BYTES, BadLine
 from service.core import blobs
 from service.core.settings import settings
 from service.http.bodies import too_large
@@ -70,13 +70,10 @@ async def _write(writer: blobs.Writer, pending: bytearray) -> None:
 
 def _detected(head: bytes, wanted: str, *, whole: bool) -> Detected:
     try:
-        found = detect(head, whole=whole)
-        if wanted not in ("auto", found.format):
-            raise mismatch(found.format, wanted)
+        return detect(head, whole=whole, wanted=wanted)
     except BadLine as problem:
         raise Problem(
             "bad_data",
             f"The file can't be read: {problem}.",
             errors=[{"line": problem.line, "detail": problem.detail}],
         ) from None
-    return found

@@ -8,31 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from amaml.families.cost import FamilyCost
+from amaml.models.cost import ModelCost
 from amaml.spec import (
-    Conv4Spec,
-    FamilySpec,
     FomamlSpec,
-    ImagesSpec,
     ImamlSpec,
     JobSpec,
     Maml1Spec,
     MamlSpec,
-    MLPSpec,
-    PoissonSpec,
     RandomSpec,
-    RatingsSpec,
     ReptileSpec,
-    SinusoidSpec,
     SolverSpec,
-    SyntheticFamilySpec,
-    TableSpec,
 )
-from amaml.spec.families import POOL
 
 _STAGES: Final = {
     "euler": 1, "heun": 2, "rk4": 4, "midpoint": 2, "heun2": 2, "heun3": 3, "explicit_adams": 1, "implicit_adams": 2,
@@ -45,30 +36,20 @@ _FORWARD_SHARE: Final = 1 / 2
 _ORDER: Final = {"bosh3": 3, "dopri5": 5, "dopri8": 8, "adaptive_heun": 2, "fehlberg2": 2}
 _REFERENCE_TOLERANCE: Final = 1e-6
 
-_DIGITS: Final = (1, 8, 8)
-"""The built-in images' channels, height and width."""
 # Floating-point operations a multiplication of one data point's forward pass (in an MLP, a parameter): a gradient is three
 # passes of a multiplication and an addition.
 _GRADIENT_FLOPS: Final = 6.0
 _HVP_FLOPS: Final = 12.0
 _FLOPS_PER_SECOND: Final = {"float32": 2e10, "float64": 1e10}
-_RESIDUAL: Final = {1: 6.0, 2: 13.0}
-"""How much more a physics-informed loss takes, whose residual differentiates the network twice along each coordinate."""
-# Where derivatives are traced, a call on a whole batch takes so long before its arithmetic counts: (gradient, HVP).
-_TRACED_SECONDS: Final = (1.2e-3, 2e-3)
-_RESIDUAL_SECONDS: Final = {1: (3e-3, 6e-3), 2: (5e-3, 11e-3)}
-_CONV4_SECONDS: Final = (5e-3, 12e-3)
 _GUARD_HVPS: Final = 13
 """What a fixed-step solver's guard takes for its looks at λmax, in a solve of some dozen steps."""
-_CONV4_SLOWER: Final = 4.0
-"""A convolution's operations beside those of a matrix product."""
 _BYTES: Final = {"float32": 4, "float64": 8}
 _PROCESS_BYTES: Final = 400_000_000
 """Python, torch and its libraries."""
 
 
 class Estimate(BaseModel):
-    """Roughly; null where the family or model isn't one of the built-in ones, and for uploaded images, whose size the spec
+    """Roughly; null where a family or model of a package doesn't say what it costs, and for uploaded images, whose size the spec
     doesn't say. A table counts as if all its inputs were numbers, and classes two."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -93,14 +74,20 @@ BASIS: Final = (
 
 def estimate(spec: JobSpec) -> Estimate:
     phases = [_Phase(iterations, own, *_method_evaluations(own, iterations)) for iterations, own in spec.phases]
-    parameters = _parameters(spec)
+    counts: dict[str, Any] = {
+        "gradients": round(sum(phase.gradients * phase.solves for phase in phases)),
+        "hvps": round(sum(phase.hvps * phase.solves for phase in phases)),
+        "basis": BASIS,
+    }
+    family = spec.family.cost()
+    model = None if family is None else spec.model.cost(family.inputs, family.outputs, family.picture)
+    if family is None or model is None:
+        return Estimate(parameters=None, seconds=None, memory_bytes=None, **counts)
     return Estimate(
-        parameters=parameters,
-        gradients=round(sum(phase.gradients * phase.solves for phase in phases)),
-        hvps=round(sum(phase.hvps * phase.solves for phase in phases)),
-        seconds=None if parameters is None else _seconds(spec, phases, parameters),
-        memory_bytes=None if parameters is None else _memory(spec, parameters, max(one.gradients for one in phases)),
-        basis=BASIS,
+        parameters=model.parameters,
+        seconds=_seconds(spec, phases, family, model),
+        memory_bytes=_memory(spec, max(one.gradients for one in phases), family, model),
+        **counts,
     )
 
 
@@ -166,68 +153,8 @@ def _method_evaluations(spec: JobSpec, iterations: range) -> tuple[float, float]
             return gradients, hvps
 
 
-def _sizes(family: FamilySpec) -> tuple[int, int] | None:
-    """A network's inputs and outputs, where the spec alone tells them."""
-    match family:
-        case SinusoidSpec():
-            return 1, 1
-        case RatingsSpec(items=items):
-            return items, 1
-        case TableSpec(inputs=inputs, targets=targets):
-            return len(inputs), 2 if family.classify else len(targets)
-        case ImagesSpec(dataset="digits", ways=ways):
-            return math.prod(_DIGITS), ways
-        case SyntheticFamilySpec():
-            return getattr(family, "dim", 1), 1
-    return None
-
-
-def _parameters(spec: JobSpec) -> int | None:
-    sizes = _sizes(spec.family)
-    match spec.model:
-        case MLPSpec(hidden=hidden) if sizes is not None:
-            return sum((before + 1) * after for before, after in pairwise([sizes[0], *hidden, sizes[1]]))
-        case Conv4Spec(filters=filters) if sizes is not None:
-            return sum((9 * before + 3) * filters for before, _ in _conv4_layers(filters)) + (filters + 1) * sizes[1]
-    return None
-
-
-def _conv4_layers(filters: int) -> list[tuple[int, int]]:
-    """Of each block on the built-in images: channels before it, and pixels that it convolves. One pixel is left in the end."""
-    _, height, width = _DIGITS
-    pixels = [height * width, height * width // 4, height * width // 16, height * width // 16]
-    return [(channels, size) for channels, size in zip([_DIGITS[0], filters, filters, filters], pixels, strict=True)]
-
-
-def _multiplications(spec: JobSpec, parameters: int) -> float:
-    """Of one data point's forward pass, in those of a matrix product."""
-    if isinstance(spec.model, Conv4Spec):
-        layers = _conv4_layers(spec.model.filters)
-        return _CONV4_SLOWER * sum(9 * before * spec.model.filters * pixels for before, pixels in layers)
-    return parameters
-
-
-def _support_points(family: FamilySpec) -> int:
-    shots: int = getattr(family, "shots", 100)
-    match family:
-        case ImagesSpec(ways=ways):
-            return shots * ways
-        case PoissonSpec(dim=dim, boundary=boundary):
-            return shots + (2 if dim == 1 else 4 * boundary)
-    return shots
-
-
-def _query_points(family: FamilySpec) -> int:
-    queries: int | str = getattr(family, "queries", 100)
-    if not isinstance(queries, int):
-        return POOL
-    return queries * family.ways if isinstance(family, ImagesSpec) else queries
-
-
-def _seconds(spec: JobSpec, phases: list[_Phase], parameters: int) -> float:
-    work = _multiplications(spec, parameters) * _support_points(spec.family)
-    if isinstance(spec.family, PoissonSpec):
-        work *= _RESIDUAL[spec.family.dim]
+def _seconds(spec: JobSpec, phases: list[_Phase], family: FamilyCost, model: ModelCost) -> float:
+    work = model.multiplications * family.support_points * family.passes
     flow = _GRADIENT_FLOPS * _evaluations(spec.solver, _mean_length(spec))[0] * work
     tuning = _GRADIENT_FLOPS * spec.evaluation.epochs * work
     evaluations = 1 + math.ceil(spec.meta.iterations / spec.evaluation.every)  # the start's too
@@ -235,7 +162,7 @@ def _seconds(spec: JobSpec, phases: list[_Phase], parameters: int) -> float:
         evaluations = 1
     flops = work * sum((_GRADIENT_FLOPS * one.gradients + _HVP_FLOPS * one.hvps) * one.solves for one in phases)
     flops += (flow + tuning) * evaluations * spec.evaluation.tasks
-    gradient, hvp = _call_seconds(spec)
+    gradient, hvp = map(max, family.call_seconds, model.call_seconds)
     calls = 0.0
     for one in phases:
         looks = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
@@ -244,33 +171,8 @@ def _seconds(spec: JobSpec, phases: list[_Phase], parameters: int) -> float:
     return round(flops / _FLOPS_PER_SECOND[spec.runtime.dtype] + calls, 1)
 
 
-def _call_seconds(spec: JobSpec) -> tuple[float, float]:
-    """Of a gradient and of an HVP; nothing where they are written out, as for an MLP that regresses."""
-    if isinstance(spec.model, Conv4Spec):
-        return _CONV4_SECONDS
-    match spec.family:
-        case PoissonSpec(dim=dim):
-            return _RESIDUAL_SECONDS[dim]
-        case ImagesSpec() | TableSpec(classify=True):
-            return _TRACED_SECONDS
-    return 0.0, 0.0
-
-
-def _memory(spec: JobSpec, parameters: int, gradients: float) -> int:
+def _memory(spec: JobSpec, gradients: float, family: FamilyCost, model: ModelCost) -> int:
     tasks = max(spec.meta.tasks_per_batch, spec.evaluation.tasks)
-    points = _support_points(spec.family) + _query_points(spec.family)
-    states = 2 * math.sqrt(gradients) * parameters
-    activations = 8 * points * _activations(spec)
-    pools = 2_000 * getattr(spec.family, "dim", 1) * (getattr(spec.family, "train_tasks", None) or 0)
-    synthetic = pools if isinstance(spec.family, SyntheticFamilySpec) else 0
-    return round(_PROCESS_BYTES + _BYTES[spec.runtime.dtype] * (tasks * (states + activations) + synthetic))
-
-
-def _activations(spec: JobSpec) -> int:
-    """Numbers that one data point's forward pass leaves."""
-    match spec.model:
-        case MLPSpec(hidden=hidden):
-            return sum(hidden)
-        case Conv4Spec(filters=filters):
-            return sum(filters * pixels for _, pixels in _conv4_layers(filters))
-    return 0
+    states = 2 * math.sqrt(gradients) * model.parameters
+    activations = 8 * (family.support_points + family.query_points) * model.activations
+    return round(_PROCESS_BYTES + _BYTES[spec.runtime.dtype] * (tasks * (states + activations) + family.numbers_held))

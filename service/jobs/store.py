@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, delete, func, insert, literal_column, or_, select
 from sqlalchemy.orm import Session, defer
 
-from amaml.dataset_format import READ_BY
+from amaml.dataset_format import readers
+from amaml.families.spec import uploaded_dataset
 from amaml.spec import InitFrom, JobSpec
-from amaml.spec.families import uploaded_dataset
 from service.adaptations.tables import Adaptation
 from service.core import blobs, outbox, quotas
 from service.core.tables import Blob
@@ -338,13 +338,12 @@ def _check_dataset(session: Session, workspace_id: UUID, dataset_id: UUID, famil
         raise BadReference(
             field, f"data set {dataset_id} is invalid: {dataset.status_detail} Upload a corrected file and use its id"
         )
-    # Families that aren't ours say for themselves what they read.
-    if family in READ_BY and family not in dataset.families:
+    reader = readers().get(family)
+    if reader is not None and family not in dataset.families:
         raise BadReference(
             field,
             f"family {family} can't read data set {dataset_id}, which is {dataset.format} (read by "
-            f"{', '.join(dataset.families)}): {family} reads {', '.join(READ_BY[family])}"
-            + (", of CSV only with a header that names user, item and rating" if family == "ratings" else ""),
+            f"{', '.join(dataset.families)}): {family} reads files that begin with {', or with '.join(reader.FORMATS.values())}",
         )
     return dataset.state == "pending"
 

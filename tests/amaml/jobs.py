@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from amaml.models.mlp import build
+from amaml.models.mlp.module import build
 from amaml.run.training import Report
 from amaml.spec import JobSpec, MLPSpec
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amaml.models.mlp import MLP
+from amaml.models.mlp.module import MLP
 from amaml.registry import build_family
 from amaml.run.adaptation import adapt, loss_curve, predict
 from amaml.run.initialization import metadata_of, write

@@ -15,7 +15,7 @@ import torch
 import amaml
 from amaml.kernel import backend
 from amaml.kernel.library import disabled
-from amaml.models.conv4 import Conv4
+from amaml.models.conv4.module import Conv4
 from amaml.models.losses import classification_losses
 from amaml.run.learned_model import load
 from amaml.run.training import OutOfMemory, Training, train

@@ -12,7 +12,7 @@ from amaml.families.base import Tasks
 from amaml.flow.result import SolveError
 from amaml.flow.solvers import Dopri5, Euler
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
-from amaml.models.mlp import MLP
+from amaml.models.mlp.module import MLP
 from amaml.objectives import nrmse
 from amaml.run import evaluation
 from amaml.run.evaluation import (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amaml.families.scaling import Scaling
-from amaml.models.mlp import MLP
+from amaml.models.mlp.module import MLP
 from amaml.registry import build_family, build_model
 from amaml.run.initialization import InitializationError, metadata_of, put, read, write
 from amaml.run.learned_model import LearnedModel, load

@@ -21,7 +21,7 @@ from amaml.methods.fomaml import fomaml
 from amaml.methods.imaml import imaml
 from amaml.methods.problem import Problem, pose
 from amaml.methods.reptile import reptile
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp.derivatives import MLPDerivatives
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import cosines, flat, network, start
 

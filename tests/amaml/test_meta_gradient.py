@@ -16,7 +16,7 @@ from amaml.flow.derivatives import TracedDerivatives
 from amaml.flow.result import Result
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
-from amaml.models.mlp_derivatives import MLPDerivatives, _tanh
+from amaml.models.mlp.derivatives import MLPDerivatives, _tanh
 from tests.amaml.problems import (
     Tensors,
     apart,

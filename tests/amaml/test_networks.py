@@ -16,7 +16,7 @@ import amaml
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
 from amaml.models.losses import classification_losses
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp.derivatives import MLPDerivatives
 from amaml.run.adaptation import adapt, loss_curve
 from tests.amaml.problems import Tensors, apart, flat, unrolled
 

@@ -13,9 +13,11 @@ import httpx2 as httpx
 import pytest
 from sqlalchemy import delete, func, select
 
+from amaml.dataset_format import Detected
 from service.core import blobs
 from service.core.database import transaction
 from service.core.tables import Blob
+from service.datasets import store as datasets
 from service.datasets.tables import Dataset
 from service.jobs.tables import Job
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
@@ -105,6 +107,17 @@ def test_the_same_bytes_are_the_same_data_set(http: httpx.Client, api: Api) -> N
     assert _blob_count() == blobs_before
     with client(api, new_tenant()) as other:
         assert other.post("/v1/datasets", content=CSV).json()["id"] != first["id"]
+
+
+def test_the_same_bytes_again_are_read_by_families_that_were_installed_since(store: str, tenant: Tenant) -> None:
+    def add(*families: str) -> Dataset:
+        file = blobs.write([CSV])
+        with transaction() as session:
+            return datasets.add(session, tenant.workspace_id, file, Detected("csv", families), "").dataset
+
+    first, second = add("table"), add("table", "installed")
+    assert (first.id, first.families) == (second.id, ["table"])
+    assert second.families == ["table", "installed"]
 
 
 def test_wrong_lines_are_told(http: httpx.Client, check: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx2 as httpx
 import pytest
 
-from amaml.models.conv4 import Conv4
+from amaml.models.conv4.module import Conv4
 from amaml.spec import JobSpec
 from service.jobs.estimate import Estimate, estimate
 from tests.support.api import SPEC, check_problem

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from amaml.dataset_format import HEAD_BYTES, detect
+from amaml.dataset_format import detect
+from amaml.families.upload import HEAD_BYTES
 from amaml.spec import JobSpec
 from service.core import blobs
 from service.core.database import transaction

@@ -54,6 +54,11 @@ _ENVIRONMENT: Final = {
 }
 
 
+def _environment() -> dict[str, str]:
+    """Of a check's process: nothing secret, and modules from where the worker has its own."""
+    return _ENVIRONMENT | {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+
+
 class Accident(Exception):
     """The check ended without a verdict, for a reason that isn't the file's."""
 
@@ -149,7 +154,7 @@ class DatasetChecks:
             # Started in a thread that lives as long as the worker: Linux kills the child when that thread ends.
             process = subprocess.Popen(
                 [*self._validator, *arguments],
-                stdin=subprocess.DEVNULL, stdout=stream, env=_ENVIRONMENT, cwd=path.parent, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=stream, env=_environment(), cwd=path.parent, start_new_session=True,
             )  # fmt: skip
         try:
             while process.poll() is None:

@@ -9,24 +9,19 @@ printed has all of it. What becomes of a check whose process printed no report: 
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
-from amaml import ratings_file
-from amaml.dataset_report import MAX_ERRORS, ColumnReport, DatasetReport, ImagesReport, LineError
-from amaml.ratings_file import BadLine
+from amaml.dataset_format import readers
+from amaml.dataset_report import DatasetReport
 from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 
-MAX_LINE_BYTES: Final = 4 << 20
 MAX_OUTPUT_BYTES: Final = 4 << 20
-_READ_BYTES: Final = 1 << 20
 
 
 def main() -> NoReturn:
@@ -44,92 +39,16 @@ def main() -> NoReturn:
 
 
 def inspect(path: Path, format_: str, families: list[str]) -> DatasetReport:
-    """Reads the whole file once or twice, a piece at a time."""
-    if format_ == "safetensors":
-        return _images(path)
-    if format_ == "parquet":
-        return _table(path)
-    errors = list(_text_errors(path))
-    if errors:
-        return DatasetReport(rows=0, errors=errors)
-    if format_ == "csv" and "ratings" not in families:
-        return _table(path)
-    report = _ratings(path, format_)
-    return report if format_ != "csv" or report.errors else report.model_copy(update={"columns": _table(path).columns})
-
-
-def _ratings(path: Path, format_: str) -> DatasetReport:
-    with path.open("rb") as file:
-        summary = ratings_file.summarize(iter(lambda: file.read(_READ_BYTES), b""), format_, MAX_ERRORS)
-    return DatasetReport(rows=summary.rows, tasks=summary.tasks, errors=_told(summary.errors))
-
-
-def _table(path: Path) -> DatasetReport:
-    from amaml import table_file  # noqa: PLC0415 - its native libraries aren't needed for ratings, and count as memory
-
-    found = table_file.inspect(path, max_errors=MAX_ERRORS)
-    columns = [ColumnReport(name=one.name, type=one.type, missing=one.missing) for one in found.columns]
-    return DatasetReport(rows=found.rows, columns=columns if not found.errors else [], errors=_told(found.errors))
-
-
-def _images(path: Path) -> DatasetReport:
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - see _table
-
-    from amaml import images_file  # noqa: PLC0415
-
-    try:
-        # The format's own reader refuses overlaps, holes and lengths that don't add up.
-        with safe_open(path, framework="numpy") as file:
-            file.keys()
-    except SafetensorError as problem:
-        return DatasetReport(rows=0, errors=_told([BadLine(0, f"this is no sound safetensors file: {problem}")]))
-    found = images_file.inspect(path, max_errors=MAX_ERRORS)
-    if found.errors:
-        return DatasetReport(rows=0, errors=_told(found.errors))
-    channels, height, width = found.shape
-    counts = found.classes.values()
-    return DatasetReport(
-        rows=found.images,
-        tasks=len(counts),
-        images=ImagesReport(
-            channels=channels, height=height, width=width, dtype=found.dtype,
-            classes=len(counts), smallest_class=min(counts), largest_class=max(counts),
-        ),
-    )  # fmt: skip
-
-
-def _text_errors(path: Path) -> Iterator[LineError]:
-    """The first thing that makes the file no text in lines: NUL, what isn't UTF-8, a line without end."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line, length = 1, 0
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            nul = piece.find(b"\x00")
-            if nul >= 0:
-                yield LineError(
-                    line=line + piece.count(b"\n", 0, nul), detail="there is a NUL byte: save it as plain text"
-                )
-                return
-            try:
-                decoder.decode(piece)
-            except UnicodeDecodeError as problem:
-                # The decoder's place counts what was left over from the piece before.
-                at = max(0, problem.start - (len(problem.object) - len(piece)))
-                yield LineError(
-                    line=line + piece.count(b"\n", 0, at),
-                    detail="there are bytes that aren't UTF-8: save the file as UTF-8",
-                )
-                return
-            line += piece.count(b"\n")
-            last = piece.rfind(b"\n")
-            length = length + len(piece) if last < 0 else len(piece) - last - 1
-            if length > MAX_LINE_BYTES:
-                yield LineError(line=line, detail=f"the line is longer than {MAX_LINE_BYTES} bytes: write a row a line")
-                return
-
-
-def _told(errors: list[BadLine]) -> list[LineError]:
-    return [LineError(line=error.line, detail=error.detail[:1000]) for error in errors[:MAX_ERRORS]]
+    """What the families that accepted the file say of it. The first of them decides whether it is sound; others add what it
+    doesn't say, such as a table's columns to ratings in CSV."""
+    known = readers()
+    first, *others = (known[kind] for kind in families if kind in known)
+    report = first.validate(path, format_)
+    for other in others if not report.errors else ():
+        found = other.validate(path, format_)
+        told = {name: value for name, value in found if value and not getattr(report, name)}
+        report = report if found.errors else report.model_copy(update=told)
+    return report
 
 
 def _bound(memory: int, seconds: int) -> None:

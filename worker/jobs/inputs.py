@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
-from amaml.spec.families import uploaded_dataset
+from amaml.families.spec import uploaded_dataset
 from service.core.database import transaction
 from service.datasets.tables import Dataset
 from service.jobs.claims import Claim

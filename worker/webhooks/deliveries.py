@@ -1,5 +1,5 @@
-"""Sends deliveries to webhooks: one thread of a worker checks whether some are due, and wakes several senders, each of which sends
-one delivery at a time.
+"""Sends deliveries to webhooks: one thread of a worker checks whether some are due, and wakes several senders, each of which
+sends one delivery at a time.
 
 Any number of workers may do so. An idle one asks the database twice a second, and no more.
 """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from amaml import memory
 from amaml.flow.result import Result, SolveError
-from amaml.methods.amaml import MetaGradient
+from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.certificate import Certificate
 from amaml.methods.estimate import Estimate
 from amaml.run import checkpoint as checkpoints

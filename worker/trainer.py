@@ -10,7 +10,6 @@ the lease hands it passes, or when its supervisor is gone. A supervisor that is 
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import sys
 import time
@@ -210,7 +209,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that runtime.device auto means the CPU
     torch.set_num_threads(run.threads)
-    spec = JobSpec.model_validate_json(json.dumps(run.spec))
+    spec = JobSpec.model_validate_json(run.spec)
     folder = Path(run.folder)
     datasets = {dataset: Path(path) for dataset, path in run.datasets.items()}
     if run.checkpoint is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Self
 
@@ -290,9 +291,14 @@ class JobSpec(Part):
             raise RuleBroken(f"the phases of a run are shares of its {now} meta-iterations: {remedy}", *at)
         if self.meta.optimizer.schedule == "cosine":
             raise RuleBroken(f"a cosine schedule ends with the run's {now} meta-iterations: {remedy}", *at)
-        longer = self.model_dump(mode="json")
-        longer["meta"]["iterations"] = iterations
-        return type(self).model_validate_json(json.dumps(longer))
+        longer = self.model_copy(update={"meta": self.meta.model_copy(update={"iterations": iterations})})
+        return type(self).from_document(longer.model_dump(mode="json"))
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The spec that was stored as this JSON object, by this release or by an earlier one that had fewer fields. Raises
+        ValidationError."""
+        return cls.model_validate_json(json.dumps(document))
 
     def canonical(self) -> str:
         """The completed spec as JSON with sorted keys and no spaces: equal specs give equal text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
+from amaml.spec import JobSpec
 from amaml.spec.families import uploaded_dataset
 from service.store.claims import Claim
 from service.store.database import transaction
@@ -22,17 +23,17 @@ class MissingInput(Exception):
     """Something that the job reads was deleted or is no good; the message is a whole sentence for its user."""
 
 
-def inputs(claim: Claim) -> dict[Input, UUID]:
+def inputs(claim: Claim, spec: JobSpec) -> dict[Input, UUID]:
     """Blob ids by what they are to the job; raises MissingInput, NotCheckedYet."""
     found: dict[Input, UUID] = {}
-    dataset_id = uploaded_dataset(claim.spec["family"].get("dataset"))
+    dataset_id = uploaded_dataset(getattr(spec.family, "dataset", None))
     if dataset_id is not None:
         found["dataset"] = _dataset(dataset_id)
-    init_from = claim.spec["meta"]["init_from"]
+    init_from = spec.meta.init_from
     if claim.checkpoint is not None:
         found["checkpoint"] = claim.checkpoint[1]
     elif init_from is not None:
-        found["initialization"] = _initialization(claim.job_id, UUID(init_from["job"]), init_from["step"])
+        found["initialization"] = _initialization(claim.job_id, init_from.job, init_from.step)
     return found
 
 

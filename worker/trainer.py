@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
+from amaml.metrics import MEMORY_BYTES
 from worker.processes.failpoint import failpoint
 from worker.processes.gpu import gpu
 from worker.processes.memory import PeakMemory
@@ -130,11 +131,11 @@ class Telling:
             self.flush()
 
     def _add_memory(self, iteration: int) -> None:
-        """`memory_bytes`: a point whenever the meta-updates have held more memory than before."""
+        """The peak of the memory: a point whenever the meta-updates have held more memory than before."""
         peak = self._memory.read()
         if peak is not None and peak > self._most_memory:
             self._most_memory = peak
-            self._points.setdefault("memory_bytes", []).append((iteration, float(peak)))
+            self._points.setdefault(MEMORY_BYTES, []).append((iteration, float(peak)))
 
     def flush(self) -> None:
         if self._untold is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from amaml.flow.solvers import Solver
 from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.estimate import Estimate
+from amaml.metrics import LEARNED_LENGTH, LEARNED_PROXIMAL, LEARNED_RATES
 from amaml.run.evaluation import Flow
 from amaml.run.schedules import length_at
 from amaml.spec import JobSpec
@@ -78,8 +79,8 @@ class LearnedFlow:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`learned_length`, `learned_proximal` and the mean of the rates, those that there are."""
-        metrics = {"learned_length": self.length, "learned_proximal": self.proximal, "learned_rates": self._mean_rate}
+        """Length, proximal strength and the mean of the rates, those that are learned."""
+        metrics = {LEARNED_LENGTH: self.length, LEARNED_PROXIMAL: self.proximal, LEARNED_RATES: self._mean_rate}
         return {name: value for name, value in metrics.items() if value is not None}
 
     def arguments(self, spec: JobSpec) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "meta_gradient": "amaml.methods.amaml",
-    "MetaGradient": "amaml.methods.amaml",
+    "meta_gradient": "amaml.methods.amaml.gradient",
+    "MetaGradient": "amaml.methods.amaml.gradient",
     "Euler": "amaml.flow.solvers",
     "Heun": "amaml.flow.solvers",
     "RK4": "amaml.flow.solvers",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from amaml.flow.result import SolveError
     from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun
     from amaml.flow.torchdiffeq_solver import TorchDiffEq
-    from amaml.methods.amaml import MetaGradient, meta_gradient
+    from amaml.methods.amaml.gradient import MetaGradient, meta_gradient
     from amaml.models.losses import regression_losses
     from amaml.models.mlp.module import MLP
     from amaml.run.adaptation import adapt, predict

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from amaml import metrics
 from amaml.flow.derivatives import Loss
 from amaml.models.losses import classification_losses, regression_losses
 
@@ -47,8 +48,12 @@ def accuracy(predicted: Tensor, target: Tensor) -> Tensor:
     return right.where(known, float("nan")).mean(dim=1).cpu()
 
 
-NRMSE = Metric("nrmse", nrmse)
-ACCURACY = Metric("accuracy", accuracy, higher_is_better=True)
+def _declared(name: str, score: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+    return Metric(name, score, higher_is_better=not metrics.SCORED_BY[name].lower_is_better)
+
+
+NRMSE = _declared(metrics.NRMSE, nrmse)
+ACCURACY = _declared(metrics.ACCURACY, accuracy)
 REGRESSION = Objective("regression", regression_losses, NRMSE)
 CLASSIFICATION = Objective("classification", classification_losses, ACCURACY)
 BUILT_IN = {objective.name: objective for objective in (REGRESSION, CLASSIFICATION)}

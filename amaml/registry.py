@@ -11,40 +11,15 @@ from typing import cast
 import torch
 from torch import nn
 
-from amaml.adjoint.backsolve import Backsolve
-from amaml.adjoint.discrete import Discrete
-from amaml.adjoint.interpolated import Interpolated
 from amaml.adjoint.protocol import Adjoint
 from amaml.families.base import Family
 from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
-from amaml.methods.amaml import meta_gradient
 from amaml.methods.estimate import Estimate
-from amaml.methods.fomaml import fomaml
-from amaml.methods.imaml import imaml
-from amaml.methods.maml import maml
-from amaml.methods.reptile import reptile
 from amaml.objectives import BUILT_IN as OBJECTIVES
 from amaml.objectives import Objective
 from amaml.randomness import key
-from amaml.spec import (
-    AdjointSpec,
-    AmamlSpec,
-    AnyMethod,
-    BacksolveSpec,
-    ComlnSpec,
-    DiscreteSpec,
-    FamilySpec,
-    FomamlSpec,
-    ImamlSpec,
-    InterpolatedSpec,
-    Maml1Spec,
-    MamlSpec,
-    ModelSpec,
-    RandomSpec,
-    ReptileSpec,
-    SolverSpec,
-)
+from amaml.spec import AdjointSpec, FamilySpec, MethodSpec, ModelSpec, SolverSpec
 
 Estimator = Callable[..., Estimate]
 """(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate, of an exact one a MetaGradient; where the
@@ -106,38 +81,15 @@ def build_solver(spec: SolverSpec) -> Solver:
     return TorchDiffEq(spec.kind, rtol=spec.rtol, atol=spec.atol, step=spec.step, guard=spec.guard)
 
 
-def build_adjoint(spec: AdjointSpec | None) -> Adjoint | None:
-    """The adjoint; None leaves it to the solver."""
-    match spec:
-        case None:
-            return None
-        case DiscreteSpec():
-            return Discrete(checkpoints=spec.checkpoints)
-        case InterpolatedSpec():
-            return Interpolated(scheme=spec.scheme, checkpoints=spec.checkpoints)
-        case BacksolveSpec():
-            return Backsolve(max_evaluations=spec.max_evaluations)
+def build_adjoint(spec: AdjointSpec) -> Adjoint:
+    """The adjoint, whose arguments are the spec's fields."""
+    build = pkgutil.resolve_name(spec.implementation)
+    return cast(Adjoint, build(**spec.model_dump(exclude={"kind"})))
 
 
-def build_estimator(spec: AnyMethod) -> Estimator | None:  # noqa: PLR0911 - a return a method
+def build_estimator(spec: MethodSpec) -> Estimator | None:
     """What estimates θ's meta-gradient; None for the method that trains nothing."""
-    match spec:
-        case AmamlSpec():
-            return partial(
-                meta_gradient,
-                adjoint=build_adjoint(spec.adjoint),
-                proximal=spec.proximal,
-                proximal_in_query=spec.proximal_in_query,
-            )
-        case ComlnSpec():
-            return partial(meta_gradient, adjoint=build_adjoint(spec.adjoint))
-        case MamlSpec() | Maml1Spec():
-            return partial(maml, steps=spec.steps)
-        case FomamlSpec():
-            return fomaml
-        case ReptileSpec():
-            return reptile
-        case ImamlSpec():
-            return partial(imaml, proximal=spec.proximal, cg_steps=spec.cg_steps, damping=spec.damping)
-        case RandomSpec():
-            return None
+    if spec.implementation is None:
+        return None
+    estimate = partial(pkgutil.resolve_name(spec.implementation), **spec.arguments)
+    return estimate if spec.own_adjoint is None else partial(estimate, adjoint=build_adjoint(spec.own_adjoint))

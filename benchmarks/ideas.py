@@ -21,7 +21,7 @@ from torch import Tensor
 from amaml.flow.derivatives import Derivatives
 from amaml.flow.guard import PowerIteration
 from amaml.flow.result import SolveError
-from amaml.methods.amaml import MetaGradient, NotAgain, _batched
+from amaml.methods.amaml.gradient import MetaGradient, NotAgain, _batched
 from amaml.methods.problem import Problem, pose
 from amaml.registry import Estimator
 from amaml.run.outcome import Diverged

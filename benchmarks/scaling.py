@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import amaml
-from amaml.methods.fomaml import fomaml
+from amaml.methods.fomaml.gradient import fomaml
 from benchmarks import peers
 from benchmarks.memory import growth
 from benchmarks.record import Run, arguments, backends, in_turn

@@ -10,7 +10,6 @@ is gone: a supervisor that is stopped (SIGSTOP) couldn't end it.
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Literal
 
+from amaml.metrics import MEMORY_BYTES
 from worker.processes.failpoint import failpoint
 from worker.processes.gpu import gpu
 from worker.processes.memory import PeakMemory
@@ -131,11 +131,11 @@ class Telling:
             self.flush()
 
     def _add_memory(self, iteration: int) -> None:
-        """Adds a point of `memory_bytes` whenever meta-updates have used more memory than before."""
+        """Adds a point of the peak of memory whenever meta-updates have used more of it than before."""
         peak = self._memory.read()
         if peak is not None and peak > self._most_memory:
             self._most_memory = peak
-            self._points.setdefault("memory_bytes", []).append((iteration, float(peak)))
+            self._points.setdefault(MEMORY_BYTES, []).append((iteration, float(peak)))
 
     def flush(self) -> None:
         if self._untold is None:
@@ -210,7 +210,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that runtime.device auto means the CPU
     torch.set_num_threads(run.threads)
-    spec = JobSpec.model_validate_json(json.dumps(run.spec))
+    spec = JobSpec.model_validate_json(run.spec)
     folder = Path(run.folder)
     datasets = {dataset: Path(path) for dataset, path in run.datasets.items()}
     if run.checkpoint is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amaml.adjoint.sensitivity import Wanted
-from amaml.methods.amaml import Again, MetaGradient, NotAgain
+from amaml.methods.amaml.gradient import Again, MetaGradient, NotAgain
 from amaml.methods.certificate import Verdict
 from amaml.methods.estimate import Estimate, Stats
 from amaml.methods.problem import Answer

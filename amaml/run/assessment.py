@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amaml.metrics import RANDOM, TUNED_BEST_EPOCH, VALIDATION, error_of, score
 from amaml.run.baselines import baseline_scores
 from amaml.run.checkpoint import Progress
 from amaml.run.evaluation import (
@@ -49,7 +50,7 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
     metrics = {}
     after = state.progress  # what it becomes at the end: an assessment that is cut short is done again
     if how.select == "validation":
-        name = f"{metric.name}_validation"
+        name = score(metric.name, VALIDATION)
         validation = family.evaluation_batch("validation", how.tasks)
         scored = yield from scores_by_flow(setup.net, theta, validation, flow, family.objective, micro_batch)
         metrics[name], _ = _mean(state, name, scored)
@@ -62,7 +63,7 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
             torch.equal(tensor, theta[name]) for name, tensor in setup.random_start.items()
         ):
             curve = yield from fine_tuning_curve(setup.net, setup.random_start, tasks, **tuning)
-        _mean(state, f"{metric.name}_random", curve.last)
+        _mean(state, score(metric.name, RANDOM), curve.last)
         state.progress.random = curve.last.tolist()
     way = None
     if has_ended(setup, after):
@@ -76,12 +77,12 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         random=torch.tensor(state.progress.random, dtype=torch.float64),
         baselines=setup.baselines,
     )
-    metrics["tuned_best_epoch"] = float(found.curve.best_epoch)
-    for kind, scores in found.scores.items():
-        name = f"{metric.name}_{kind}"
+    metrics[TUNED_BEST_EPOCH] = float(found.curve.best_epoch)
+    for how_adapted, scores in found.scores.items():
+        name = score(metric.name, how_adapted)
         metrics[name], error = _mean(state, name, scores)
         if not math.isnan(error):  # one task alone has no standard error
-            metrics[f"{name}_error"] = error
+            metrics[error_of(name)] = error
     if after.best != state.progress.best:
         state.best = copied(state.current)
     state.progress = replace(after, evaluated=after.iteration, random=state.progress.random)

@@ -20,6 +20,7 @@ from amaml.flow.field import Evaluations, GradientFlow
 from amaml.flow.result import SolveError
 from amaml.flow.solvers import Solver
 from amaml.methods.parameters import Layout
+from amaml.metrics import FLOW, RANDOM, TUNED, TUNED_BEST
 from amaml.models.derivatives import derivatives_of
 from amaml.models.private import private
 from amaml.modes import plain_modes
@@ -101,8 +102,8 @@ class Evaluation:
     @property
     def scores(self) -> dict[str, Tensor]:
         """Name → [B], everything that every task was scored by."""
-        own = {"flow": self.flow, "tuned": self.curve.last, "tuned_best": self.curve.best}
-        random = {} if self.random is None else {"random": self.random}
+        own = {FLOW: self.flow, TUNED: self.curve.last, TUNED_BEST: self.curve.best}
+        random = {} if self.random is None else {RANDOM: self.random}
         return {**own, **random, **self.baselines}
 
 

@@ -7,19 +7,19 @@ dJ/dτ = T·dJ/dT, and so on. Learned T: Deleu et al. 2022 (COMLN); learned rate
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from amaml.flow.solvers import Solver
-from amaml.methods.amaml import MetaGradient
+from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.estimate import Estimate
+from amaml.metrics import LEARNED_LENGTH, LEARNED_PROXIMAL, LEARNED_RATES
 from amaml.run.evaluation import Flow
 from amaml.run.schedules import length_at
-from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
-from amaml.spec.method import Learnable
+from amaml.spec import JobSpec
 
 PREFIX = "learned/"
 LENGTH, PROXIMAL, RATES = "learned/log_length", "learned/log_proximal", "learned/log_rates/"
@@ -39,7 +39,7 @@ class LearnedFlow:
     def joined(self, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
         """With what the spec's method learns, where that isn't there yet: from its length and proximal strength, and rates of
         1. Always in the same order, in which the optimizer has them."""
-        learn, logarithms = learnable(spec), dict(self.logarithms)
+        learn, logarithms = spec.method.learned, dict(self.logarithms)
         device = next(iter(theta.values())).device
         if "length" in learn and LENGTH not in logarithms:
             logarithms[LENGTH] = torch.tensor(math.log(spec.trajectory.length), dtype=torch.float64, device=device)
@@ -53,7 +53,7 @@ class LearnedFlow:
     def trained_by(self, spec: JobSpec) -> dict[str, Tensor]:
         """Those that the spec's method trains; the others stay as they were learned before."""
         prefixes = {"length": LENGTH, "proximal": PROXIMAL, "rates": RATES}
-        own = tuple(prefixes[name] for name in learnable(spec))
+        own = tuple(prefixes[name] for name in spec.method.learned)
         return {name: tensor for name, tensor in self.logarithms.items() if name.startswith(own)}
 
     @classmethod
@@ -79,13 +79,13 @@ class LearnedFlow:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`learned_length`, `learned_proximal` and the mean of the rates, those that there are."""
-        metrics = {"learned_length": self.length, "learned_proximal": self.proximal, "learned_rates": self._mean_rate}
+        """Length, proximal strength and the mean of the rates, those that are learned."""
+        metrics = {LEARNED_LENGTH: self.length, LEARNED_PROXIMAL: self.proximal, LEARNED_RATES: self._mean_rate}
         return {name: value for name, value in metrics.items() if value is not None}
 
     def arguments(self, spec: JobSpec) -> dict[str, Any]:
         """Of `meta_gradient`, beside the length."""
-        given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(learnable(spec)) or None}
+        given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(spec.method.learned) or None}
         return {name: value for name, value in given.items() if value is not None}
 
     def flow(self, spec: JobSpec, iteration: int, solver: Solver) -> Flow:
@@ -100,7 +100,7 @@ class LearnedFlow:
     def gradients(self, spec: JobSpec, result: Estimate) -> dict[str, Tensor]:
         """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient; of those that
         the spec's method trains."""
-        learn = learnable(spec)
+        learn = spec.method.learned
         if not learn:
             return {}
         assert isinstance(result, MetaGradient), "a spec learns the flow with a method that differentiates it"
@@ -134,11 +134,6 @@ class LearnedFlow:
         if not self._log_rates:
             return None
         return torch.cat([logarithm.double().exp().flatten() for logarithm in self._log_rates.values()]).mean().item()
-
-
-def learnable(spec: JobSpec) -> Sequence[Learnable]:
-    """What the spec's method learns of the flow."""
-    return spec.method.learn if isinstance(spec.method, AmamlSpec | ComlnSpec) else ()
 
 
 def _exponential(logarithm: Tensor | None) -> float | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from amaml.methods.estimate import Estimate
+from amaml.metrics import CLIPPED, GRADIENT_NORM, META_LOSS
 from amaml.run.outcome import Diverged
 from amaml.run.schedules import rate_factor
 from amaml.run.setup import Setup
@@ -30,12 +31,12 @@ def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float
     loss, norm = estimate.loss.double().mean().item(), _norm(gradient[name] for name in state.theta)
     if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(gradient.values()))):
         raise Diverged.in_training(at, meta.iterations, f"its meta-loss is {loss:g}, its meta-gradient's norm {norm:g}")
-    metrics = {"meta_loss": loss, "gradient_norm": norm}
+    metrics = {META_LOSS: loss, GRADIENT_NORM: norm}
     if meta.clip is not None:
         norms = _norms(list(estimate.per_task.values())) if meta.clip.per == "task" else [norm]
         factors = clip_factors(meta.clip, norms, state)
         gradient = {name: _weighted_mean(one, factors) for name, one in {**estimate.per_task, **beside}.items()}
-        metrics["clipped"] = sum(factor < 1 for factor in factors) / len(factors)
+        metrics[CLIPPED] = sum(factor < 1 for factor in factors) / len(factors)
     for name, tensor in state.trained.items():
         tensor.grad = gradient.get(name)
     for group in state.optimizer.param_groups:

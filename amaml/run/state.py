@@ -14,9 +14,9 @@ from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run.checkpoint import Checkpoint, Progress
 from amaml.run.initialization import InitializationError
-from amaml.run.learned_flow import RATES, LearnedFlow, learnable
+from amaml.run.learned_flow import RATES, LearnedFlow
 from amaml.run.setup import Phase, Setup
-from amaml.spec import AmamlSpec, ComlnSpec, JobSpec
+from amaml.spec import JobSpec
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _forked(setup: Setup, path: Path) -> State:
     for what, then, now in (
         ("runtime.dtype", spec.runtime.dtype, ours.runtime.dtype),
         ("meta.optimizer.kind", theirs.meta.optimizer.kind, ours.meta.optimizer.kind),
-        ("method.learn", sorted(learnable(theirs)), sorted(learnable(ours))),
+        ("method.learn", sorted(theirs.method.learned), sorted(ours.method.learned)),
     ):
         if then != now:
             raise InitializationError(
@@ -179,7 +179,7 @@ def _require_that_it_flows(setup: Setup, at: int, learned: LearnedFlow, path: Pa
     """Raises InitializationError where a phase from this meta-iteration on can't flow by what was learned."""
     for phase in setup.phases[setup.phases.index(setup.phase(at)) :]:
         method, trajectory = phase.spec.method, phase.spec.trajectory
-        if learned.logarithms and not isinstance(method, AmamlSpec | ComlnSpec):
+        if learned.logarithms and not method.flow_can_be_learned:
             raise InitializationError(
                 f"{path}: it holds what was learned of the flow, by which {method.kind} doesn't flow: use amaml or comln, or set "
                 "meta.init_from.state to theta"

@@ -18,9 +18,20 @@ from torch import Tensor
 
 from amaml import memory
 from amaml.flow.result import Result, SolveError
-from amaml.methods.amaml import MetaGradient
+from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.certificate import Certificate
 from amaml.methods.estimate import Estimate
+from amaml.metrics import (
+    CERTIFICATE_ERROR,
+    CERTIFICATE_OVER_LIMIT,
+    EVALUATION_MICRO_BATCH,
+    GRADIENTS,
+    HVPS,
+    LAMBDA_MAX,
+    LEFT_OUT,
+    MICRO_BATCH,
+    SECONDS,
+)
 from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
 from amaml.run import setup as setups
@@ -42,7 +53,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 CERTIFICATES_IN_A_ROW = 3
 """Certificates over their limit that fail a run: one may be of a batch with an odd task."""
-LEFT_OUT = 0.01
+MAY_BE_LEFT_OUT = 0.01
 """Share of a run's tasks that may be left out because they can't be solved; one in any case. More aren't accidents."""
 _NO_DATA: Mapping[str, Path] = MappingProxyType({})
 
@@ -210,15 +221,15 @@ class Training:
         if self.iteration == phase.iterations.stop != self.iterations:
             self.state.enter(self.setup.phase(self.iteration))
         if left_out:
-            metrics["left_out"] = float(left_out)
+            metrics[LEFT_OUT] = float(left_out)
         if self.state.progress.micro_batch != micro_batch:
-            metrics["micro_batch"] = float(self.state.progress.micro_batch or 0)
+            metrics[MICRO_BATCH] = float(self.state.progress.micro_batch or 0)
         if trouble := self.state.learned.trouble():
             raise Diverged.in_training(self.iteration, self.iterations, trouble)
         metrics |= {**_of_solve(estimate), **self.state.learned.metrics}
         if isinstance(estimate, MetaGradient) and estimate.certificate is not None:
             metrics |= self._certified(estimate.certificate)
-        yield Report("training", self.iteration, {**metrics, "seconds": time.perf_counter() - started})
+        yield Report("training", self.iteration, {**metrics, SECONDS: time.perf_counter() - started})
 
     def _estimate_of_finite(
         self, phase: Phase, tasks: dict[str, Tensor]
@@ -227,7 +238,7 @@ class Training:
         SolveError where they are all, or with those before them more than a run may leave out."""
         size, solvable = len(tasks["support_x"]), tasks
         rows = list(range(size))
-        allowed = max(1.0, LEFT_OUT * size * (self.iteration + 1))
+        allowed = max(1.0, MAY_BE_LEFT_OUT * size * (self.iteration + 1))
         while True:
             try:
                 estimate = yield from self._estimate_that_fits(phase, solvable)
@@ -294,7 +305,7 @@ class Training:
                 self.state.progress.evaluation_micro_batch = smaller
             memory.release(self.setup.device)
         if self.state.progress.evaluation_micro_batch != micro_batch:
-            metrics["evaluation_micro_batch"] = float(self.state.progress.evaluation_micro_batch or 0)
+            metrics[EVALUATION_MICRO_BATCH] = float(self.state.progress.evaluation_micro_batch or 0)
         yield Report("evaluating", self.iteration, metrics, found)
 
     def _certify(self, estimate: Estimate) -> Generator[Report, None, None]:
@@ -313,7 +324,7 @@ class Training:
         progress.undecided = next((reason for reason in certificate.reasons if reason is not None), None)
         if progress.undecided is not None:
             _log.warning("certificate after meta-iteration %d: %s", self.iteration, progress.undecided)
-        return {"certificate_error": error, "certificate_over_limit": float(over)}
+        return {CERTIFICATE_ERROR: error, CERTIFICATE_OVER_LIMIT: float(over)}
 
     def _check_certificates(self) -> None:
         """Raises CertificateFailed, once the report that shows the last of them is out; a run resumed from there, too."""
@@ -353,6 +364,6 @@ class Training:
 def _of_solve(estimate: Estimate) -> dict[str, float]:
     """What the solves took, a task on average, and the stiffest task's λmax."""
     stats = estimate.stats
-    metrics = {"gradients": stats.gradients.double().mean().item(), "hvps": stats.hvps.double().mean().item()}
+    metrics = {GRADIENTS: stats.gradients.double().mean().item(), HVPS: stats.hvps.double().mean().item()}
     lambda_max = stats.lambda_max.max().item()
-    return metrics if math.isnan(lambda_max) else {**metrics, "lambda_max": lambda_max}  # NaN: nothing estimated it
+    return metrics if math.isnan(lambda_max) else {**metrics, LAMBDA_MAX: lambda_max}  # NaN: nothing estimated it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Self
 
@@ -13,25 +14,12 @@ from amaml.spec.entry_points import kind_of
 from amaml.spec.evaluation import EvaluationSpec
 from amaml.spec.kinds import DEFAULT_MODEL, AnyFamily, AnyModel, families, methods
 from amaml.spec.meta import MetaSpec, PhaseSpec
-from amaml.spec.method import (
-    AdjointSpec,
-    AmamlSpec,
-    AnyMethod,
-    ComlnSpec,
-    DiscreteSpec,
-    InterpolatedSpec,
-    Maml1Spec,
-    MamlSpec,
-    RandomSpec,
-)
+from amaml.spec.method import AdjointSpec, AmamlSpec, AnyMethod, DiscreteSpec, InterpolatedSpec
 from amaml.spec.part import Part, RuleBroken
 from amaml.spec.presets import Preset, filled_in
 from amaml.spec.runtime import RuntimeSpec
 from amaml.spec.solver import ADAPTIVE, FIXED_STEP, TORCHDIFFEQ, SolverSpec
 from amaml.spec.trajectory import TrajectorySpec
-
-DESCENDING = ("maml", "maml1")
-"""Methods whose inner steps are gradient descent by definition."""
 
 
 def _completed(data: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +28,8 @@ def _completed(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(method, dict) and "kind" not in method:
         data = {**data, "method": {"kind": "amaml", **method}}
     kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
-    if kind in DESCENDING and isinstance(solver, dict) and "kind" not in solver:
+    descends = any(cls.descends for own, cls in methods().items() if own == kind)
+    if descends and isinstance(solver, dict) and "kind" not in solver:
         data = {**data, "solver": {"kind": "euler", **solver}}
     return data
 
@@ -122,8 +111,10 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _validation_tasks_that_end_the_run(self) -> Self:
         for name in ("patience", "target"):
-            if getattr(self.meta, name) is not None and isinstance(self.method, RandomSpec):
-                raise RuleBroken(f"random trains nothing that {name} could end: set meta.{name} to null", "meta", name)
+            if getattr(self.meta, name) is not None and not self.method.trains:
+                raise RuleBroken(
+                    f"{self.method.kind} trains nothing that {name} could end: set meta.{name} to null", "meta", name
+                )
             if getattr(self.meta, name) is not None and self.evaluation.select != "validation":
                 raise RuleBroken(
                     f"{name} looks at the validation score, which select = last doesn't compute: set evaluation.select to "
@@ -134,7 +125,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _rate_for_something_learned(self) -> Self:
-        if self.meta.learn_lr is not None and not any(getattr(method, "learn", ()) for method in self._methods):
+        if self.meta.learn_lr is not None and not any(method.learned for method in self._methods):
             raise RuleBroken(
                 f"learn_lr is the rate of what the method learns beside θ, and {self.method.kind} learns nothing else here: set "
                 "meta.learn_lr to null, or name length, rates or proximal in method.learn",
@@ -146,15 +137,12 @@ class JobSpec(Part):
     def _what_the_solver_decides(self) -> Self:
         """Writes back the adjoint and the guard where they were left to the solver."""
         by_solver = InterpolatedSpec() if self.solver.kind in ADAPTIVE else DiscreteSpec()
-        adjoint: AdjointSpec = by_solver
-        if isinstance(self.method, AmamlSpec | ComlnSpec):
-            adjoint = self.method.adjoint or by_solver
-            if self.method.adjoint is None:
-                object.__setattr__(self, "method", self.method.model_copy(update={"adjoint": adjoint}))
+        method = self.method.with_adjoint(by_solver)
+        if method is not self.method:
+            object.__setattr__(self, "method", method)
         if self.solver.guard is None:
-            object.__setattr__(
-                self, "solver", self.solver.model_copy(update={"guard": self._guard_by_adjoint(adjoint)})
-            )
+            guard = self._guard_by_adjoint(method.own_adjoint or by_solver)
+            object.__setattr__(self, "solver", self.solver.model_copy(update={"guard": guard}))
         return self
 
     @property
@@ -166,8 +154,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _adjoint_that_the_solver_can_serve(self) -> Self:
-        adjoint = self.method.adjoint if isinstance(self.method, AmamlSpec | ComlnSpec) else DiscreteSpec()
-        if self.solver.kind in TORCHDIFFEQ and adjoint != DiscreteSpec():
+        if self.solver.kind in TORCHDIFFEQ and self.method.own_adjoint not in (None, DiscreteSpec()):
             raise RuleBroken(
                 f"solver {self.solver.kind} is torchdiffeq's and keeps its own graph: use method.adjoint discrete "
                 "with checkpoints null, or choose euler, heun, rk4, bosh3 or dopri5",
@@ -176,36 +163,8 @@ class JobSpec(Part):
         return self
 
     @model_validator(mode="after")
-    def _steps_that_the_method_can_take(self) -> Self:
-        if not isinstance(self.method, MamlSpec | Maml1Spec):
-            return self
-        if self.solver.kind != "euler":
-            raise RuleBroken(
-                f"{self.method.kind} is gradient descent, and its solver euler, not {self.solver.kind}: set solver.kind to euler "
-                "and solver.step to the inner learning rate, or choose method amaml",
-                "solver", "kind",
-            )  # fmt: skip
-        if self.method.steps is not None:
-            for name in ("schedule", "horizons"):
-                if getattr(self.trajectory, name) is not None:
-                    raise RuleBroken(
-                        f"{name} has no meaning where the method sets the number of its steps: set trajectory.{name} to null, "
-                        "or use method maml with steps null",
-                        "trajectory", name,
-                    )  # fmt: skip
-        return self
-
-    @model_validator(mode="after")
-    def _one_length_to_learn(self) -> Self:
-        if not isinstance(self.method, AmamlSpec | ComlnSpec) or "length" not in self.method.learn:
-            return self
-        for name in ("schedule", "horizons"):
-            if getattr(self.trajectory, name) is not None:
-                raise RuleBroken(
-                    f"{name} and a learned length exclude each other: set trajectory.{name} to null, so that learning "
-                    "starts from trajectory.length, or use method amaml without length in its learn",
-                    "trajectory", name,
-                )  # fmt: skip
+    def _what_the_method_asks_of_solver_and_trajectory(self) -> Self:
+        self.method.check(self.solver, self.trajectory)
         return self
 
     @model_validator(mode="after")
@@ -217,10 +176,10 @@ class JobSpec(Part):
                 f"gradient: set runtime.certify_every to null, or choose one of {able}",
                 "runtime", "certify_every",
             )  # fmt: skip
-        if isinstance(self.method, RandomSpec) and self.meta.init_from is not None:
+        if not self.method.trains and self.meta.init_from is not None:
             raise RuleBroken(
-                "random evaluates the random start, so it starts from no other job: set meta.init_from to null, or choose "
-                "another method",
+                f"{self.method.kind} evaluates the random start, so it starts from no other job: set meta.init_from to null, or "
+                "choose another method",
                 "meta", "init_from",
             )  # fmt: skip
         return self
@@ -238,20 +197,21 @@ class JobSpec(Part):
         completed, learned = [], set[str]()
         for number, (phase, iterations) in enumerate(zip(self.meta.phases, self._iterations_of_phases(), strict=True)):
             at = ("meta", "phases", str(number))
-            if isinstance(phase.method, RandomSpec):
-                raise RuleBroken("random trains nothing, so it is no phase: leave it out", *at, "method", "kind")
+            if not phase.method.trains:
+                sentence = f"{phase.method.kind} trains nothing, so it is no phase: leave it out"
+                raise RuleBroken(sentence, *at, "method", "kind")
             if not iterations:
                 raise RuleBroken(
                     f"share {phase.share:g} of {self.meta.iterations} meta-iterations is none: raise it, or meta.iterations",
                     *at,
                     "share",
                 )
-            if learned and not isinstance(phase.method, AmamlSpec | ComlnSpec):
+            if learned and not phase.method.flow_can_be_learned:
                 raise RuleBroken(
                     f"a phase before has learned {', '.join(sorted(learned))} of the flow, by which {phase.method.kind} doesn't "
                     "flow: use amaml or comln from there on", *at, "method", "kind",
                 )  # fmt: skip
-            learned |= set(getattr(phase.method, "learn", ()))
+            learned |= set(phase.method.learned)
             trajectory = phase.trajectory or self.trajectory
             if "length" in learned and (trajectory.schedule is not None or trajectory.horizons is not None):
                 raise RuleBroken(
@@ -276,20 +236,19 @@ class JobSpec(Part):
 
     def _during(self, phase: PhaseSpec, at: tuple[str, ...]) -> JobSpec:
         """The spec of a run that is this phase alone. Raises RuleBroken, for what stands in the spec `at` that place."""
-        learns = bool(getattr(phase.method, "learn", ()))
         meta = self.meta.model_copy(
             update={
                 "phases": None,
                 "optimizer": phase.optimizer or self.meta.optimizer,
                 "clip": phase.clip or self.meta.clip,
-                "learn_lr": self.meta.learn_lr if learns else None,
+                "learn_lr": self.meta.learn_lr if phase.method.learned else None,
             }
         )
         runtime = self.runtime if phase.method.exact else self.runtime.model_copy(update={"certify_every": None})
         parts = {name: getattr(self, name) for name in type(self).model_fields}
         parts |= {"preset": None, "method": phase.method, "meta": meta, "runtime": runtime}
         parts |= {name: getattr(phase, name) or parts[name] for name in ("trajectory", "solver")}
-        adjoint = getattr(self.method, "adjoint", None) or DiscreteSpec()
+        adjoint = self.method.own_adjoint or DiscreteSpec()
         if phase.solver is None and self.solver.guard == self._guard_by_adjoint(adjoint):
             # It was decided for the last phase's adjoint, and is for this one's anew.
             parts["solver"] = self.solver.model_copy(update={"guard": None})
@@ -328,9 +287,14 @@ class JobSpec(Part):
             raise RuleBroken(f"the phases of a run are shares of its {now} meta-iterations: {remedy}", *at)
         if self.meta.optimizer.schedule == "cosine":
             raise RuleBroken(f"a cosine schedule ends with the run's {now} meta-iterations: {remedy}", *at)
-        longer = self.model_dump(mode="json")
-        longer["meta"]["iterations"] = iterations
-        return type(self).model_validate_json(json.dumps(longer))
+        longer = self.model_copy(update={"meta": self.meta.model_copy(update={"iterations": iterations})})
+        return type(self).from_document(longer.model_dump(mode="json"))
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The spec that was stored as this JSON object, by this release or by an earlier one that had fewer fields. Raises
+        ValidationError."""
+        return cls.model_validate_json(json.dumps(document))
 
     def canonical(self) -> str:
         """The completed spec as JSON with sorted keys and no spaces: equal specs give equal text."""

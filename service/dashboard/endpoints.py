@@ -29,6 +29,7 @@ FILES: Final[dict[str, tuple[str, str, str]]] = {
             "studies.js",            "style.css", "workers.js",
         )
     },
+    "/dashboard/metrics.js": (_DASHBOARD, "static", "metrics.js"),
     "/docs/reference.js": (_DASHBOARD, "static", "reference.js"),
     "/docs/swagger-ui-bundle.js": (_SWAGGER, "resources", "swagger-ui-bundle.js"),
     "/docs/swagger-ui.css": (_SWAGGER, "resources", "swagger-ui.css"),

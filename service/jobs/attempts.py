@@ -14,7 +14,7 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from service.core import blobs, outbox, quotas
-from service.jobs.claims import newest_checkpoint
+from service.jobs.claims import asked_runtime, newest_checkpoint
 from service.jobs.states import become
 from service.jobs.tables import Attempt, Job
 from service.jobs.transitions import State
@@ -77,7 +77,7 @@ def crashed(session: Session, job: Job, reason: Crash, detail: str) -> None:
     _end(session, job, reason, f"{detail}.")
     checkpoint = newest_checkpoint(session, job.id)
     crashes = _crashes_since(session, job.id, checkpoint.attempt if checkpoint else 0)
-    allowed = int(job.spec["runtime"]["max_attempts"])
+    allowed = asked_runtime(job).max_attempts
     if crashes >= allowed:
         remedy = _REMEDIES[reason]
         become(
@@ -135,7 +135,7 @@ def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: s
 def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
     if newest_checkpoint(session, job.id) is None:
         # The next attempt starts from nothing, wherever the job may run.
-        job.device, job.gpu = job.spec["runtime"]["device"], None
+        job.device, job.gpu = asked_runtime(job).device, None
     attempt = and_(Attempt.job_id == job.id, Attempt.number == job.attempt)
     session.execute(update(Attempt).where(attempt).values(ended_at=func.now(), reason=reason, detail=detail))
     quotas.spend(session, job.workspace_id, attempt, Attempt.started_at)

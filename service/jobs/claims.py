@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, exists, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, defer
 
+from amaml.spec import RuntimeSpec
 from service.core import quotas
 from service.core.leased_queue import Held, LeasedQueue
 from service.datasets.tables import Dataset
@@ -50,6 +51,7 @@ class Claim(Held):
     """The right to run one attempt of a job, and what that attempt needs to know."""
 
     spec: dict[str, Any]
+    """As it is stored; the supervisor makes a JobSpec of it, and fails the job where that can't be done."""
     study_id: UUID | None
     runtime: dict[str, Any]
     """`device`, `threads` and `versions` that the attempt is to run with."""
@@ -81,12 +83,12 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     job.phase = "starting"
     job.iteration = checkpoint.step if checkpoint else 0
     if checkpoint is None:
-        asked = job.spec["runtime"]
-        device = ("cuda" if "cuda" in worker.devices else "cpu") if asked["device"] == "auto" else asked["device"]
+        asked = asked_runtime(job)
+        device = ("cuda" if "cuda" in worker.devices else "cpu") if asked.device == "auto" else asked.device
         job.device, job.gpu = device, worker.gpu if device == "cuda" else None
         job.runtime = {
             "device": device,
-            "threads": asked["threads"] or worker.threads,
+            "threads": asked.threads or worker.threads,
             "versions": dict(worker.versions),
         }
     session.add(
@@ -147,6 +149,11 @@ def _next(session: Session, fits: ColumnElement[bool]) -> Job | None:
             return job
         # Another worker has claimed the last one that may run, between the two looks.
         passed_over.append(job.workspace_id)
+
+
+def asked_runtime(job: Job) -> RuntimeSpec:
+    """The part `runtime` of the job's spec, read alone: a spec whose family this process doesn't know must not fail the queue."""
+    return RuntimeSpec.model_validate(job.spec["runtime"])
 
 
 def newest_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:

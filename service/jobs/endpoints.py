@@ -216,7 +216,7 @@ def resume(caller: Caller, job_id: str) -> Response:
 
 def _spec_of(caller: Caller, job_id: str) -> JobSpec:
     """The job's, looked for before anything of the body is read."""
-    return JobSpec.model_validate_json(json.dumps(found_job(caller, job_id).job.spec))
+    return JobSpec.from_document(found_job(caller, job_id).job.spec)
 
 
 @router.post(

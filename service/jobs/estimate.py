@@ -15,13 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from amaml.families.cost import FamilyCost
 from amaml.models.cost import ModelCost
 from amaml.spec import (
-    FomamlSpec,
-    ImamlSpec,
     JobSpec,
-    Maml1Spec,
-    MamlSpec,
-    RandomSpec,
-    ReptileSpec,
     SolverSpec,
 )
 
@@ -140,17 +134,7 @@ def _method_evaluations(spec: JobSpec, iterations: range) -> tuple[float, float]
     """(gradients, Hessian-vector products) that the method takes for one task in one of these meta-iterations."""
     gradients, hvps = _evaluations(spec.solver, _mean_length(spec, iterations))
     forward = gradients if spec.solver.kind in _STAGES else _FORWARD_SHARE * gradients
-    match spec.method:
-        case MamlSpec(steps=int() as steps) | Maml1Spec(steps=steps):
-            return steps, steps
-        case FomamlSpec() | ReptileSpec():
-            return forward, 0
-        case ImamlSpec(cg_steps=steps):
-            return forward, steps
-        case RandomSpec():
-            return 0, 0
-        case _:
-            return gradients, hvps
+    return spec.method.evaluations(forward, gradients, hvps)
 
 
 def _seconds(spec: JobSpec, phases: list[_Phase], family: FamilyCost, model: ModelCost) -> float:
@@ -158,7 +142,7 @@ def _seconds(spec: JobSpec, phases: list[_Phase], family: FamilyCost, model: Mod
     flow = _GRADIENT_FLOPS * _evaluations(spec.solver, _mean_length(spec))[0] * work
     tuning = _GRADIENT_FLOPS * spec.evaluation.epochs * work
     evaluations = 1 + math.ceil(spec.meta.iterations / spec.evaluation.every)  # the start's too
-    if isinstance(spec.method, RandomSpec):
+    if not spec.method.trains:
         evaluations = 1
     flops = work * sum((_GRADIENT_FLOPS * one.gradients + _HVP_FLOPS * one.hvps) * one.solves for one in phases)
     flops += (flow + tuning) * evaluations * spec.evaluation.tasks

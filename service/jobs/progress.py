@@ -100,7 +100,7 @@ def _prune(session: Session, job_id: UUID) -> None:
     old = session.scalars(newest_first.offset(KEPT_CHECKPOINTS)).all()
     if not old:
         return
-    step = Job.spec["meta"]["init_from"]["step"].as_integer()
+    step = Job.spec["meta"]["init_from"]["step"].as_integer()  # within JSONB: the condition is the database's
     needed = set(session.scalars(select(step).where(Job.init_from_id == job_id, Job.state.not_in(FINAL))))
     gone = [checkpoint for checkpoint in old if checkpoint.step not in needed]
     for checkpoint in gone:

@@ -233,7 +233,7 @@ def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) ->
 
 def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
     """Raises StillNeeded where a job that hasn't ended starts from what the job has at its end, which is to be replaced."""
-    step = Job.spec["meta"]["init_from"]["step"].as_integer()
+    step = Job.spec["meta"]["init_from"]["step"].as_integer()  # within JSONB: the condition is the database's
     starts = select(Job.id).where(
         Job.init_from_id == job.id, Job.state.not_in(FINAL), or_(step.is_(None), step >= job.iterations)
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
+from amaml.metrics import TUNED
 from service.core import idempotency
 from service.core.database import transaction
 from service.core.principal import Principal
@@ -144,7 +145,7 @@ def compared(
         Query(
             pattern=r"^[a-z_]{1,64}$", description="How the tasks were adapted: a name among an evaluation's scores."
         ),
-    ] = "tuned",
+    ] = TUNED,
     accept: Annotated[
         str, Header(description="`text/csv`, `text/markdown`, `text/html`, or else JSON.")
     ] = "application/json",

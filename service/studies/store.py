@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, case, delete, exists, func, insert, litera
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
+from amaml.metrics import SECONDS
 from amaml.spec import JobSpec
 from service.core import outbox
 from service.jobs import store as jobs
@@ -160,7 +161,7 @@ def results(session: Session, study_id: UUID) -> list[Result]:
     median = (
         select(Metric.job_id, func.percentile_cont(0.5).within_group(Metric.value))
         .join(Job, Job.id == Metric.job_id)
-        .where(own, Metric.name == "seconds", Metric.step > Job.iteration - 1_000)
+        .where(own, Metric.name == SECONDS, Metric.step > Job.iteration - 1_000)
         .group_by(Metric.job_id)
     )
     seconds: dict[UUID, float] = {row[0]: row[1] for row in session.execute(median)}

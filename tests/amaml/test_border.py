@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy, dropout, one_hot
 import amaml
 from amaml.flow.result import Result
 from amaml.kernel import disabled
-from amaml.methods.fomaml import fomaml
-from amaml.methods.imaml import imaml
-from amaml.methods.reptile import reptile
+from amaml.methods.fomaml.gradient import fomaml
+from amaml.methods.imaml.gradient import imaml
+from amaml.methods.reptile.gradient import reptile
 from amaml.run.adaptation import adapt, predict
 from tests.amaml.jobs import small
 from tests.amaml.problems import Tensors, apart, cosines, flat, network, start, unrolled

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from amaml.models.mlp_derivatives import MLPDerivatives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,11 +18,10 @@ import amaml
 from amaml.flow.result import Result, SolveError
 from amaml.kernel import backend, disabled, library
 from amaml.kernel import solve as kernel_solve
-from amaml.methods.fomaml import fomaml
-from amaml.methods.imaml import imaml
+from amaml.methods.fomaml.gradient import fomaml
+from amaml.methods.imaml.gradient import imaml
 from amaml.methods.problem import Problem, pose
-from amaml.methods.reptile import reptile
-from amaml.models.mlp.derivatives import MLPDerivatives
+from amaml.methods.reptile.gradient import reptile
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import cosines, flat, network, start
 

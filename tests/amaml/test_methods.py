@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import amaml
-from amaml.methods.fomaml import fomaml
-from amaml.methods.imaml import imaml
-from amaml.methods.maml import maml
-from amaml.methods.reptile import reptile
+from amaml.methods.fomaml.gradient import fomaml
+from amaml.methods.imaml.gradient import imaml
+from amaml.methods.maml.gradient import maml
+from amaml.methods.reptile.gradient import reptile
 from tests.amaml.problems import (  # fmt: skip
     apart,
     cosines,

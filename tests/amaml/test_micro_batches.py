@@ -18,7 +18,7 @@ import amaml
 from amaml import memory
 from amaml.flow.result import SolveError
 from amaml.kernel.library import disabled
-from amaml.methods.amaml import MetaGradient
+from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.estimate import Estimate
 from amaml.registry import build_estimator
 from amaml.run.micro_batches import in_micro_batches

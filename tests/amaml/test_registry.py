@@ -1,57 +1,44 @@
-"""From a spec to the thing it names: a family whose file couldn't be loaded again is refused before it trains."""
+"""What the registry makes of a method's or an adjoint's spec."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, ClassVar, Literal
+import inspect
+from functools import partial
+from typing import Any, get_args
 
 import pytest
-import torch
 
-from amaml.objectives import REGRESSION, Objective
-from amaml.registry import build_family
-from amaml.spec import FamilySpec, SinusoidSpec
+import amaml
+from amaml.registry import build_adjoint, build_estimator
+from amaml.spec import AdjointSpec, AmamlSpec, methods
 
-OWN = replace(REGRESSION, name="own")
-
-
-class NamelessSpec(FamilySpec):
-    implementation: ClassVar[str] = "tests.amaml.test_registry:build"
-    summary: ClassVar[str] = "Its objective is its own, and it doesn't say where that is found."
-    kind: Literal["nameless"] = "nameless"
+ADJOINTS = get_args(get_args(AdjointSpec)[0])
 
 
-class OtherSpec(NamelessSpec):
-    objective: ClassVar[str | None] = "tests.amaml.test_registry:other_objective"
+@pytest.mark.parametrize("kind", methods())
+def test_every_methods_function_takes_what_its_spec_gives(kind: str) -> None:
+    spec = methods()[kind]()
+    estimate = build_estimator(spec)
+    assert (estimate is None) == (kind == "random")
+    if isinstance(estimate, partial):
+        inspect.signature(estimate.func).bind("params", "support", "query", "tasks", **estimate.keywords)
 
 
-class WholeSpec(NamelessSpec):
-    objective: ClassVar[str | None] = "tests.amaml.test_registry:own_objective"
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_every_adjoint_takes_its_specs_fields(adjoint: Any) -> None:
+    assert type(build_adjoint(adjoint())).__name__.lower() == adjoint().kind
 
 
-def build(spec: FamilySpec, **how: Any) -> Any:
-    family = build_family(SinusoidSpec(), **how)
-    family.objective = OWN  # type: ignore[misc]
-    return family
+def test_an_adjoint_is_built_as_the_spec_says() -> None:
+    spec = AmamlSpec.model_validate({"adjoint": {"kind": "interpolated", "scheme": "heun", "checkpoints": 7}})
+    assert spec.adjoint is not None
+    assert build_adjoint(spec.adjoint) == amaml.Interpolated("heun", checkpoints=7)
+    estimate = build_estimator(spec)
+    assert isinstance(estimate, partial)
+    assert estimate.keywords["adjoint"] == amaml.Interpolated("heun", checkpoints=7)
 
 
-def own_objective(spec: FamilySpec) -> Objective:
-    return OWN
-
-
-def other_objective(spec: FamilySpec) -> Objective:
-    return REGRESSION
-
-
-def built(spec: FamilySpec) -> Any:
-    return build_family(spec, seed=0, dtype=torch.float32, device=torch.device("cpu"), datasets={})
-
-
-def test_a_family_with_an_objective_of_its_own_says_where_it_is_found() -> None:
-    assert built(WholeSpec()).objective.name == "own"
-    with pytest.raises(
-        TypeError, match=r"nameless has an objective of its own, 'own', .* write objective: .* NamelessSpec"
-    ):
-        built(NamelessSpec())
-    with pytest.raises(TypeError, match=r"has the objective 'own', and tests.* gives 'regression': make them one"):
-        built(OtherSpec())
+def test_the_solver_chooses_where_the_spec_names_no_adjoint() -> None:
+    estimate = build_estimator(AmamlSpec(proximal=0.5))
+    assert isinstance(estimate, partial)
+    assert estimate.keywords == {"proximal": 0.5, "proximal_in_query": False}

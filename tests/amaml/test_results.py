@@ -16,7 +16,7 @@ from torch import Tensor
 import amaml
 from amaml.flow.result import Failure, Result, SolveError
 from amaml.kernel import disabled
-from amaml.methods.fomaml import fomaml
+from amaml.methods.fomaml.gradient import fomaml
 from tests.amaml.kernel_problems import regression
 from tests.amaml.problems import flat
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import amaml
-from amaml.methods.fomaml import fomaml
-from amaml.methods.imaml import imaml
-from amaml.methods.reptile import reptile
+from amaml.methods.fomaml.gradient import fomaml
+from amaml.methods.imaml.gradient import imaml
+from amaml.methods.reptile.gradient import reptile
 from amaml.registry import build_family, build_model
 from amaml.run.evaluation import Flow, score_by_flow
 from amaml.run.learned_model import LearnedModel

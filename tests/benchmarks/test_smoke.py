@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import amaml
-from amaml.methods.fomaml import fomaml
+from amaml.methods.fomaml.gradient import fomaml
 from benchmarks import peers
 from benchmarks.workload import NET, error, flat, independent_gradient, network_loss, trained_start, work
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from amaml.spec import JobSpec
 from service.core.tables import Blob
 from service.jobs.tables import Attempt, Checkpoint, Event, Job, Metric
 from service.jobs.transitions import FINAL, LEASED, TRANSITIONS
@@ -84,7 +85,7 @@ def _result(session: Session, job: Job, events: list[Event]) -> Iterator[str]:
         yield "its initialization is unfinished"
     losses = select(Metric.step).where(Metric.job_id == job.id, Metric.name == "meta_loss").order_by(Metric.step)
     steps = list(session.scalars(losses))
-    source = job.spec["meta"]["init_from"]
-    begun = source["step"] if source is not None and source["state"] == "full" else 0
+    source = JobSpec.from_document(job.spec).meta.init_from
+    begun = source.step or 0 if source is not None and source.state == "full" else 0
     if steps != list(range(begun + 1, job.iterations + 1)):
         yield f"it has {len(steps)} losses for iterations {begun + 1} to {job.iterations}: {steps}"

@@ -14,6 +14,7 @@ import struct
 import time
 from pathlib import Path
 
+from amaml.spec import JobSpec
 from worker.processes.failpoint import failpoint
 from worker.processes.protocol import Checkpoint, Progress, Ready, Run, Stopped, Succeeded
 from worker.processes.wire import Wire, die_with_the_worker, versions
@@ -37,9 +38,9 @@ def main() -> None:
 
 
 def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
-    iterations = int(run.spec["meta"]["iterations"])
-    every = int(run.spec["runtime"]["checkpoint_every"])
-    iteration, digest = _start(run, iterations)
+    spec = JobSpec.model_validate_json(run.spec)
+    iterations, every = spec.meta.iterations, spec.runtime.checkpoint_every
+    iteration, digest = _start(run, spec)
     points: list[tuple[int, float]] = []
     told_at = float("-inf")
     uncommitted: Path | None = None
@@ -75,10 +76,9 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
     return Succeeded(path=str(_save(run, digest)), parameters=len(digest), iteration=iterations)
 
 
-def _start(run: Run, iterations: int) -> tuple[int, bytes]:
-    if run.checkpoint is None:
-        seed = run.spec["runtime"]["seed"]  # as of a real run, the bits don't depend on when checkpoints are written
-        return 0, hashlib.sha256(f"{seed} {iterations}".encode()).digest()
+def _start(run: Run, spec: JobSpec) -> tuple[int, bytes]:
+    if run.checkpoint is None:  # as of a real run, the bits don't depend on when checkpoints are written
+        return 0, hashlib.sha256(f"{spec.runtime.seed} {spec.meta.iterations}".encode()).digest()
     iteration, digest = json.loads(Path(run.checkpoint).read_text())
     return iteration, bytes.fromhex(digest)
 

@@ -83,7 +83,7 @@ def told(trainer: TrainerProcess, job: JobSpec, folder: Path, table: Path | None
         Run(
             job_id="00000000-0000-7000-8000-000000000000",
             attempt=1,
-            spec=job.model_dump(mode="json"),
+            spec=job.canonical(),
             datasets={str(TABLE): str(table)} if table is not None else {},
             folder=str(folder),
             device="cpu",

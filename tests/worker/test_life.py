@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -34,6 +35,7 @@ from tests.support.jobs import (
     undisturbed,
     wait_for,
     wait_for_iteration,
+    workspace,
 )
 from tests.support.studies import jobs_of, submit_study, wait_for_end
 from tests.support.waiting import wait_until
@@ -211,6 +213,22 @@ def test_a_job_starts_from_a_checkpoint_of_another(worker: WorkerProcess) -> Non
     job = wait_for(orphan_id, "failed")
     assert job.status_reason == "bad_data"
     assert "checkpoint at iteration 10" in (job.status_detail or "")
+
+
+def test_a_spec_of_an_earlier_release_runs_and_one_of_an_unknown_family_fails(worker: WorkerProcess) -> None:
+    def stored(document: dict[str, Any]) -> UUID:
+        with transaction() as session:
+            job = jobs.submit(session, workspace_id, spec(5))
+            job.spec = document
+            return job.id
+
+    workspace_id, now = workspace(), spec(5).model_dump(mode="json")
+    earlier = {**now, "meta": {name: now["meta"][name] for name in ("iterations", "tasks_per_batch")}}
+    del earlier["preset"]
+    wait_for(stored(earlier), "succeeded")
+    job = wait_for(stored({**now, "family": {"kind": "uninstalled"}}), "failed")
+    assert job.status_reason == "bad_spec"
+    assert "uninstalled" in (job.status_detail or "")
 
 
 def test_a_diverging_job_fails_at_once_with_the_remedy(worker: WorkerProcess) -> None:

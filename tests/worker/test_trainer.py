@@ -77,7 +77,7 @@ def run(spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: 
     return Run(
         job_id="00000000-0000-7000-8000-000000000000",
         attempt=1,
-        spec=spec.model_dump(mode="json"),
+        spec=spec.canonical(),
         datasets={},
         checkpoint=checkpoint,
         folder=str(folder),
@@ -174,7 +174,7 @@ def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: Traine
 
 def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerProcess, tmp_path: Path) -> None:
     broken = run(spec(2), tmp_path)
-    broken = broken.model_copy(update={"spec": {**broken.spec, "meta": {"iterations": -1}}})
+    broken = broken.model_copy(update={"spec": json.dumps({**json.loads(broken.spec), "meta": {"iterations": -1}})})
     give(warm, broken)
     failed = hear(warm, Failed)[-1]
     assert isinstance(failed, Failed)

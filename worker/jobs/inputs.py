@@ -6,6 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from amaml.families.spec import uploaded_dataset
+from amaml.spec import JobSpec
 from service.core.database import transaction
 from service.datasets.tables import Dataset
 from service.jobs.claims import Claim
@@ -22,17 +23,17 @@ class MissingInput(Exception):
     """Something that the job reads was deleted or is invalid; the message is a whole sentence for the job's user."""
 
 
-def inputs(claim: Claim) -> dict[Input, UUID]:
+def inputs(claim: Claim, spec: JobSpec) -> dict[Input, UUID]:
     """What the job reads: its role → the blob's id. Raises MissingInput, NotCheckedYet."""
     found: dict[Input, UUID] = {}
-    dataset_id = uploaded_dataset(claim.spec["family"].get("dataset"))
+    dataset_id = uploaded_dataset(getattr(spec.family, "dataset", None))
     if dataset_id is not None:
         found["dataset"] = _dataset(dataset_id)
-    init_from = claim.spec["meta"]["init_from"]
+    init_from = spec.meta.init_from
     if claim.checkpoint is not None:
         found["checkpoint"] = claim.checkpoint[1]
     elif init_from is not None:
-        found["initialization"] = _initialization(claim.id, UUID(init_from["job"]), init_from["step"])
+        found["initialization"] = _initialization(claim.id, init_from.job, init_from.step)
     return found
 
 

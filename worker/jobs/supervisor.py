@@ -16,8 +16,10 @@ from threading import Event
 from typing import Literal, NoReturn, TypeVar
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from amaml.spec import JobSpec
 from service.core import blobs
 from service.jobs import attempts, progress
 from service.jobs.claims import Claim, StaleFence
@@ -101,7 +103,10 @@ class Supervisor:
         """Fetches the job's files and hands the job to the trainer."""
         claim = self._claim
         try:
-            blob_ids = self._lease.reach(lambda: inputs(claim))
+            spec = JobSpec.from_document(claim.spec)
+            blob_ids = self._lease.reach(lambda: inputs(claim, spec))
+        except ValidationError as error:
+            self._end_failed("bad_spec", f"This worker can't read the job's spec: {error}.")
         except MissingInput as missing:
             self._end_failed("bad_data", str(missing))
         except NotCheckedYet:
@@ -120,8 +125,8 @@ class Supervisor:
             Run(
                 job_id=str(claim.id),
                 attempt=claim.attempt,
-                spec=claim.spec,
-                datasets={claim.spec["family"]["dataset"]: paths["dataset"]} if "dataset" in paths else {},
+                spec=spec.canonical(),
+                datasets={str(getattr(spec.family, "dataset", "")): paths["dataset"]} if "dataset" in paths else {},
                 initialization=paths.get("initialization"),
                 checkpoint=paths.get("checkpoint"),
                 folder=str(self._folder),

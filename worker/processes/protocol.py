@@ -7,7 +7,7 @@ checkpoints, initializations) go by files in the run's folder, named here, never
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -31,7 +31,8 @@ class Run(Message):
     kind: Literal["run"] = "run"
     job_id: str
     attempt: int
-    spec: dict[str, Any]
+    spec: str
+    """The JobSpec as JSON; the trainer says what is wrong with it, if it can't run."""
     datasets: dict[str, str]
     """Data set id → path."""
     initialization: str | None = None

@@ -10,7 +10,7 @@ import typer
 from rich.live import Live
 
 from amaml_client.cli import output
-from amaml_client.cli.output import AsJson, console, emit, number, say, sparkline, table
+from amaml_client.cli.output import META_LOSS, AsJson, console, emit, number, say, sparkline, table
 from amaml_client.cli.watch import show_until_it_ends
 from amaml_client.client import Client
 from amaml_client.errors import Invalid
@@ -80,7 +80,7 @@ def status(job_id: JobId, as_json: AsJson = False) -> None:
     rows = list(zip(output.JOB_COLUMNS, output.job_row(job), strict=True))
     rows += [("phase", job.phase or ""), ("eta", output.duration(job.progress.eta_seconds))]
     rows += [("attempt", str(job.attempt)), ("reason", job.status_reason or ""), ("detail", job.status_detail or "")]
-    rows += [(name, number(value)) for name, value in sorted(job.metrics.items()) if name != "meta_loss"]
+    rows += [(name, number(value)) for name, value in sorted(job.metrics.items()) if name != META_LOSS]
     if job.initialization:
         rows += [
             ("sha256", job.initialization.sha256),

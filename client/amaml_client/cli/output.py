@@ -95,7 +95,9 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> 
     return drawn
 
 
-JOB_COLUMNS = ("id", "name", "state", "progress", "family", "method", "meta_loss", "age")
+META_LOSS = "meta_loss"
+"""The metric that is shown of every job; the others by the names that the server's answer gives."""
+JOB_COLUMNS = ("id", "name", "state", "progress", "family", "method", META_LOSS, "age")
 
 
 def job_row(job: Job) -> list[str | Text]:
@@ -106,7 +108,7 @@ def job_row(job: Job) -> list[str | Text]:
         f"{job.progress.iteration}/{job.progress.iterations}",
         str(job.spec.get("family", {}).get("kind", "")),
         str(job.spec.get("method", {}).get("kind", "")),
-        number(job.metrics.get("meta_loss")),
+        number(job.metrics.get(META_LOSS)),
         duration((datetime.now(UTC) - job.created_at).total_seconds()),
     ]
 

@@ -6,14 +6,15 @@ from time import monotonic
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from amaml_client.cli.output import console, duration, number, say, sparkline
+from amaml_client.cli.output import META_LOSS, console, duration, number, say, sparkline
 from amaml_client.client import Client
 from amaml_client.results import Event, Job
 
 LINE_SECONDS = 2.0
 """A pipe gets a line no more often than this, unless the state or phase changes."""
 
-EVALUATED = ("nrmse_flow", "nrmse_tuned", "nrmse_random", "accuracy_flow", "accuracy_tuned", "accuracy_random")
+ADAPTED = ("_flow", "_tuned", "_random")
+"""How the names of the scores end that are said in the end; what they begin with, the server's answer tells."""
 
 
 class View:
@@ -36,7 +37,7 @@ class View:
             self.iteration = data.get("iteration", self.iteration)
             self.iterations = data.get("iterations", self.iterations)
             self.eta = data.get("eta_seconds")
-            loss = (data.get("metrics") or {}).get("meta_loss")
+            loss = (data.get("metrics") or {}).get(META_LOSS)
             if isinstance(loss, (int, float)) and self.iteration != before:
                 self.losses.append(loss)
 
@@ -46,7 +47,7 @@ class View:
 
     @property
     def loss(self) -> str:
-        return f"meta_loss {number(self.losses[-1])}" if self.losses else ""
+        return f"{META_LOSS} {number(self.losses[-1])}" if self.losses else ""
 
 
 def show_until_it_ends(client: Client, job: Job) -> Job:
@@ -57,7 +58,8 @@ def show_until_it_ends(client: Client, job: Job) -> Job:
     ended = client.wait(job.id)
     took = (ended.ended_at - ended.created_at).total_seconds() if ended.ended_at else None
     why = ": ".join(part for part in (ended.status_reason, ended.status_detail) if part)
-    evaluated = [f"{name} {number(ended.metrics[name])}" for name in EVALUATED if name in ended.metrics]
+    scores = [name for how in ADAPTED for name in ended.metrics if name.endswith(how)]
+    evaluated = [f"{name} {number(ended.metrics[name])}" for name in scores]
     say(" ".join([f"{ended.state} after {duration(took)}", *evaluated]) + (f" ({why})" if why else ""))
     return ended
 

@@ -2,6 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { element } from "./element.js";
+import { ACCURACY, FLOW, GRADIENT_NORM, META_LOSS, NRMSE, RANDOM, TUNED, score } from "./metrics.js";
 
 /** The charts of a job, empty; `update(curves, iterations)` draws them. */
 export function charts(spec) {
@@ -10,15 +11,15 @@ export function charts(spec) {
     new Chart({
       title: "Meta-loss", unit: "meta-loss, log scale", log: true,
       empty: "No value yet: the first comes with the first meta-iteration.",
-      series: [{ name: "meta_loss", label: "meta_loss" }],
+      series: [{ name: META_LOSS, label: META_LOSS }],
     }),
     new Chart({
       title: "Norm of the meta-gradient", unit: "norm, log scale", log: true,
       empty: "No value yet: the first comes with the first meta-iteration.",
-      series: [{ name: "gradient_norm", label: "gradient_norm" }],
+      series: [{ name: GRADIENT_NORM, label: GRADIENT_NORM }],
     }),
-    unseen("nrmse", "Error on unseen tasks, ± standard error", "nRMSE, standard deviations", every),
-    unseen("accuracy", "Right answers on unseen tasks, ± standard error", "accuracy, share of points", every),
+    unseen(NRMSE, "Error on unseen tasks, ± standard error", "nRMSE, standard deviations", every),
+    unseen(ACCURACY, "Right answers on unseen tasks, ± standard error", "accuracy, share of points", every),
   ];
   const [error, right] = all.slice(2);
   right.node.hidden = true;
@@ -26,7 +27,7 @@ export function charts(spec) {
     node: element("div", { class: "charts" }, ...all.map((chart) => chart.node)),
     update: (curves, iterations) => {
       // A family has one metric, and which it is only its values tell.
-      right.node.hidden = !("accuracy_tuned" in curves);
+      right.node.hidden = !(score(ACCURACY, TUNED) in curves);
       error.node.hidden = !right.node.hidden;
       all.forEach((chart) => chart.update(curves, iterations));
     },
@@ -37,9 +38,9 @@ function unseen(metric, title, unit, every) {
   return new Chart({
     title, unit, empty: `No value yet: evaluations come every ${every} meta-iterations and at the end.`,
     series: [
-      { name: `${metric}_flow`, label: "after the flow" },
-      { name: `${metric}_tuned`, label: "fine-tuned" },
-      { name: `${metric}_random`, label: "fine-tuned from a random start" },
+      { name: score(metric, FLOW), label: "after the flow" },
+      { name: score(metric, TUNED), label: "fine-tuned" },
+      { name: score(metric, RANDOM), label: "fine-tuned from a random start" },
     ],
   });
 }

@@ -3,6 +3,7 @@
 import { follow, json } from "./api.js";
 import { element, row, say, table } from "./element.js";
 import { age, clock, duration, short, whole } from "./format.js";
+import { ACCURACY, FLOW, META_LOSS, NRMSE, TUNED, score } from "./metrics.js";
 
 const LABELS = ["State", "Job", "Progress", "Meta-loss", "On unseen tasks", "Submitted"];
 const STATES = ["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"];
@@ -76,16 +77,15 @@ class JobRow {
   update(job) {
     showState(this.state, job.state);
     showProgress(this.bar, this.done, job);
-    say(this.loss, short(job.metrics.meta_loss));
-    say(this.score, score(job.metrics));
+    say(this.loss, short(job.metrics[META_LOSS]));
+    say(this.score, onUnseenTasks(job.metrics));
     say(this.age, age(job.created_at));
   }
 }
 
 /** How unseen tasks are done after fine-tuning, by the family's own metric. */
-function score(metrics) {
-  const error = metrics.nrmse_tuned ?? metrics.nrmse_flow;
-  const right = metrics.accuracy_tuned ?? metrics.accuracy_flow;
+function onUnseenTasks(metrics) {
+  const [error, right] = [NRMSE, ACCURACY].map((metric) => metrics[score(metric, TUNED)] ?? metrics[score(metric, FLOW)]);
   return right === undefined ? short(error) : `${(100 * right).toFixed(1)} % right`;
 }
 

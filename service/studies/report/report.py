@@ -18,6 +18,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from amaml.metrics import MEMORY_BYTES
 from service.studies.report.student import paired_p_value
 from service.studies.report.words import axis_name
 from service.studies.store import Found, Result
@@ -188,7 +189,7 @@ def _row(members: Sequence[Result], score: str) -> Row:
     scored = [one for one in members if _scores(one, score)]
     evaluations = [one.evaluation for one in scored if one.evaluation is not None]
     names = [name for name in (evaluations[0].scores if evaluations else {}) if name != score]
-    memory = [one.cell.metrics["memory_bytes"] for one in scored if one.cell.metrics.get("memory_bytes") is not None]
+    memory = [held for one in scored if (held := one.cell.metrics.get(MEMORY_BYTES)) is not None]
     seconds = [one.seconds for one in scored if one.seconds is not None]
     return Row(
         coordinates=_own(members[0]),

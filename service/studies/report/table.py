@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from amaml.metrics import FLOW, TUNED
 from service.studies.report.report import SEED, Block, Row, StudyReport, Trouble
 from service.studies.report.words import label, mebibytes, milliseconds, plus_minus, probability, shown
 
@@ -86,7 +87,7 @@ def values(report: StudyReport, row: Row) -> list[str]:
 
 def _second(report: StudyReport) -> str:
     """The score that is shown beside the compared one."""
-    return "flow" if report.score != "flow" else "tuned"
+    return FLOW if report.score != FLOW else TUNED
 
 
 def heading(block: Block) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from amaml.adjoint.discrete import Discrete
 from amaml.flow.derivatives import Loss
 from amaml.flow.solvers import Euler, Solver
-from amaml.methods.amaml import MetaGradient, meta_gradient
+from amaml.methods.amaml.gradient import MetaGradient, meta_gradient
 from amaml.methods.parameters import Params
 
 

@@ -8,7 +8,7 @@ BENCH := benchmarks/.venv
 # Of the machine that gpu-bundle packs for.
 GPU_PYTHON ?= 3.12
 
-.PHONY: help setup demo test nightly up check bench bench-api bench-latency gpu-bundle
+.PHONY: help setup demo test nightly up client check bench bench-api bench-latency gpu-bundle
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,9 @@ nightly: $(STAMP) ## what takes longer: every process test with real trainers, k
 
 up: $(STAMP) ## the service in the foreground until Ctrl-C (AMAML_HOME: data, default .amaml; AMAML_PORT: default 8000)
 	@exec .venv/bin/python -m launcher up
+
+client: $(STAMP) ## the synchronous client, client.py, made anew from async_client.py
+	@exec .venv/bin/python client/tools/synchronous.py
 
 check: $(STAMP) ## lint, types, import contracts
 	.venv/bin/python -m ruff check .

@@ -1,4 +1,4 @@
-"""The asynchronous client: the same calls as `Client`, each to be awaited."""
+"""The asynchronous client. The synchronous one, `client.py`, is made from this file by `make client`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from amaml_client.transport import arguments, head, is_event_stream, options, re
 
 
 class AsyncClient:
-    """As `Client`, for asyncio."""
+    """A connection to one A-MAML server, for asyncio; close it, or use it in an `async with`.
+
+    `url` defaults to AMAML_URL, else port AMAML_PORT (8000) of this machine; `key` to AMAML_API_KEY, else the local
+    stack's $AMAML_HOME/admin.key. Every call is tried again for some seconds while nobody answers, and then raises
+    Unreachable; an answer that is an error raises the Problem that it is (see `amaml_client.errors`).
+    """
 
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
         self._http = httpx2.AsyncClient(**options(url, key))
@@ -41,6 +46,7 @@ class AsyncClient:
         return str(self._http.base_url).rstrip("/")
 
     async def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queues a job. The same `idempotency_key` gives the same job again; left out, each call is a job."""
         return await self._run(calls.submit(spec, idempotency_key))
 
     async def job(self, job_id: str) -> Job:
@@ -55,6 +61,7 @@ class AsyncClient:
         tag: str | None = None,
         limit: int | None = None,
     ) -> list[Job]:
+        """Jobs that fit the filters, the latest first; all of them unless `limit` is given."""
         return await self._run(calls.jobs({"state": state, "family": family, "method": method, "tag": tag}, limit))
 
     async def cancel(self, job_id: str) -> Job:
@@ -67,15 +74,19 @@ class AsyncClient:
         return await self._run(calls.change(job_id, "resume"))
 
     async def extend(self, job_id: str, iterations: int) -> Job:
+        """Lets a job that succeeded go on to so many meta-iterations in all, as if it had never ended."""
         return await self._run(calls.extend(job_id, iterations))
 
     async def delete(self, job_id: str) -> None:
+        """Removes an ended job and all that belongs to it."""
         await self._run(calls.delete("/v1/jobs", job_id))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """The job once it has ended, well or badly (`check()` tells); raises TimedOut after `timeout` seconds."""
         return await self._run(calls.wait(job_id, timeout))
 
     async def stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """The job's events with a number above `after`, each once and in order, until it has ended."""
         reader = EventReader(job_id, after)
         while not reader.ended:
             try:
@@ -101,9 +112,14 @@ class AsyncClient:
         from_step: int | None = None,
         max_points: int | None = None,
     ) -> Curves:
+        """Metric name → points (step, value)."""
         return await self._run(calls.metrics(job_id, name, from_step, max_points))
 
     async def download(self, job_id: str, path: str | PathLike[str]) -> Path:
+        """Writes the learned initialization to `path` (safetensors), whole and verified or not at all.
+
+        A cut download is gone on with, at once or at the next call. Raises NoInitialization, ChecksumMismatch.
+        """
         return await self._run(calls.initialization(job_id, Path(path)))
 
     async def adapt(
@@ -123,6 +139,14 @@ class AsyncClient:
         timeout: float | None = None,
         idempotency_key: str | None = None,
     ) -> Adaptation:
+        """Trains the job's learned network on a task's rows and predicts at others, all in the data's own units.
+
+        Rows are lists, or arrays of NumPy's or torch's; `x` may be items' ids for `ratings`, and `y` is the index of
+        each row's class where the network classifies. `by`: "flow", the inner flow over `length`, or "finetune", `epochs`
+        of Adam at `lr`, or with `learned_rates` at `lr` times each parameter's; what isn't given is as the job had it.
+        `want` names some of "predictions" (the default), "curve" and "weights"; `query_y` gives the curve the query's
+        losses too. `check()` raises AdaptationFailed for one that failed. Raises TimedOut after `timeout` seconds.
+        """
         rows = calls.rows(support_x, support_y, query_x, query_y)
         how = {"by": by, "length": length, "epochs": epochs, "lr": lr, "learned_rates": learned_rates}
         options = {**how, "return": want and list(want)}
@@ -132,9 +156,11 @@ class AsyncClient:
         return await self._run(calls.adaptation(adaptation_id))
 
     async def adaptations(self, job_id: str, *, state: str | None = None, limit: int | None = None) -> list[Adaptation]:
+        """The job's, the latest first, without their results; all of them unless `limit` is given."""
         return await self._run(calls.adaptations(job_id, state, limit))
 
     async def download_weights(self, adaptation_id: str, path: str | PathLike[str]) -> Path:
+        """Writes the adapted weights to `path` (safetensors, for `amaml.load`), whole and verified or not at all."""
         return await self._run(calls.weights(adaptation_id, Path(path)))
 
     async def delete_adaptation(self, adaptation_id: str) -> None:
@@ -149,6 +175,12 @@ class AsyncClient:
         wait: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Dataset:
+        """Streams a file to the server, which gives the same data set for the same bytes, however often they are sent.
+
+        A worker checks it then; jobs may name it at once. `wait`: return only when it is checked; `check()` raises
+        DatasetInvalid for one that is no good. `name` is the file's own by default, and the same name again makes the
+        next version. `progress` is told how many bytes are sent.
+        """
         return await self._run(calls.upload(Path(path), name, format, progress, wait))
 
     async def dataset(self, dataset_id: str) -> Dataset:
@@ -163,10 +195,12 @@ class AsyncClient:
         family: str | None = None,
         limit: int | None = None,
     ) -> list[Dataset]:
+        """Data sets that fit the filters, the latest first, without their reports; all of them unless `limit` is given."""
         filters = {"state": state, "name": name, "format": format, "family": family}
         return await self._run(calls.datasets(filters, limit))
 
     async def wait_for_dataset(self, dataset_id: str, *, timeout: float | None = None) -> Dataset:
+        """The data set once it is checked, well or badly (`check()` tells); raises TimedOut after `timeout` seconds."""
         return await self._run(calls.wait_for_dataset(dataset_id, timeout))
 
     async def delete_dataset(self, dataset_id: str) -> None:
@@ -180,6 +214,10 @@ class AsyncClient:
         signature: str | None = None,
         description: str | None = None,
     ) -> Webhook:
+        """Has messages sent to `url`; the answer is the only one that shows `secret`.
+
+        It is sent once: after Unreachable look into `webhooks()` before you make it again.
+        """
         settings = {"events": events and list(events), "signature": signature, "description": description}
         return await self._run(calls.make_webhook(url, settings))
 
@@ -187,6 +225,7 @@ class AsyncClient:
         return await self._run(calls.webhook(webhook_id))
 
     async def webhooks(self, *, limit: int | None = None) -> list[Webhook]:
+        """The latest first; all of them unless `limit` is given."""
         return await self._run(calls.webhooks(limit))
 
     async def change_webhook(
@@ -198,6 +237,7 @@ class AsyncClient:
         description: str | None = None,
         enabled: bool | None = None,
     ) -> Webhook:
+        """Changes what is given."""
         changes = {"url": url, "events": events and list(events), "description": description, "enabled": enabled}
         return await self._run(calls.change_webhook(webhook_id, changes))
 
@@ -205,29 +245,36 @@ class AsyncClient:
         await self._run(calls.delete(calls.WEBHOOKS, webhook_id))
 
     async def rotate_webhook(self, webhook_id: str, *, overlap_seconds: int | None = None) -> Webhook:
+        """A new secret, which this answer alone shows; the old one signs beside it for the overlap (a day). Sent once."""
         return await self._run(calls.rotate_webhook(webhook_id, overlap_seconds))
 
     async def test_webhook(self, webhook_id: str) -> Delivery:
+        """Has a message of type `webhook.test` sent."""
         return await self._run(calls.test_webhook(webhook_id))
 
     async def deliveries(
         self, webhook_id: str, *, state: str | None = None, limit: int | None = None
     ) -> list[Delivery]:
+        """What was sent, and what came of it, the latest first; all of them unless `limit` is given."""
         return await self._run(calls.deliveries(webhook_id, state, limit))
 
     async def delivery(self, webhook_id: str, delivery_id: str) -> Delivery:
         return await self._run(calls.delivery(webhook_id, delivery_id))
 
     async def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
+        """Has an ended delivery sent again, under the same id."""
         return await self._run(calls.redeliver(webhook_id, delivery_id))
 
     async def submit_study(self, study: Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
+        """Queues a job for every cell of a grid: {"name", "base": spec, "grid": {pointer: values}, "concurrency"}."""
         return await self._run(calls.submit_study(study, idempotency_key))
 
     async def study(self, study_id: str) -> Study:
+        """A study with its cells."""
         return await self._run(calls.study(study_id))
 
     async def studies(self, *, limit: int | None = None) -> list[Study]:
+        """Studies without their cells, the latest first; all of them unless `limit` is given."""
         return await self._run(calls.studies(limit))
 
     async def cancel_study(self, study_id: str) -> Study:
@@ -239,9 +286,14 @@ class AsyncClient:
     async def wait_for_study(
         self, study_id: str, *, timeout: float | None = None, progress: Callable[[Study], None] | None = None
     ) -> Study:
+        """The study once all its jobs have ended (`check()` tells how); raises TimedOut after `timeout` seconds.
+
+        `progress` is told of every change.
+        """
         return await self._run(calls.wait_for_study(study_id, timeout, progress))
 
     async def study_report(self, study_id: str, *, format: str = "json", score: str | None = None) -> Any:  # noqa: A002 - the API's word
+        """The report: a dict, or text for the formats csv, md and html. `score` is `tuned` unless it says otherwise."""
         return await self._run(calls.study_report(study_id, format, score))
 
     async def families(self) -> list[Kind]:

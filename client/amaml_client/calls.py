@@ -36,6 +36,7 @@ MOST_WAIT = 25
 """Seconds that one request for an adaptation waits: less than what this client waits for an answer."""
 
 EndingT = TypeVar("EndingT", Job, Study)
+WaitedForT = TypeVar("WaitedForT", Job, Study, Adaptation, Dataset)
 
 
 def submit(spec: Mapping[str, Any], idempotency_key: str | None) -> Conversation[Job]:
@@ -72,11 +73,12 @@ def wait(job_id: str, timeout: float | None) -> Conversation[Job]:
 def _until_it_ends(
     model: type[EndingT], path: str, timeout: float | None, told: Callable[[EndingT], None] | None
 ) -> Conversation[EndingT]:
-    """Asks again and again, an empty 304 as long as nothing changes; `told` gets every change."""
-    give_up = None if timeout is None else monotonic() + timeout
+    """An answer without change is an empty 304; `told` gets every change."""
     found: EndingT | None = None
-    etag, pause = "", 0.1
-    while True:
+    etag = ""
+
+    def ask() -> Conversation[EndingT]:
+        nonlocal found, etag
         headers = {"If-None-Match": etag} if etag else {}
         reply = yield from exchange(Send("GET", path, headers=headers), WAITING_PATIENCE)
         if found is None or reply.status != 304:
@@ -84,12 +86,23 @@ def _until_it_ends(
             etag = reply.headers.get("etag", "")
             if told is not None:
                 told(found)
-        if found.ended:
-            return found
+        return found
+
+    return _poll(ask, lambda one: one.ended, timeout)
+
+
+def _poll(
+    ask: Callable[[], Conversation[WaitedForT]], done: Callable[[WaitedForT], bool], timeout: float | None
+) -> Conversation[WaitedForT]:
+    """Asks again and again, ever more rarely, until the answer is done. Raises TimedOut."""
+    give_up = None if timeout is None else monotonic() + timeout
+    pause = 0.1
+    while not done(found := (yield from ask())):
         if give_up is not None and timeout is not None and monotonic() + pause > give_up:
             raise TimedOut(found, timeout)
         yield Sleep(pause)
         pause = min(1.5 * pause, 2.0)
+    return found
 
 
 def metrics(job_id: str, name: str | None, from_step: int | None, max_points: int | None) -> Conversation[Curves]:
@@ -114,21 +127,19 @@ def adapt(
     # One key for all tries of this call, as in `submit`.
     headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
     headers["Prefer"] = f"wait={MOST_WAIT if timeout is None else max(0, min(int(timeout), MOST_WAIT))}"
-    give_up = None if timeout is None else monotonic() + timeout
     send = Send("POST", f"/v1/jobs/{segment(job_id)}/adaptations", headers=headers, json=_set(request))
-    asked = yield from fetch(Adaptation, send)
-    return asked if asked.ended else (yield from _until_ended(asked, give_up, timeout))
+    asked: Adaptation | None = None
 
+    def ask() -> Conversation[Adaptation]:
+        nonlocal asked
+        if asked is None:
+            asked = yield from fetch(Adaptation, send)
+        else:
+            path = f"{ADAPTATIONS}/{segment(asked.id)}"
+            asked = read(Adaptation, path, (yield from exchange(Send("GET", path), WAITING_PATIENCE)))
+        return asked
 
-def _until_ended(found: Adaptation, give_up: float | None, timeout: float | None) -> Conversation[Adaptation]:
-    path, pause = f"{ADAPTATIONS}/{segment(found.id)}", 0.1
-    while not found.ended:
-        if give_up is not None and timeout is not None and monotonic() + pause > give_up:
-            raise TimedOut(found, timeout)
-        yield Sleep(pause)
-        pause = min(1.5 * pause, 2.0)
-        found = read(Adaptation, path, (yield from exchange(Send("GET", path), WAITING_PATIENCE)))
-    return found
+    return _poll(ask, lambda one: one.ended, timeout)
 
 
 def rows(
@@ -200,18 +211,12 @@ def datasets(filters: Mapping[str, str | None], limit: int | None) -> Conversati
 
 
 def wait_for_dataset(dataset_id: str, timeout: float | None) -> Conversation[Dataset]:
-    give_up = None if timeout is None else monotonic() + timeout
     path = f"/v1/datasets/{segment(dataset_id)}"
-    pause = 0.1
-    while True:
-        reply = yield from exchange(Send("GET", path), WAITING_PATIENCE)
-        found = read(Dataset, path, reply)
-        if found.checked:
-            return found
-        if give_up is not None and timeout is not None and monotonic() + pause > give_up:
-            raise TimedOut(found, timeout)
-        yield Sleep(pause)
-        pause = min(1.5 * pause, 2.0)
+
+    def ask() -> Conversation[Dataset]:
+        return read(Dataset, path, (yield from exchange(Send("GET", path), WAITING_PATIENCE)))
+
+    return _poll(ask, lambda one: one.checked, timeout)
 
 
 def make_webhook(url: str, settings: Mapping[str, Any]) -> Conversation[Webhook]:

@@ -1,4 +1,4 @@
-"""The synchronous client."""
+"""The synchronous client, made from `async_client.py` by `make client`: change that file, not this one."""
 
 from __future__ import annotations
 

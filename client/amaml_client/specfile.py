@@ -6,10 +6,16 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, RoundTripConstructor, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.resolver import BaseResolver
 
 from amaml_client.errors import SpecFileError
 
@@ -43,19 +49,19 @@ def read_spec(path: str | Path) -> SpecFile:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecFileError(f"{name} can't be read: {error}") from error
     is_json = text.lstrip().startswith("{") if name == "-" else Path(name).suffix.lower() == ".json"
-    walk = _Walk(name)
+    lines: dict[str, int] = {}
     if is_json:
         spec = _json(name, text)
         try:
-            # JSON is as good as YAML, but for tabs; what still doesn't fit has no lines, and loses nothing else.
-            walk.document(text.replace("\t", " "))
+            # JSON is YAML too, but for tabs; a file that YAML refuses nevertheless has no lines, and loses nothing else.
+            _yaml(name, text.replace("\t", " "), lines)
         except SpecFileError:
-            walk.lines.clear()
+            lines.clear()
     else:
-        spec = walk.document(text)
+        spec = _yaml(name, text, lines)
     if not isinstance(spec, dict):
         raise SpecFileError(f"{name} must hold one mapping of fields, such as `family: {{kind: sinusoid}}`")
-    return SpecFile(name, spec, walk.lines)
+    return SpecFile(name, spec, lines)
 
 
 def _json(name: str, text: str) -> Any:
@@ -77,84 +83,112 @@ def _json(name: str, text: str) -> Any:
 
 
 def _finite(text: str) -> float:
-    number = math.nan if text.lstrip("+-").lower() in (".inf", ".nan") else float(text)
+    number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} isn't a number that JSON has: give a finite one")
+        raise ValueError(_NOT_FINITE.format(text))
     return number
 
 
-class _Loader(yaml.SafeLoader):
-    """Scalars by YAML 1.2's core schema instead of 1.1's."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML reads it from the class
+_NOT_FINITE = "{} isn't a number that JSON has: give a finite one"
 
 
-for _tag, _pattern in {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), None)
+class _CoreSchema(BaseResolver):
+    """Which plain scalars aren't text: those of YAML 1.2's core schema, numbers in decimal; no dates, no `1_000`."""
+
+    processing_version = (1, 2)
+
+    def __init__(self, version: object, loader: YAML) -> None:
+        super().__init__(loader)
 
 
-class _Walk:
-    """Turns a document's nodes into data and notes where each field stands."""
+_TAG = "tag:yaml.org,2002:"
+for _kind, _first, _pattern in (
+    ("null", ["", *"~nN"], r"~|null|Null|NULL|"),
+    ("bool", [*"tTfF"], r"true|True|TRUE|false|False|FALSE"),
+    ("int", [*"-+0123456789"], r"[-+]?(0|[1-9][0-9]*)"),
+    ("float", [*"-+.0123456789"], r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):  # fmt: skip
+    _CoreSchema.add_implicit_resolver_base(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), _first)
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lines: dict[str, int] = {}
 
-    def document(self, text: str) -> Any:
+class _PlainData(RoundTripConstructor):
+    """Mappings and sequences that know their lines; scalars of Python's own types; nothing else."""
+
+    construct_scalar = SafeConstructor.construct_scalar
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects and node not in self.constructed_objects:
+            raise ConstructorError(None, None, "this holds itself by an alias: there is no end to it", node.start_mark)
         try:
-            node = yaml.compose(text, Loader=_Loader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f"{self.name}:{mark.line + 1}" if mark else self.name
-            raise SpecFileError(f"{where}: no YAML: {error.problem or error.context}") from error
-        except (yaml.YAMLError, RecursionError) as error:
-            raise SpecFileError(f"{self.name}: no YAML: {error}") from error
-        return None if node is None else self._data(node, "", 0)
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError) as error:
+            raise ConstructorError(None, None, f"no value of {node.tag}: {error}", node.start_mark) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConstructorError(None, None, _NOT_FINITE.format(node.value), node.start_mark)
+        return value
 
-    def _data(self, node: yaml.Node, pointer: str, depth: int) -> Any:
-        self.lines.setdefault(pointer, node.start_mark.line + 1)
-        if depth > MAX_DEPTH or len(self.lines) > MAX_FIELDS:
-            raise self._error(node, f"more than {MAX_DEPTH} levels or {MAX_FIELDS} fields (does an alias hold itself?)")
-        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            return self._mapping(node, pointer, depth)
-        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self._data(item, f"{pointer}/{index}", depth + 1) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
-        raise self._error(node, f"the tag {node.tag} isn't plain data: leave it out")
+    def construct_yaml_map(self, node: MappingNode) -> Iterator[CommentedMap]:
+        """Names are text, as in JSON, even where they look like numbers."""
+        for position, (key, value) in enumerate(node.value if isinstance(node, MappingNode) else ()):
+            if not isinstance(key, ScalarNode):
+                raise ConstructorError(None, None, "a field's name must be a word", key.start_mark)
+            name = ScalarNode(BaseResolver.DEFAULT_SCALAR_TAG, key.value, key.start_mark, key.end_mark)
+            node.value[position] = name, value
+        return super().construct_yaml_map(node)
 
-    def _mapping(self, node: yaml.MappingNode, pointer: str, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a field's name must be a word")
-            if key.value in found:
-                raise self._error(key, f"{key.value!r} stands twice in one mapping: keep one")
-            inner = f"{pointer}/{key.value.replace('~', '~0').replace('/', '~1')}"
-            self.lines[inner] = key.start_mark.line + 1
-            found[key.value] = self._data(value, inner, depth + 1)
-        return found
+    def construct_undefined(self, node: Node) -> None:
+        raise ConstructorError(None, None, f"the tag {node.tag} isn't plain data: leave it out", node.start_mark)
 
-    def _scalar(self, node: yaml.ScalarNode) -> str | int | float | bool | None:
-        text: str = node.value
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if kind == "str":
-            return text
-        if kind == "null":
-            return None
-        if kind == "bool":
-            return text.lower() == "true"
-        if kind not in ("int", "float"):
-            raise self._error(node, f"the tag {node.tag} isn't plain data: leave it out")
-        try:
-            return int(text) if kind == "int" else _finite(text)
-        except ValueError as error:
-            raise self._error(node, str(error)) from error
 
-    def _error(self, node: yaml.Node, what: str) -> SpecFileError:
-        return SpecFileError(f"{self.name}:{node.start_mark.line + 1}: {what}")
+_PlainData.yaml_constructors = {
+    _TAG + "map": _PlainData.construct_yaml_map,
+    _TAG + "seq": _PlainData.construct_yaml_seq,
+    _TAG + "null": SafeConstructor.construct_yaml_null,
+    _TAG + "bool": SafeConstructor.construct_yaml_bool,
+    _TAG + "int": SafeConstructor.construct_yaml_int,
+    _TAG + "float": SafeConstructor.construct_yaml_float,
+    _TAG + "str": SafeConstructor.construct_yaml_str,
+    None: _PlainData.construct_undefined,
+}
+
+
+def _yaml(name: str, text: str, lines: dict[str, int]) -> Any:
+    """The document as plain data; notes in `lines` where each field stands."""
+    yaml = YAML(typ="safe", pure=True)  # a round trip's scanner marks folded lines within the text
+    yaml.Resolver, yaml.Constructor = _CoreSchema, _PlainData
+    yaml.composer.warn_double_anchors = False
+    try:
+        document = yaml.load(text)
+    except (ConstructorError, DuplicateKeyError) as error:
+        raise SpecFileError(f"{name}:{_line(error)}: {error.problem}") from error
+    except MarkedYAMLError as error:
+        raise SpecFileError(f"{name}:{_line(error)}: no YAML: {error.problem or error.context}") from error
+    except (YAMLError, RecursionError) as error:
+        raise SpecFileError(f"{name}: no YAML: {error}") from error
+
+    def plain(value: Any, pointer: str, line: int, depth: int) -> Any:
+        lines[pointer] = line + 1
+        if depth > MAX_DEPTH or len(lines) > MAX_FIELDS:
+            raise SpecFileError(
+                f"{name}:{line + 1}: more than {MAX_DEPTH} levels or {MAX_FIELDS} fields (does an alias hold itself?)"
+            )
+        if isinstance(value, CommentedMap):
+            return {
+                key: plain(inner, f"{pointer}/{_escaped(key)}", value.lc.key(key)[0], depth + 1)
+                for key, inner in value.items()
+            }
+        if isinstance(value, CommentedSeq):
+            return [plain(inner, f"{pointer}/{i}", value.lc.item(i)[0], depth + 1) for i, inner in enumerate(value)]
+        return value
+
+    return plain(document, "", document.lc.line if isinstance(document, CommentedMap) else 0, 0)
+
+
+def _line(error: MarkedYAMLError) -> int:
+    mark = error.problem_mark or error.context_mark
+    return mark.line + 1 if mark else 1
+
+
+def _escaped(key: str) -> str:
+    """As a part of a JSON Pointer."""
+    return key.replace("~", "~0").replace("/", "~1")

@@ -25,8 +25,8 @@ FILES: Final[dict[str, tuple[str, str, str]]] = {
     **{
         f"/dashboard/{name}": (_DASHBOARD, "static", name)
         for name in (
-            "api.js", "chart.js", "curves.js", "element.js", "format.js", "icon.svg", "job.js", "jobs.js", "main.js", "scale.js",
-            "studies.js",            "style.css", "workers.js",
+            "api.js", "chart.css", "chart.js", "curves.js", "element.js", "format.js", "icon.svg", "job.js", "jobs.js", "main.js",
+            "scale.js", "studies.js", "style.css", "workers.js",
         )
     },
     "/dashboard/metrics.js": (_DASHBOARD, "static", "metrics.js"),

@@ -358,6 +358,12 @@ def test_metrics(open_client: Open) -> None:
         client.metrics(NOBODY, name="meta_loss", from_step=1, max_points=10)
 
 
+def test_the_synchronous_client_is_what_the_asynchronous_one_makes() -> None:
+    tool = Path(__file__).parents[2] / "client" / "tools" / "synchronous.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_client_is_light() -> None:
     heavy = {"torch", "numpy", "sqlalchemy", "fastapi", "celery", "amaml", "service", "launcher"}
     code = f"import sys, amaml_client, amaml_client.cli; print(sorted({heavy} & set(sys.modules)))"

@@ -35,6 +35,9 @@ def read(tmp_path: Path, text: str, name: str = "spec.yaml") -> SpecFile:
         ("1:30", "1:30"),  # 90 in YAML 1.1
         ("'1e-3'", "1e-3"),
         ("1_000", "1_000"),
+        ("0x1f", "0x1f"),
+        ("!!str 5", "5"),
+        (">\n  folded\n  text", "folded text\n"),
         ("[1, 2.5, x]", [1, 2.5, "x"]),
         ("{a: {b: 1}}", {"a": {"b": 1}}),
     ],
@@ -43,6 +46,10 @@ def test_yaml_values(tmp_path: Path, text: str, value: Any) -> None:
     found = read(tmp_path, f"field: {text}\n").spec["field"]
     assert found == value
     assert type(found) is type(value)
+
+
+def test_names_are_text_as_they_are_written(tmp_path: Path) -> None:
+    assert read(tmp_path, "1e-3: a\ntrue: b\n<<: {c: d}\n").spec == {"1e-3": "a", "true": "b", "<<": {"c": "d"}}
 
 
 YAML = """\
@@ -95,14 +102,18 @@ def test_lines_of_a_json_file_indented_by_tabs(tmp_path: Path) -> None:
     ("text", "line", "word"),
     [
         ("a: 1\nb: [1,\n", 3, "YAML"),
-        ("a: 1\na: 2\n", 2, "twice"),
+        ("a: 1\na: 2\n", 2, "duplicate key"),
         ("a: 1\nb: .inf\n", 2, "finite"),
         ("a: 1\nb: 1e999\n", 2, "finite"),
         ("a: !!python/object/apply:os.system [id]\n", 1, "tag"),
         ("a: !!binary aGk=\n", 1, "tag"),
         ("a: !!int abc\n", 1, "abc"),
         ("? [a, b]\n: 1\n", 1, "word"),
-        ("a: &x [*x]\n", 1, "levels"),
+        ("a: !!str [1]\n", 1, "scalar"),
+        ("a: !!map [1]\n", 1, "mapping"),
+        ("a: 1\nb: &x [*x]\n", 2, "holds itself"),
+        ("a: 1\nb: &x {c: *x}\n", 2, "holds itself"),
+        ("a: " + "[" * 70 + "]" * 70, 1, "levels"),
         ("a: b\n---\nc: d\n", 2, "YAML"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from launcher.ports import free_port
 from tests.support.waiting import CEILING_SECONDS, wait_until
@@ -36,7 +36,7 @@ def services() -> Services:
     text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: SECRETS[found[1]], text)
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: found[2], text)
     assert "${" not in text
-    return yaml.safe_load(text)["services"]  # type: ignore[no-any-return]
+    return YAML(typ="safe").load(text)["services"]  # type: ignore[no-any-return]
 
 
 class Machine:
@@ -150,7 +150,7 @@ def test_the_worker_on_a_gpu_is_the_worker_with_a_gpu_reserved(services: Service
 def test_the_documented_worker_of_a_second_gpu_differs_in_the_gpu_alone(services: Services) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     (block,) = [found for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "worker-gpu-1" in found]
-    second = yaml.safe_load(block.replace("!override", ""))["services"]["worker-gpu-1"]
+    second = YAML(typ="safe").load(block.replace("!override", ""))["services"]["worker-gpu-1"]
     assert second.pop("extends") == {"file": "docker-compose.yml", "service": "worker-gpu"}
     (reserved,) = second.pop("deploy")["resources"]["reservations"]["devices"]
     assert not second

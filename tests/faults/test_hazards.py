@@ -41,17 +41,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Child, st
 
 @pytest.fixture(scope="module")
 def crew(shared_store: str, broker: tuple[Child, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    workers = Workers(shared_store, broker[1], tmp_path_factory.mktemp("home"), STUB)
-    yield workers
-    os.kill(broker[0].pid, signal.SIGCONT)
-    workers.stop()
+    with Workers(shared_store, broker[1], tmp_path_factory.mktemp("home"), STUB) as workers:
+        yield workers
+        os.kill(broker[0].pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
 def worker(crew: Workers) -> WorkerProcess:
-    worker = crew.start()
-    worker.wait_until_ready()
-    return worker
+    return crew.start_ready()
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +112,7 @@ def test_jobs_run_while_the_broker_is_silent(worker: WorkerProcess, broker: tupl
 def test_a_worker_told_to_end_while_the_broker_is_silent_gives_its_job_back(
     worker: WorkerProcess, crew: Workers, broker: tuple[Child, str], expected: str
 ) -> None:
-    other = crew.start(**{failpoint.VARIABLE: "trainer.reported=sleep:0.1@*"})
-    other.wait_until_ready()
+    other = crew.start_ready(**{failpoint.VARIABLE: "trainer.reported=sleep:0.1@*"})
     with crew.only(other):
         job_id = submit(spec(ITERATIONS, checkpoint_every=1_000_000))
         wait_for_iteration(job_id, 5)
@@ -136,8 +132,7 @@ def test_a_worker_told_to_end_while_the_broker_is_silent_gives_its_job_back(
 def test_a_worker_told_to_end_amid_a_commit_ends_after_it(
     place: str, worker: WorkerProcess, crew: Workers, expected: str
 ) -> None:
-    other = crew.start()
-    other.wait_until_ready()
+    other = crew.start_ready()
     other.arm(f"{place}=sleep:1")
     with crew.only(other):
         job_id = submit(spec(ITERATIONS, checkpoint_every=40))

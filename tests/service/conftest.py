@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from tests.support.api import Api, Tenant, client, new_tenant, serving
+from tests.support.browser import browser  # noqa: F401 - a fixture
 from tests.support.databases import new_database
 from tests.support.waiting import CEILING_SECONDS
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from service.core.database import transaction
 from service.dashboard.endpoints import FILES
@@ -22,51 +20,16 @@ from service.jobs import progress
 from service.jobs.tables import Job
 from service.workers import store as workers
 from tests.support.api import SPEC, Api, Tenant, check_problem, client, submit, worker_seen
+from tests.support.browser import CEILING_MS, Seen
 from tests.support.jobs import claim, stop, succeed
-from tests.support.waiting import CEILING_SECONDS, wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 LINE = re.compile(r"^M[\d. ]+(L[\d. ]+)+$")
-CEILING_MS = 1_000 * CEILING_SECONDS
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-]  # fmt: skip
-
 TEN_TIMES_AS_FAST = "const wait = setTimeout; window.setTimeout = (act, ms, ...more) => wait(act, ms / 10, ...more);"
 """A script before a page's own: what it waits for between its looks is a tenth."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    named = os.environ.get("AMAML_TEST_BROWSER")
-    found = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium here: install Debian's package chromium, or name one in AMAML_TEST_BROWSER")
-    expect.set_options(timeout=CEILING_MS)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield launched
-        launched.close()
-
-
-class Seen:
-    """What a page has asked for, and what it has complained about."""
-
-    def __init__(self, page: Page) -> None:
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", self._line)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _line(self, line: ConsoleMessage) -> None:
-        # The browser notes each refusal of the API, too; that is the API's word and no fault of the page.
-        refused = line.text.startswith("Failed to load resource") and re.search("/v1/|/readyz$", line.location["url"])
-        if line.type in ("error", "warning") and not refused:
-            self.complaints.append(f"{line.text} ({line.location['url']})")
 
 
 @pytest.fixture
@@ -324,6 +287,26 @@ class TestJob:
             for width in (360, 768, 1920):
                 opened.set_viewport_size({"width": width, "height": 800})
                 wait_until(lambda: opened.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+class TestTicks:
+    """What `scale.js` makes of a range of values."""
+
+    @pytest.mark.parametrize(
+        ("call", "ticks"),
+        [
+            ("linearTicks(0.13, 0.87, 5)", [0.2, 0.4, 0.6, 0.8]),
+            ("linearTicks(-3, 12, 5)", [0, 5, 10]),
+            ("linearTicks(2, 2, 5)", [2]),
+            ("logTicks(0.02, 30, 5)", [0.1, 1, 10]),
+            ("logTicks(0.3, 7, 5)", [0.5, 1, 2, 5]),
+            ("logTicks(0.5, 0.9, 5)", [0.5, 0.6, 0.7, 0.8, 0.9]),
+            ("logTicks(1e-12, 1, 5)", [1e-12, 1e-9, 1e-6, 1e-3, 1]),
+        ],
+    )
+    def test_they_are_round_values_within_the_range(self, page: Page, call: str, ticks: list[float]) -> None:
+        page.goto("/")
+        assert page.evaluate(f"import('/dashboard/scale.js').then((scale) => scale.{call})") == pytest.approx(ticks)
 
 
 class TestWorkers:

@@ -82,17 +82,11 @@ class TestBuckets:
 
 
 @pytest.fixture(scope="module")
-def strict(service_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(service_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """An API that lets a key make five requests at once, and then none for longer than a test takes."""
     limits = {"AMAML_RATE_LIMIT": "0.001", "AMAML_RATE_BURST": str(BURST)}
     with serving(service_database, tmp_path_factory.mktemp("strict") / "log", **limits) as running:
         yield running
-
-
-@pytest.fixture
-def http(strict: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with client(strict, tenant) as ready:
-        yield ready
 
 
 def standing(answer: httpx.Response) -> int:
@@ -103,7 +97,7 @@ def standing(answer: httpx.Response) -> int:
     return int(match[1])
 
 
-def test_answers_say_how_the_key_stands_and_then_refuse(http: httpx.Client, strict: Api) -> None:
+def test_answers_say_how_the_key_stands_and_then_refuse(http: httpx.Client, api: Api) -> None:
     answers = [
         http.get("/v1/jobs"),
         http.get("/v1/jobs/nonsense"),
@@ -120,7 +114,7 @@ def test_answers_say_how_the_key_stands_and_then_refuse(http: httpx.Client, stri
     assert 1 <= wait <= 1_000
     assert f"wait {wait} s" in problem["detail"]
     assert len(refused.headers.get_list("ratelimit")) == 1
-    with client(strict, new_tenant()) as other:
+    with client(api, new_tenant()) as other:
         assert other.get("/v1/jobs").status_code == 200
     for path in ("/healthz", "/openapi.json", "/docs"):
         open_to_all = http.get(path)
@@ -156,10 +150,10 @@ def test_it_holds_for_requests_at_once(http: httpx.Client) -> None:
     assert set(answers) == {200, 429}
 
 
-def test_a_key_that_is_none_has_no_bucket(strict: Api) -> None:
+def test_a_key_that_is_none_has_no_bucket(api: Api) -> None:
     made_up = {"Authorization": f"Bearer {keys.new_key()}"}
     for _ in range(BURST + 2):
-        answer = httpx.get(f"{strict.url}/v1/jobs", headers=made_up)
+        answer = httpx.get(f"{api.url}/v1/jobs", headers=made_up)
         check_problem(answer, 401, "unauthenticated")
         assert "ratelimit" not in answer.headers
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import select
@@ -117,9 +118,20 @@ class Workers:
         self.home = home
         self.started: list[WorkerProcess] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self, **environment: str) -> WorkerProcess:
         worker = WorkerProcess({**self.environment, **environment}, self.home / f"worker-{len(self.started)}.log")
         self.started.append(worker)
+        return worker
+
+    def start_ready(self, **environment: str) -> WorkerProcess:
+        worker = self.start(**environment)
+        worker.wait_until_ready()
         return worker
 
     def holder(self, job_id: UUID) -> WorkerProcess:

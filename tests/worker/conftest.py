@@ -11,7 +11,9 @@ from sqlalchemy.engine import URL
 from service.core.database import engine
 from service.core.tables import Base
 from tests.support.databases import new_database
+from tests.support.waiting import CEILING_SECONDS
 from tests.support.workers import STUB, WorkerProcess, Workers
+from worker.processes.parent import AdapterProcess
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +35,27 @@ def store(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="module")
 def workers(shared_store: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """Workers with real trainers."""
-    workers = Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home"))
-    yield workers
-    workers.stop()
+    with Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home")) as workers:
+        yield workers
 
 
 @pytest.fixture(scope="module")
 def worker(workers: Workers) -> WorkerProcess:
     """One of them, which is ready."""
-    worker = workers.start()
-    worker.wait_until_ready()
-    return worker
+    return workers.start_ready()
 
 
 @pytest.fixture(scope="module")
 def stubbed_workers(shared_store: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """Workers with a stub for the trainer, where the test is of the worker."""
-    workers = Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home"), STUB)
-    yield workers
-    workers.stop()
+    with Workers(shared_store, valkey_url, tmp_path_factory.mktemp("home"), STUB) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[AdapterProcess]:
+    """An adapter by itself, without a worker."""
+    adapter = AdapterProcess(1 << 30)
+    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
+    yield adapter
+    adapter.kill()

@@ -150,14 +150,6 @@ def test_the_machines_error_is_found_below_the_one_that_it_was_told_as() -> None
 # The adapter by itself
 
 
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[AdapterProcess]:
-    adapter = AdapterProcess(1 << 30)
-    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
-    yield adapter
-    adapter.kill()
-
-
 def rows(**changes: Any) -> dict[str, Any]:
     return {"support": points(5), "query": {"x": points(5, seed=2)["x"]}, **changes}
 
@@ -183,9 +175,7 @@ def test_an_adapter_tells_accidents_and_bad_files_apart(adapter: AdapterProcess,
 
 @pytest.fixture(scope="module")
 def worker(workers: Workers) -> WorkerProcess:
-    worker = workers.start(AMAML_ADAPTERS="1")
-    worker.wait_until_ready()
-    return worker
+    return workers.start_ready(AMAML_ADAPTERS="1")
 
 
 def child(worker: WorkerProcess, module: str) -> int:

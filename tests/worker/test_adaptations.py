@@ -73,14 +73,6 @@ def _scaling(inputs: int, outputs: int) -> str:
 # The adapter by itself
 
 
-@pytest.fixture(scope="module")
-def adapter() -> Iterator[AdapterProcess]:
-    adapter = AdapterProcess(1 << 30)
-    assert adapter.wait_until_ready(CEILING_SECONDS) is not None
-    yield adapter
-    adapter.kill()
-
-
 def told(
     adapter: AdapterProcess, initialization: Path, folder: Path, request: dict[str, Any]
 ) -> Adapted | NotAdapted | Gone:

@@ -428,8 +428,7 @@ class TestWorkers:
         stubbed_workers.stop()
         go_on = threading.Event()
         receiver.answer = lambda _: (go_on.wait(CEILING_SECONDS) and Reply()) or Reply()
-        worker = stubbed_workers.start(**{**ALLOWED, "AMAML_WEBHOOK_SECONDS": "120"})
-        worker.wait_until_ready()
+        worker = stubbed_workers.start_ready(**{**ALLOWED, "AMAML_WEBHOOK_SECONDS": "120"})
         delivery_id = ask(make(receiver.url, events=[])[0])
         wait_until(lambda: receiver.got != [])
         assert worker.stop() == 0

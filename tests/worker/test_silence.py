@@ -15,8 +15,7 @@ pytestmark = pytest.mark.processes
 
 def test_a_lone_worker_without_a_broker_runs_jobs_and_ends_in_good_order(shared_store: str, tmp_path: Path) -> None:
     workers = Workers(shared_store, f"redis://127.0.0.1:{free_port()}/0", tmp_path, STUB)
-    worker = workers.start()
-    worker.wait_until_ready()
+    worker = workers.start_ready()
     ids = [submit(spec(5, seed=seed)) for seed in range(3)]
     for job_id in ids:
         wait_for(job_id, "succeeded")

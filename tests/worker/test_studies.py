@@ -86,8 +86,7 @@ def test_a_study_survives_its_worker(pair: list[WorkerProcess], stubbed_workers:
 
 @pytest.mark.parametrize("place", ["study.before_advance", "study.before_commit"])
 def test_a_worker_killed_before_the_next_turn_holds_nobody_up(stubbed_workers: Workers, place: str) -> None:
-    armed = stubbed_workers.start(AMAML_WORKER_SLOTS="2")
-    armed.wait_until_ready()
+    armed = stubbed_workers.start_ready(AMAML_WORKER_SLOTS="2")
     armed.arm(f"{place}=kill")
     with stubbed_workers.only(armed):
         study_id = submit_study(6)

@@ -39,6 +39,14 @@ class Pair:
     def holder(self, job_id: UUID) -> WorkerProcess:
         return self.workers.holder(job_id)
 
+    def amid_a_job(self) -> tuple[UUID, WorkerProcess, int]:
+        """A long job under way, the worker that has it, and its trainer."""
+        job_id = submit(spec(LONG, checkpoint_every=100))
+        wait_for_iteration(job_id, 12)
+        trainer = trainer_of(job_id)
+        assert trainer is not None
+        return job_id, self.workers.holder(job_id), trainer
+
     def mend(self) -> None:
         """Starts others in the place of those that ended."""
         alive = [member for member in self.members if member.is_alive]
@@ -73,11 +81,7 @@ def test_two_workers_share_the_queue_and_never_a_job(pair: Pair) -> None:
 
 
 def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair, expected: str) -> None:
-    job_id = submit(spec(LONG, checkpoint_every=100))
-    wait_for_iteration(job_id, 12)
-    holder = pair.holder(job_id)
-    trainer = trainer_of(job_id)
-    assert trainer is not None
+    job_id, holder, trainer = pair.amid_a_job()
     holder.kill()
     wait_until(lambda: is_gone(trainer))
     wait_for(job_id, "succeeded")
@@ -86,11 +90,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_goes_on(pair: Pair,
 
 
 def test_a_stopped_worker_loses_trainer_and_job_and_drops_it_when_it_goes_on(pair: Pair, expected: str) -> None:
-    job_id = submit(spec(LONG, checkpoint_every=100))
-    wait_for_iteration(job_id, 12)
-    holder = pair.holder(job_id)
-    trainer = trainer_of(job_id)
-    assert trainer is not None
+    job_id, holder, trainer = pair.amid_a_job()
     holder.signal(signal.SIGSTOP)
     wait_until(lambda: job_of(job_id).attempt == 2)
     assert is_gone(trainer), "its lease was another's while it went on"

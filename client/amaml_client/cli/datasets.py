@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from amaml_client.cli.output import AsJson, emit, say, stderr, table
+from amaml_client.cli.output import AsJson, deleted, emit, say, stderr, table
 from amaml_client.client import Client
 from amaml_client.results import Dataset
 
@@ -70,10 +70,7 @@ def delete(dataset_id: DatasetId, as_json: AsJson = False) -> None:
     """Delete a data set."""
     with Client() as client:
         client.delete_dataset(dataset_id)
-    if as_json:
-        emit({"id": dataset_id, "deleted": True})
-    else:
-        say(f"data set {dataset_id} is deleted")
+    deleted("data set", dataset_id, as_json)
 
 
 @contextmanager

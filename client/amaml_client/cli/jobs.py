@@ -179,15 +179,8 @@ def located(problem: Invalid, file: SpecFile) -> Invalid:
 
 
 def _watch(client: Client, job: Job, as_json: bool) -> None:
-    try:
+    with output.until_ctrl_c("job", job.id, "amaml"):
         ended = client.wait(job.id) if as_json else show_until_it_ends(client, job)
-    except KeyboardInterrupt:
-        output.stderr.print(
-            f"\nStopped watching; job {job.id} goes on. "
-            f"`amaml watch {job.id}` comes back to it, `amaml cancel {job.id}` ends it.",
-            markup=False,
-        )
-        raise typer.Exit(130) from None
     if as_json:
         emit(ended)
     if not ended.succeeded:

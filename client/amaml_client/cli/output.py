@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, Any
@@ -66,6 +67,27 @@ def say(text: str) -> None:
 def emit(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     """The answer as one JSON document."""
     print(document(result))  # noqa: T201 - a document, not a message
+
+
+def deleted(what: str, item_id: str, as_json: bool) -> None:
+    if as_json:
+        emit({"id": item_id, "deleted": True})
+    else:
+        say(f"{what} {item_id} is deleted")
+
+
+@contextmanager
+def until_ctrl_c(what: str, item_id: str, command: str) -> Iterator[None]:
+    """Ctrl-C in the block stops watching alone: says how to come back to what goes on, and exits with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stderr.print(
+            f"\nStopped watching; {what} {item_id} goes on. "
+            f"`{command} watch {item_id}` comes back to it, `{command} cancel {item_id}` ends it.",
+            markup=False,
+        )
+        raise typer.Exit(130) from None
 
 
 def document(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from amaml_client.cli import output
 from amaml_client.cli.jobs import located
-from amaml_client.cli.output import AsJson, console, duration, emit, say, table
+from amaml_client.cli.output import AsJson, console, deleted, duration, emit, say, table
 from amaml_client.client import Client
 from amaml_client.errors import Invalid, SpecFileError
 from amaml_client.results import FINAL, Study
@@ -117,10 +117,7 @@ def delete(study_id: StudyId, as_json: AsJson = False) -> None:
     """Delete an ended study with its jobs and all that they have left."""
     with Client() as client:
         client.delete_study(study_id)
-    if as_json:
-        emit({"id": study_id, "deleted": True})
-    else:
-        say(f"study {study_id} is deleted")
+    deleted("study", study_id, as_json)
 
 
 @app.command()
@@ -152,15 +149,8 @@ def report(
 
 
 def _watch(client: Client, study: Study, as_json: bool) -> None:
-    try:
+    with output.until_ctrl_c("study", study.id, "amaml study"):
         ended = client.wait_for_study(study.id) if as_json else _show_until_it_ends(client, study)
-    except KeyboardInterrupt:
-        output.stderr.print(
-            f"\nStopped watching; study {study.id} goes on. "
-            f"`amaml study watch {study.id}` comes back to it, `amaml study cancel {study.id}` ends it.",
-            markup=False,
-        )
-        raise typer.Exit(130) from None
     if as_json:
         emit(ended)
     ended.check()

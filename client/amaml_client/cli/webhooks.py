@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from amaml_client.cli.output import AsJson, emit, say, table
+from amaml_client.cli.output import AsJson, deleted, emit, say, table
 from amaml_client.client import Client
 from amaml_client.results import Delivery, Webhook
 
@@ -85,10 +85,7 @@ def delete(webhook_id: WebhookId, as_json: AsJson = False) -> None:
     """Delete a webhook and its deliveries."""
     with Client() as client:
         client.delete_webhook(webhook_id)
-    if as_json:
-        emit({"id": webhook_id, "deleted": True})
-    else:
-        say(f"webhook {webhook_id} is deleted")
+    deleted("webhook", webhook_id, as_json)
 
 
 @app.command("test")

@@ -1,4 +1,4 @@
-// A chart of curves over meta-iterations: SVG, a legend with the latest values, exact values under the pointer or the arrow keys.
+// A chart of curves: SVG, a legend with the latest values, exact values under the pointer or the arrow keys.
 
 import { element, say, svg } from "./element.js";
 import { short, whole } from "./format.js";
@@ -6,17 +6,21 @@ import { nextRound, range, scale } from "./scale.js";
 
 const HEIGHT = 240;
 const MARGIN = { top: 10, right: 14, bottom: 38, left: 58 };
+const COLOURS = 8;
+const MOST_BARS = 15;
 
 /**
- * `title`, `unit` (of the vertical axis), `log`, `empty` (a sentence for the time without values), `series`:
- * [{name, label}], at most four. `update(curves, iterations)` draws the curves {name: [[step, value or null], …]}.
+ * `title`, `unit` (of the vertical axis), `log`, `empty` (a sentence for the time without values), `series`: [{name, label, best}],
+ * `along`: what the horizontal axis counts, and a step's word and number in the text over the exact values.
+ * `update(curves, iterations)` draws the curves {name: [[step, value or null], …]}; name_error holds their standard errors. The
+ * horizontal axis begins at 0 and grows up to `iterations`; without them it reaches from the first step to the last.
  */
 export class Chart {
-  constructor({ title, unit, log = false, empty, series }) {
-    Object.assign(this, { title, unit, log, series, curves: {}, iterations: 1, chosen: null });
+  constructor({ title, unit, log = false, empty = "", series, along = { axis: "meta-iteration", step: "iteration", number: whole } }) {
+    Object.assign(this, { title, unit, log, series, along, curves: {}, iterations: null, chosen: null });
     this.legend = series.map(({ label }, i) => {
       const value = element("output", {}, "–");
-      const item = element("li", { class: `series-${i}` }, svg("svg", { class: "sample", width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: "curve", d: "M1 5H25" })), `${label} `, value);
+      const item = element("li", { class: this.#look(i) }, svg("svg", { class: "sample", width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: "curve", d: "M1 5H25" })), `${label} `, value);
       return { value, item };
     });
     this.svg = svg("svg", { class: "drawing", height: HEIGHT, "aria-hidden": "true" });
@@ -37,9 +41,9 @@ export class Chart {
     this.observer.observe(this.plot);
   }
 
-  update(curves, iterations) {
+  update(curves, iterations = null) {
     this.curves = curves;
-    this.iterations = Math.max(1, iterations);
+    this.iterations = iterations;
     for (const [i, { name }] of this.series.entries()) {
       const latest = this.#points(name).at(-1);
       say(this.legend[i].value, latest ? this.#valueAt(name, latest[0], short) : "–");
@@ -53,10 +57,25 @@ export class Chart {
     return (this.curves[name] ?? []).filter(([, value]) => value !== null && !(this.log && value <= 0));
   }
 
+  /** The classes that give a series its colour and dashes. */
+  #look(i) {
+    return `series-${i % COLOURS}${i < COLOURS ? "" : " again"}${this.series[i].best ? " best" : ""}`;
+  }
+
+  /** [step, low, high] of the error bars, at some points of a long curve. */
+  #bars(name) {
+    const errors = new Map(this.curves[`${name}_error`]?.filter(([, error]) => error > 0));
+    const points = this.#points(name).filter(([step]) => errors.has(step));
+    const every = Math.ceil(points.length / MOST_BARS);
+    return points.filter((_, i) => i % every === 0).map(([step, value]) => [step, value - errors.get(step), value + errors.get(step)]);
+  }
+
   #draw() {
     const width = this.plot.clientWidth;
     const drawn = this.series.map(({ name }) => this.#points(name));
-    const values = drawn.flat().map(([, value]) => value);
+    const bars = this.series.map(({ name }) => this.#bars(name));
+    const ends = bars.flat().flatMap(([, low, high]) => [low, high]).filter((end) => !this.log || end > 0);
+    const values = [...drawn.flat().map(([, value]) => value), ...ends];
     this.empty.hidden = values.length > 0;
     this.svg.replaceChildren();
     if (values.length === 0 || width === 0) {
@@ -67,11 +86,12 @@ export class Chart {
     this.steps = [...new Set(drawn.flat().map(([step]) => step))].sort((a, b) => a - b);
     const [low, high] = range(values, this.log);
     // The axis grows in few, large steps: early curves of a long run aren't a line at its left edge, and it rarely jumps.
-    const end = Math.min(this.iterations, nextRound(this.steps.at(-1)));
-    this.x = scale({ low: 0, high: end, from: MARGIN.left, to: width - MARGIN.right, ticks: width < 420 ? 3 : 5 });
+    const last = this.steps.at(-1);
+    const [from, to] = this.iterations === null ? [this.steps[0], last] : [0, Math.min(Math.max(1, this.iterations), nextRound(last))];
+    this.x = scale({ low: from, high: to, from: MARGIN.left, to: width - MARGIN.right, ticks: width < 420 ? 3 : 5 });
     this.y = scale({ low, high, from: HEIGHT - MARGIN.bottom, to: MARGIN.top, log: this.log, ticks: 5 });
     this.#axes(width);
-    for (const [i, points] of drawn.entries()) this.#curve(i, points);
+    for (const [i, points] of drawn.entries()) this.#curve(i, points, bars[i].map(([step, ...ends]) => [step, ...ends.map((end) => Math.max(end, low))]));
     this.marker = svg("g", { class: "marker" });
     this.svg.append(this.marker);
     if (this.chosen !== null) this.#choose(this.chosen);
@@ -86,24 +106,26 @@ export class Chart {
         svg("text", { class: "tick", x: MARGIN.left - 7, y: y + 4, "text-anchor": "end" }, short(tick)),
       );
     }
-    for (const tick of this.x.ticks.filter(Number.isInteger)) {
+    for (const tick of this.x.ticks.filter((one) => this.iterations === null || Number.isInteger(one))) {
       const x = this.x.at(tick);
       this.svg.append(
         svg("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: bottom + 4 }),
-        svg("text", { class: "tick", x, y: bottom + 17, "text-anchor": x > width - 30 ? "end" : "middle" }, whole(tick)),
+        svg("text", { class: "tick", x, y: bottom + 17, "text-anchor": x > width - 30 ? "end" : "middle" }, this.along.number(tick)),
       );
     }
     const middle = (MARGIN.top + bottom) / 2;
     this.svg.append(
       svg("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
-      svg("text", { class: "unit", x: width - MARGIN.right, y: HEIGHT - 4, "text-anchor": "end" }, "meta-iteration"),
+      svg("text", { class: "unit", x: width - MARGIN.right, y: HEIGHT - 4, "text-anchor": "end" }, this.along.axis),
       svg("text", { class: "unit", x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` }, this.unit),
     );
   }
 
-  #curve(i, points) {
+  #curve(i, points, bars) {
     const path = points.map(([step, value], j) => `${j ? "L" : "M"}${this.x.at(step).toFixed(1)} ${this.y.at(value).toFixed(1)}`).join("");
-    const group = svg("g", { class: `series-${i}` }, svg("path", { class: "curve", d: path }));
+    const group = svg("g", { class: this.#look(i) }, svg("path", { class: "curve", d: path }));
+    const upright = bars.map(([step, low, high]) => `M${this.x.at(step).toFixed(1)} ${this.y.at(low).toFixed(1)}V${this.y.at(high).toFixed(1)}`);
+    if (upright.length > 0) group.append(svg("path", { class: "bars", d: upright.join("") }));
     // Few points are evaluations: what lies between them wasn't measured.
     if (points.length <= 40) {
       for (const [step, value] of points) group.append(svg("circle", { class: "dot", cx: this.x.at(step), cy: this.y.at(value), r: 3 }));
@@ -134,11 +156,11 @@ export class Chart {
     if (step === null || !this.x) return;
     const x = this.x.at(step);
     this.marker.append(svg("line", { class: "guide", x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }));
-    const lines = [element("strong", {}, `iteration ${whole(step)}`)];
+    const lines = [element("strong", {}, `${this.along.step} ${this.along.number(step)}`)];
     for (const [i, { name, label }] of this.series.entries()) {
       const found = this.#points(name).find(([at]) => at === step);
       if (!found) continue;
-      this.marker.append(svg("g", { class: `series-${i}` }, svg("circle", { class: "dot", cx: x, cy: this.y.at(found[1]), r: 4.5 })));
+      this.marker.append(svg("g", { class: this.#look(i) }, svg("circle", { class: "dot", cx: x, cy: this.y.at(found[1]), r: 4.5 })));
       lines.push(element("span", {}, `${label}: ${this.#valueAt(name, step, String)}`));
     }
     this.tip.replaceChildren(...lines);

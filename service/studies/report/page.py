@@ -1,4 +1,4 @@
-"""The report as a page that stands alone: style and plots within it, nothing from elsewhere, no script."""
+"""The report as a page that stands alone: style and plots within it, nothing from elsewhere; readable without its script."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
-from service.studies.report.plot import Point, Series, chart
+from service.studies.report import plot
+from service.studies.report.plot import Point, Series, figure
 from service.studies.report.report import SEED, Block, Row, StudyReport
 from service.studies.report.style import STYLE
 from service.studies.report.table import COMPARISON, columns, errors_over, heading, summary, values, why
 from service.studies.report.words import label
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    f"default-src 'none'; script-src {plot.SCRIPT_SOURCE}; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 """Content-Security-Policy of the page."""
 
 
@@ -23,7 +27,7 @@ def as_html(report: StudyReport, base: dict[str, Any]) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{STYLE}</style></head><body>",
+        f"<title>{title}</title><style>{STYLE}{plot.STYLE}</style></head><body>",
         f'<h1>{title}</h1><p class="soft">Study {report.id}, {escape(summary(report))}. {_when(report)}</p>',
     ]
     for block in report.blocks:
@@ -34,7 +38,8 @@ def as_html(report: StudyReport, base: dict[str, Any]) -> str:
     axes = {axis.pointer: axis.values for axis in report.axes}
     document = escape(json.dumps({"base": base, "grid": axes}, indent=2, ensure_ascii=False))
     parts.append(
-        f"<h2>What was run</h2><details><summary>Base spec and grid</summary><pre>{document}</pre></details></body></html>"
+        f"<h2>What was run</h2><details><summary>Base spec and grid</summary><pre>{document}</pre></details>"
+        f'<script type="module">{plot.SCRIPT}</script></body></html>'
     )
     return "".join(parts)
 
@@ -63,7 +68,7 @@ def _curves(block: Block) -> str:
             told = zip(row.curve.epochs, row.curve.mean, row.curve.error, strict=True)
             points = [Point(epoch, mean, _bar(row, error)) for epoch, mean, error in told if mean is not None]
             series.append(Series(label(row.coordinates) or "the base", points, row.best))
-    return chart(f"Fine-tuning: {block.metric} of unseen tasks", "epochs of fine-tuning", block.metric or "", series)
+    return figure(f"Fine-tuning: {block.metric} of unseen tasks", "epochs of fine-tuning", block.metric or "", series)
 
 
 def _bar(row: Row, error: float | None) -> float | None:
@@ -92,7 +97,7 @@ def _sweeps(report: StudyReport, block: Block) -> Iterator[str]:
             if found is not None:
                 others = label({key: value for key, value in row.coordinates.items() if key != axis})
                 lines.setdefault(others or "all", []).append(Point(row.coordinates[axis], *found))
-        yield chart(f"{what} against {name}", name, what, [Series(one, points) for one, points in lines.items()])
+        yield figure(f"{what} against {name}", name, what, [Series(one, points) for one, points in lines.items()])
 
 
 def _counting_axis(report: StudyReport, block: Block) -> str | None:

@@ -16,12 +16,12 @@ from launcher.process import Halted, StartFailed
 from launcher.stack import Stack
 
 _SAME_REQUEST_SECONDS = 5.0
-"""A terminal's Ctrl-C can arrive twice, from the terminal and from make: within this time it is one request."""
+"""Signals within this time count as one request: a terminal's Ctrl-C can arrive twice, from the terminal and from make."""
 
 
 def up() -> None:
-    """Start the database, the broker, the API and workers on this machine, and keep them until Ctrl-C: a worker for the CPU,
-    and one for each GPU.
+    """Start the database, the broker, the API and workers on this machine, and keep them running until Ctrl-C. There is one
+    worker for the CPU and one for each GPU.
 
     AMAML_HOME names the data folder (default .amaml), AMAML_PORT the port (default 8000; 0 for any free one), AMAML_GPUS the GPUs
     (default: all; `none` for none).
@@ -35,14 +35,14 @@ def up() -> None:
         log.line("launcher", str(error))
         sys.exit(1)
     except Halted:
-        pass  # asked to stop before it had started: that is a good end too
+        pass  # a stop during the start is a good end, too
     log.line("launcher", "stopped")
 
 
 def _port() -> int:
     given = os.environ.get("AMAML_PORT") or "8000"
     if not given.isdecimal() or int(given) > 65535:
-        raise StartFailed(f"AMAML_PORT={given} isn't a port: give a number from 0 (any that is free) to 65535")
+        raise StartFailed(f"AMAML_PORT={given} isn't a port: give a number from 0 (any free port) to 65535")
     return int(given)
 
 
@@ -59,7 +59,7 @@ def _stop_on_signals(halt: Event, hurry: Event) -> None:
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asked for that
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has set SIG_IGN
         signal.signal(signal.SIGHUP, on_signal)
 
 

@@ -1,7 +1,7 @@
-"""Becomes another program: takes on an identity, asks the kernel for a signal when the launcher dies, and execs.
+"""Replaces itself by another program: takes on an identity, asks the kernel for a signal when the launcher dies, and execs.
 
-Run as a script, `python -I -S child.py PARENT SIGNAL IDENTITY PROGRAM ARGUMENT…`, and not as a function between fork
-and exec: the launcher has threads, and Python code after a fork of threads can deadlock.
+It is run as a script, `python -I -S child.py PARENT SIGNAL IDENTITY PROGRAM ARGUMENT…`, and not as a function between fork and
+exec: the launcher has threads, and Python code can deadlock after the fork of a process with threads.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import sys
 from pathlib import Path
 
 UNPRIVILEGED = 65534
-"""`nobody`, nearly everywhere."""
+"""The number of the user `nobody` on nearly every system."""
 
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 IDENTITIES = {
     "same": "the launcher's own user",
     "nobody": "an unprivileged user",
-    "nobody+search": "an unprivileged user that may read below folders closed to it",
-    "nobody+override": "an unprivileged user that may pass folders closed to it, where the former isn't granted",
+    "nobody+search": "an unprivileged user that may read in folders closed to it",
+    "nobody+override": "an unprivileged user that may read and write in folders closed to it",
     "namespace": "the launcher's own user under another number, without its privileges",
 }
+"""The identities of a child, each with its description; "nobody+override" is for systems that don't grant "nobody+search"."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECUREBITS = 28
@@ -37,12 +38,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def owner(identity: str) -> tuple[int, int]:
-    """User and group that a folder must belong to for a program of this identity to own it."""
+    """The user and group that must own a folder so that a program of this identity owns it."""
     return (UNPRIVILEGED, UNPRIVILEGED) if identity.startswith("nobody") else (os.geteuid(), os.getegid())
 
 
 def become(identity: str) -> None:
-    """Takes on the identity, for good; raises OSError where the machine doesn't allow it."""
+    """Takes on the identity irrevocably; raises OSError where the system doesn't allow it."""
     if identity == "same":
         return
     if identity == "namespace":
@@ -51,8 +52,8 @@ def become(identity: str) -> None:
     capability = {"nobody": None, "nobody+search": CAP_DAC_READ_SEARCH, "nobody+override": CAP_DAC_OVERRIDE}[identity]
     os.setgroups([])
     if capability is not None:
-        # The change of user takes no capability away, and access(2), by which initdb looks for its binaries, counts
-        # them too, which it wouldn't do for a user that isn't root.
+        # With this bit the change of user keeps the capabilities, and access(2), by which initdb finds its binaries, considers
+        # them, which it otherwise does for root alone.
         _checked(_libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
     os.setgid(UNPRIVILEGED)
     os.setuid(UNPRIVILEGED)
@@ -69,7 +70,7 @@ def _keep_only(capability: int) -> None:
 
 
 def _known_user() -> int:
-    """A user number, not root's, that has a name: initdb asks for one."""
+    """A user number other than root's that has a name, which initdb requires."""
     known = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid != 0]
     return UNPRIVILEGED if UNPRIVILEGED in known or not known else known[0]
 
@@ -85,7 +86,7 @@ def _enter_user_namespace() -> None:
 def _die_with_parent(parent: int, signal_number: int) -> None:
     if sys.platform == "linux":
         _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0))
-    if os.getppid() != parent:  # it died before the kernel knew of our wish
+    if os.getppid() != parent:  # the launcher died before the signal was asked for
         sys.exit(1)
 
 
@@ -98,8 +99,8 @@ def _checked(status: int) -> None:
 def main() -> None:
     parent, signal_number, identity, *command = sys.argv[1:]
     become(identity)
-    _die_with_parent(int(parent), int(signal_number))  # last: a change of identity forgets the wish
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    _die_with_parent(int(parent), int(signal_number))  # last, since a change of identity cancels it
+    os.execv(command[0], command)  # noqa: S606 - a shell isn't needed
 
 
 if __name__ == "__main__":

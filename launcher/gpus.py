@@ -1,4 +1,4 @@
-"""The GPUs of this machine, each of which gets a worker of its own, asked of NVIDIA's driver and without PyTorch."""
+"""The GPUs of this machine, as NVIDIA's driver lists them without PyTorch. Each GPU gets its own worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _UUID_BYTES = 96
 
 
 def assigned(environment: Mapping[str, str]) -> list[str]:
-    """A value of CUDA_VISIBLE_DEVICES for each worker that is to have a GPU.
+    """The value of CUDA_VISIBLE_DEVICES for each worker with a GPU.
 
-    AMAML_GPUS names them as CUDA_VISIBLE_DEVICES would, or says `none`. Without it they are all that the driver has, or those
-    among them that CUDA_VISIBLE_DEVICES leaves. Raises StartFailed for a device that is named twice.
+    AMAML_GPUS lists the GPUs in the format of CUDA_VISIBLE_DEVICES, or is `none`. Without it, all GPUs of the driver are used, or
+    those listed in CUDA_VISIBLE_DEVICES. Raises StartFailed for a device that is named twice.
     """
     named = environment.get("AMAML_GPUS", "").strip()
     if named == "none":
@@ -28,21 +28,21 @@ def assigned(environment: Mapping[str, str]) -> list[str]:
 
 
 def _entries(variable: str, value: str) -> list[str]:
-    """As CUDA reads them: what follows an entry that names no device doesn't count."""
+    """The devices in a list that is read as CUDA reads it: an empty entry or -1 ends it."""
     found: list[str] = []
     for entry in map(str.strip, value.split(",")):
         if entry in ("", "-1"):
             break
         if entry in found:
             raise StartFailed(
-                f"{variable}={value} names GPU {entry} twice: name each once, as every one gets one worker"
+                f"{variable}={value} names GPU {entry} twice: name each GPU once, since each gets one worker"
             )
         found.append(entry)
     return found
 
 
 def _of_the_driver() -> Iterator[str]:
-    """The UUIDs of all GPUs, or of the parts of those that are divided (MIG); none where there is no driver."""
+    """The UUIDs of all GPUs, where a GPU divided by MIG is replaced by its instances; none without a driver."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -62,20 +62,20 @@ def _of_the_driver() -> Iterator[str]:
 
 
 def _uuids(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[str]:
-    """Of the device, or of its parts where it is divided."""
+    """The UUID of the device, or those of its MIG instances where it is divided."""
     now, later = ctypes.c_uint(), ctypes.c_uint()
     divided = nvml.nvmlDeviceGetMigMode(device, ctypes.byref(now), ctypes.byref(later)) == _SUCCESS and now.value
-    for handle in _parts(nvml, device) if divided else [device]:
+    for handle in _instances(nvml, device) if divided else [device]:
         uuid = ctypes.create_string_buffer(_UUID_BYTES)
         if nvml.nvmlDeviceGetUUID(handle, uuid, _UUID_BYTES) == _SUCCESS:
             yield uuid.value.decode()
 
 
-def _parts(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[ctypes.c_void_p]:
+def _instances(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[ctypes.c_void_p]:
     most = ctypes.c_uint()
     if nvml.nvmlDeviceGetMaxMigDeviceCount(device, ctypes.byref(most)) != _SUCCESS:
         return
     for index in range(most.value):
-        part = ctypes.c_void_p()
-        if nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index, ctypes.byref(part)) == _SUCCESS:
-            yield part
+        instance = ctypes.c_void_p()
+        if nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index, ctypes.byref(instance)) == _SUCCESS:
+            yield instance

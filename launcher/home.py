@@ -1,4 +1,4 @@
-"""The data folder of one stack: who may use it, what lies where."""
+"""The data folder of one stack: its lock and its files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from launcher.process import StartFailed
 class Home:
     """`AMAML_HOME`, held by one launcher at a time.
 
-    admin.key              the admin API key, made at first start
+    admin.key              the admin API key, created at the first start
     url                    the API's address while the stack runs
     postgres/, valkey/     the stores' data
-    *.password             the stores' passwords, made at first start
+    *.password             the stores' passwords, created at the first start
     tmp/                   temporary files of all children, removed at start and end
-    launcher.lock, children.json   who runs here
+    launcher.lock          locked by the running launcher
+    children.json          the launcher's running children
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,13 +37,13 @@ class Home:
     def open(self) -> None:
         """Create the folder and take its lock; raises StartFailed if it can't be written or another launcher has it."""
         try:
-            # 711: PostgreSQL, unprivileged when root starts it, passes through here to its own folder.
+            # 711: PostgreSQL, which runs as an unprivileged user when root starts it, has to reach its own folder in here.
             self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             self._lock = (self.folder / "launcher.lock").open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StartFailed(
-                f"another launcher runs on {self.folder}: stop it, or name another folder by AMAML_HOME"
+                f"another launcher uses {self.folder}: stop it, or name another folder by AMAML_HOME"
             ) from error
         except OSError as error:
             raise StartFailed(
@@ -58,7 +59,7 @@ class Home:
             shutil.rmtree(self.temporary)
 
     def password(self, name: str) -> str:
-        """The password of this name, made at first use; readable by this user alone."""
+        """The password of this name, created at the first use; only this user can read its file."""
         file = self.folder / f"{name}.password"
         if not file.exists():
             write_private(file, secrets.token_urlsafe(24))
@@ -66,7 +67,7 @@ class Home:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write the file whole or not at all, readable by this user alone."""
+    """Write the file whole or not at all; only this user can read it."""
     fresh = file.with_name(file.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,8 +1,8 @@
-"""Children that outlived their launcher: written down while it lives, ended at the next start.
+"""Children that outlived their launcher: a file lists them while it runs, and the next start ends those that are left.
 
-On Linux the kernel ends the children of a launcher that dies; this is for those that it couldn't, and for macOS, which
-has no such wish. A process number alone proves nothing: the note holds the time of the process' start too, and only
-a process that has both is ended.
+On Linux the kernel ends the children of a launcher that dies; this is for macOS, which can't do that, and for children that
+survived. Process numbers are reused, so the file also holds the time of each process' start, and only a process that has both
+is ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KILL_SECONDS = 5.0
 
 
 def note(file: Path, children: Iterable[Child]) -> None:
-    """Write down which processes run now; whole or not at all."""
+    """Write the children that run now to the file, whole or not at all."""
     entries = [
         {"name": child.name, "pid": child.pid, "birth": birth(child.pid), "signal": int(child.command.stop_signal)}
         for child in children
@@ -36,7 +36,7 @@ def note(file: Path, children: Iterable[Child]) -> None:
 
 
 def end_all(file: Path, log: Log) -> None:
-    """End what the note of a former launcher names and still runs, in the note's order; then remove the note."""
+    """End the processes in the file of a former launcher that still run, in its order; then remove the file."""
     if not file.exists():
         return
     for entry in json.loads(file.read_text()):
@@ -60,12 +60,12 @@ def _end(pid: int, born: str, stop_signal: signal.Signals) -> None:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether no program runs under this number: none ever did, or it is a zombie that nobody has reaped."""
+    """Whether no program runs under this process number; a zombie, which nobody has reaped, has ended."""
     return birth(pid) is None
 
 
 def birth(pid: int) -> str | None:
-    """When the process under this number began, to tell it from a later one; None if it has ended."""
+    """The start time of the process with this number, which distinguishes it from a later one; None if it has ended."""
     if sys.platform != "linux":
         shown = subprocess.run(
             ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
@@ -73,7 +73,7 @@ def birth(pid: int) -> str | None:
         state, _, began = shown.stdout.strip().partition(" ")
         return None if not state or state.startswith("Z") else began.strip()
     try:
-        # `pid (name, which may hold blanks and brackets) state …`: what follows the last bracket is regular.
+        # The line is `pid (name) state …`, where the name may contain blanks and brackets; so split after the last bracket.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None

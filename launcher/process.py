@@ -1,5 +1,5 @@
-"""A child process: in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone; it dies with the
-launcher; its lines go to the log."""
+"""A child process. It has its own session, so that a terminal's Ctrl-C only reaches the launcher; it dies with the launcher, and
+its output goes to the log."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _POLL_SECONDS = 0.05
 
 
 class StartFailed(Exception):
-    """The stack can't start or go on; the sentence says why and what to do."""
+    """The stack can't start or go on; the message says why and what to do."""
 
 
 class Halted(Exception):
-    """The user asked to stop while something was being waited for."""
+    """The user asked the launcher to stop while it was waiting."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, and how it is ended."""
+    """A program to run, and how it is ended."""
 
     name: str
     argv: Sequence[str]
@@ -41,13 +41,13 @@ class Command:
     """A key of `launcher.child.IDENTITIES`."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 5.0
-    """Time to end by itself after `stop_signal`, before it is killed."""
+    """The time that it has to end by itself after `stop_signal` before it is killed."""
     death_signal: signal.Signals = signal.SIGKILL
-    """What the kernel sends when the launcher dies (Linux)."""
+    """The signal that the kernel sends it when the launcher dies (Linux)."""
 
 
 class Child:
-    """A command that runs, or ran. Start it from the main thread: the death signal belongs to the starting thread."""
+    """A process that runs a command. Start it from the main thread: the death signal is sent when the starting thread ends."""
 
     def __init__(self, command: Command, log: Log) -> None:
         self.command = command
@@ -89,7 +89,8 @@ class Child:
         return self._process.poll() if self._process else None
 
     def run(self, seconds: float, halt: Event) -> None:
-        """Start, and wait for a good end; raises StartFailed for any other end, Halted when `halt` is set first."""
+        """Start, and wait until it has ended with status 0. Raises StartFailed for any other end, Halted when `halt` is set
+        first."""
         self.start()
         try:
             wait_until(lambda: self.status() is not None, seconds, f"{self.name} to end", halt)
@@ -99,13 +100,13 @@ class Child:
             raise StartFailed(f"{self.name} {describe(self.status())}; its lines above say why")
 
     def ask_to_stop(self) -> None:
-        """Ask it to end, once, and don't wait for it."""
+        """Ask it to end, unless that was done already, without waiting."""
         if self._process is not None and self._process.poll() is None and self._asked_at is None:
             self._process.send_signal(self.command.stop_signal)
             self._asked_at = time.monotonic()
 
     def stop(self, hurry: Event | None = None) -> None:
-        """Ask it to end, kill its process group if it doesn't in time (or at once when `hurry` is set), reap it."""
+        """Ask it to end, kill its process group if it doesn't end in time (or at once when `hurry` is set), and reap it."""
         if self._process is None:
             return
         self.ask_to_stop()
@@ -114,11 +115,11 @@ class Child:
             while self._process.poll() is None and time.monotonic() < deadline and not (hurry and hurry.is_set()):
                 time.sleep(_POLL_SECONDS)
         if self._process.poll() is None:
-            self._log.line("launcher", f"{self.name} doesn't end by itself: killing it")
+            self._log.line("launcher", f"{self.name} didn't end in time: killing it")
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if self._reader:
-            self._reader.join(timeout=1)  # a grandchild that holds the pipe mustn't hold us
+            self._reader.join(timeout=1)  # not longer, since a grandchild may keep the pipe open
 
     def _forward(self, stream: IO[bytes]) -> None:
         with stream:
@@ -127,7 +128,7 @@ class Child:
 
 
 def describe(status: int | None) -> str:
-    """The end of a process in words."""
+    """How a process ended, in words."""
     if status is None:
         return "still runs"
     if status < 0:
@@ -138,11 +139,11 @@ def describe(status: int | None) -> str:
 def wait_until(
     condition: Callable[[], bool], seconds: float, what: str, halt: Event, every: float = _POLL_SECONDS
 ) -> None:
-    """Ask `every` so many seconds until the condition holds; raises StartFailed after `seconds`, Halted when `halt` is
-    set first."""
+    """Test the condition every `every` seconds until it holds. Raises StartFailed after `seconds`, Halted when `halt` is set
+    first."""
     deadline = time.monotonic() + seconds
     while not condition():
         if halt.wait(every):
             raise Halted
         if time.monotonic() > deadline:
-            raise StartFailed(f"waited {seconds:.0f} s for {what}, in vain; the lines above may say why")
+            raise StartFailed(f"waited {seconds:.0f} s in vain for {what}; the lines above may say why")

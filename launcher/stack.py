@@ -1,4 +1,4 @@
-"""The whole service on one machine: stores, API and workers, started in order, kept alive, ended in order."""
+"""The whole service on one machine: stores, API and workers, which are started in order, kept running, and ended in order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 _READY_SECONDS = 120.0
 STOP_SECONDS = {"api": 3.0, "worker": 9.0}
-"""How long a child may take to end by itself, all workers at once; with the stores' times they are less than the 20 s of the
-whole."""
-_LOOK_SECONDS = 0.2
+"""The seconds that a child has to end by itself, all workers together. With the stores' times they add up to less than the 20 s
+that a stop may take."""
+_CHECK_SECONDS = 0.2
 _FIRST_BACKOFF = 0.5
 _LAST_BACKOFF = 30.0
 _STEADY_SECONDS = 60.0
-"""A child that ran this long before it ended is started again without delay added up from before."""
+"""A child that ran at least this long before it ended is restarted at once, whatever its back-off was before."""
 
 
 class Stack:
-    """One stack on one home. `halt` ends whatever is going on; `hurry` ends the ending's patience."""
+    """One stack with one data folder. `halt` stops it; `hurry` kills children that haven't ended yet."""
 
     def __init__(self, home: Home, port: int, log: Log, halt: Event, hurry: Event) -> None:
         self._home = home
@@ -39,19 +39,19 @@ class Stack:
         self._halt = halt
         self._hurry = hurry
         self._children: list[Child] = []
-        """In the order of starting; ended in the reverse, but for the API, which goes first, and workers, which go together."""
+        """The children in the order in which they were started."""
         self._backoff: dict[str, float] = {}
         self._due: dict[str, float] = {}
 
     def run(self) -> None:
-        """Start everything, say so, keep it alive until `halt` is set. Raises StartFailed if it can't start and
-        Halted if it was halted before it had; whatever happens, nothing is left running."""
+        """Start everything, log the addresses, and keep it running until `halt` is set. Raises StartFailed if it can't start,
+        Halted if `halt` is set during the start. In every case nothing is left running."""
         self._home.open()
         try:
             leftovers.end_all(self._home.children, self._log)
             self._start()
             self._say_ready()
-            while not self._halt.wait(_LOOK_SECONDS):
+            while not self._halt.wait(_CHECK_SECONDS):
                 self._revive()
         finally:
             self._end()
@@ -60,7 +60,7 @@ class Stack:
     def _start(self) -> None:
         port = self._port or free_port()
         if not is_free(port):
-            raise StartFailed(f"port {port} is taken: name another by AMAML_PORT (0: any that is free)")
+            raise StartFailed(f"port {port} is taken: set AMAML_PORT to another one (0: any free port)")
         url = f"http://{HOST}:{port}"
         devices = gpus.assigned(os.environ)
         self._home.remove_temporary()
@@ -87,11 +87,11 @@ class Stack:
             self._revive()
             return _answers_ready(url)
 
-        wait_until(ready, _READY_SECONDS, "the API and a worker to be ready", self._halt, _LOOK_SECONDS)
+        wait_until(ready, _READY_SECONDS, "the API and a worker to be ready", self._halt, _CHECK_SECONDS)
         write_private(self._home.url, url)
 
     def _environment(self, url: str, port: int) -> dict[str, str]:
-        """The children's settings; starts the stores that no setting names."""
+        """The children's environment. Starts the stores whose address isn't set."""
         environment = dict(os.environ)
         if "AMAML_DATABASE_URL" not in environment:
             server, environment["AMAML_DATABASE_URL"] = postgres.start(
@@ -110,7 +110,7 @@ class Stack:
             "TMPDIR": str(self._home.temporary),
             "PYTHONUNBUFFERED": "1",
         }
-        environment.setdefault("AMAML_SHUTDOWN_SECONDS", "6")  # the worker's part of the 20 s that a stop may take
+        environment.setdefault("AMAML_SHUTDOWN_SECONDS", "6")  # the worker's share of the 20 s that a stop may take
         return environment
 
     def _add(self, child: Child) -> None:
@@ -127,7 +127,7 @@ class Stack:
         self._log.line("launcher", f"admin key in {self._home.admin_key}; Ctrl-C stops everything, data stay")
 
     def _revive(self) -> None:
-        """Start again each child that ended unasked: at once the first time, then after ever longer pauses."""
+        """Restart each child that has ended by itself: at once the first time, then after increasing pauses."""
         now = time.monotonic()
         for child in self._children:
             if child.status() is None:
@@ -137,13 +137,14 @@ class Stack:
                 pause = 0.0 if steady else self._backoff.get(child.name, 0.0)
                 self._backoff[child.name] = min(max(2 * pause, _FIRST_BACKOFF), _LAST_BACKOFF)
                 self._due[child.name] = now + pause
-                self._log.line("launcher", f"{child.name} {describe(child.status())}; starting it again in {pause:g} s")
+                self._log.line("launcher", f"{child.name} {describe(child.status())}; restarting it in {pause:g} s")
             if now >= self._due[child.name]:
                 del self._due[child.name]
                 child.start()
                 leftovers.note(self._home.children, self._ending_order())
 
     def _ending_order(self) -> list[Child]:
+        """The children in the order in which they are ended."""
         last = {"api": 0, "worker": 1, "valkey": 2, "postgres": 3}
         return sorted(self._children, key=lambda child: last[_kind(child.name)])
 
@@ -161,8 +162,8 @@ class Stack:
 
 
 def _workers(devices: list[str]) -> dict[str, dict[str, str]]:
-    """The workers' names, and what each one's environment has of its own: one for the CPU, and one a GPU. Adaptations are
-    computed on the CPU, and so left to the first."""
+    """The workers' names and their own environment variables: one worker for the CPU, and one for each GPU. The CPU's worker
+    alone computes adaptations."""
     if not devices:
         return {"worker": {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("AMAML_GPUS") else {}}
     of_gpus = {
@@ -173,7 +174,7 @@ def _workers(devices: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _kind(name: str) -> str:
-    """`worker` for each of several."""
+    """The kind of a child: `worker` for each of several workers, otherwise its name."""
     return name.partition("-")[0]
 
 
@@ -189,4 +190,4 @@ def _answers_ready(url: str) -> bool:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - our own loopback address
             return bool(answer.status == 200)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False  # not up yet, or not ready yet: the caller asks again
+        return False  # not up or not ready yet: the caller tries again

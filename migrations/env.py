@@ -10,7 +10,7 @@ from sqlalchemy import text
 from service.core.database import engine, url_from_environment
 from service.tables import METADATA
 
-# Two stacks that start at once on one database must not both create the tables.
+# An advisory lock, so that two stacks that start at the same time on one database don't both create the tables.
 MIGRATION_LOCK = 7_227_034_019
 
 

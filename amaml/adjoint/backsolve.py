@@ -1,7 +1,7 @@
-"""The adjoint of constant memory: u re-integrated backwards beside λ (torchdiffeq's odeint_adjoint does the same).
+"""The adjoint in constant memory: u is integrated backwards together with λ, as in torchdiffeq's odeint_adjoint.
 
-A contracting flow grows without bound in reverse, so this breaks at λmax·T of about ln(1/tol). It is here for
-comparison, and it must notice: u has to come back to where it came from.
+Errors of a contracting flow grow without bound in reverse, so this fails at λmax·T of about ln(1/tol). It is here for comparison,
+and it detects its failure: u has to return to the state from which it started.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from amaml.adjoint.equation import AdjointEquation, told_in_forward_time
+from amaml.adjoint.equation import AdjointEquation, failures_in_forward_time
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import Attempt, Integration
 from amaml.flow.field import GradientFlow
@@ -24,15 +24,16 @@ from amaml.flow.tableau import DOPRI5
 from amaml.flow.trajectory import Trajectory
 
 DRIFT_LIMIT = 1000.0
-"""How far u may miss the state it must come back to, in units of the tolerance (root mean square)."""
+"""The largest allowed distance (root mean square) of u from the state to which it must return, in units of the tolerance."""
 LARGEST_DRIFT = 1e-3
-"""The same in units of the parameters' sizes: loose tolerances allow no more, since λ is off by several times as much."""
+"""The same relative to the parameters' sizes, which bounds the drift under loose tolerances: λ's error is several times
+larger."""
 
 
 @dataclass(frozen=True)
 class Backsolve:
-    """Fails with a sentence where u doesn't come back to within 1000 times the tolerance (and a thousandth), or where the way
-    back takes more than `max_evaluations` gradients a task."""
+    """The adjoint by integrating u backwards. Raises SolveError where u doesn't return to within 1000 times the tolerance (and to
+    within a thousandth), or where the backward solve takes more than `max_evaluations` gradients for a task."""
 
     max_evaluations: int = 20_000
     controlled: ClassVar[bool] = True
@@ -48,7 +49,7 @@ class Backsolve:
     def vjp(
         self, field: GradientFlow, solution: Trajectory, cotangents: list[Tensor], sensitivity: Sensitivity, rtol: float
     ) -> Tensor:
-        """λ jumps at every horizon, where u starts afresh from the stored u(T_k)."""
+        """See `Adjoint.vjp`. At every horizon u starts anew from the stored u(T_k)."""
         equation = AdjointEquation(field, sensitivity, rtol, solution.lambda_max)
         problem = ReversedFlow(field, equation)
         adjoint = torch.zeros_like(cotangents[-1])
@@ -67,20 +68,20 @@ class Backsolve:
         t = torch.zeros(len(state), dtype=torch.float64, device=state.device)
         budget = max(1, self.max_evaluations // tableau.stages)
         try:
-            with told_in_forward_time(end):
-                integration = Integration(problem, tableau, t, state, max_steps=budget, way=end - start)
+            with failures_in_forward_time(end):
+                integration = Integration(problem, tableau, t, state, max_steps=budget, span=end - start)
                 return integration.to(torch.full_like(t, end - start))
         except SolveError as error:
             raise SolveError([self._in_gradients(failure) for failure in error.failures]) from error
 
     def _in_gradients(self, failure: Failure) -> Failure:
-        """A spent budget is told in what the user bounded."""
+        """The failure with a spent budget given in gradients, which is what `max_evaluations` counts."""
         spent = failure.code is Result.BUDGET_SPENT
         return replace(failure, bound=float(self.max_evaluations), unit="gradients") if spent else failure
 
 
 class ReversedFlow:
-    """In s = T − t: du/ds = −f(u), dλ/ds = (∂f/∂u)ᵀ λ, side by side as [A, P + P + Q]."""
+    """The problem in reversed time s = T − t: du/ds = −f(u) and dλ/ds = (∂f/∂u)ᵀ λ, as one state [A, P + P + Q]."""
 
     def __init__(self, field: GradientFlow, equation: AdjointEquation) -> None:
         self.field, self.equation = field, equation
@@ -89,7 +90,7 @@ class ReversedFlow:
         return ReversedFlow(self.field.take(rows), self.equation)
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """u, and the adjoint equation's state."""
+        """u and the state of the adjoint equation."""
         parameters = len(self.field.theta)
         return y[:, :parameters], y[:, parameters:]
 

@@ -1,4 +1,4 @@
-"""The adjoint of torchdiffeq's solvers: back along the graph that they leave themselves."""
+"""The adjoint of torchdiffeq's solvers: backpropagation through their autograd graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from amaml.flow.torchdiffeq_solver import GraphSolution
 
 @dataclass(frozen=True)
 class Graph:
-    """Backpropagation through torchdiffeq's steps, where only the field is ours."""
+    """Backpropagation through torchdiffeq's steps; the field's own backward pass is a Hessian-vector product."""
 
     controlled: ClassVar[bool] = False
     exact: ClassVar[bool] = True

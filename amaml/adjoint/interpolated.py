@@ -1,4 +1,4 @@
-"""The paper's adjoint: the adjoint ODE solved on its own over the stored forward trajectory."""
+"""The paper's adjoint: the adjoint ODE, solved with its own steps over the stored forward trajectory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amaml.adjoint import checkpointing
-from amaml.adjoint.equation import AdjointEquation, told_in_forward_time
+from amaml.adjoint.equation import AdjointEquation, failures_in_forward_time
 from amaml.adjoint.sensitivity import Sensitivity
 from amaml.flow.control import Attempt, Integration
 from amaml.flow.dense import DenseOutput, Interpolant
@@ -20,19 +20,19 @@ from amaml.flow.tableau import DOPRI5
 from amaml.flow.trajectory import Round, Trajectory
 
 SEGMENT = 16
-"""Rounds of forward steps whose dense output is in memory at a time. The adjoint's steps end with it, so that they are the same
-however many states are kept; that costs half a step each time."""
+"""The number of rounds of forward steps whose dense output is in memory at a time. The adjoint's steps end at the segment's end,
+so that they don't depend on how many states are kept; that costs about half a step for each segment."""
 MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Interpolated:
-    """dλ/dt = (∇²L_sup(u(t)) + ρ)(α∘λ) from T to 0, over dense output of the forward solve.
+    """Solves dλ/dt = (∇²L_sup(u(t)) + ρ)(α∘λ) from T to 0, with u(t) from the dense output of the forward solve.
 
-    `adaptive`: by the forward solver's own method and tolerance with error control on λ (Dormand–Prince at 1e-6 after a
-    fixed-step solver); `heun`: on the forward grid, the scheme of the paper's slides; `euler`: on the forward grid, that of its
-    released code. `checkpoints` as in `Discrete`: states kept, beside the dense output of 16 steps. The gradient has the same
-    bits for any number of them.
+    `scheme` "adaptive" uses the forward solver's method and tolerance with error control on λ (Dormand–Prince at 1e-6 after a
+    fixed-step solver); "heun" and "euler" step on the forward grid, as the paper's slides and its released code do. `checkpoints`
+    is the number of states kept, as in `Discrete`, in addition to the dense output of 16 steps; the bits of the gradient don't
+    depend on it.
     """
 
     scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
@@ -41,7 +41,7 @@ class Interpolated:
 
     def __post_init__(self) -> None:
         if self.scheme not in ("adaptive", "heun", "euler"):
-            raise ValueError(f"scheme {self.scheme!r} is unknown: choose adaptive, heun or euler")
+            raise ValueError(f"scheme {self.scheme!r} is unknown: choose 'adaptive', 'heun' or 'euler'")
         checkpointing.require_checkpoints(self.checkpoints)
 
     @property
@@ -56,7 +56,7 @@ class Interpolated:
     ) -> Tensor:
         if self.scheme != "adaptive":
             return self._on_the_forward_grid(solution, cotangents, sensitivity)
-        with told_in_forward_time(solution.horizons[-1]):
+        with failures_in_forward_time(solution.horizons[-1]):
             return self._adaptive(field, solution, cotangents, sensitivity, rtol)
 
     def _backwards(self, solution: Trajectory, segments: range) -> Iterator[tuple[int, DenseOutput]]:
@@ -76,7 +76,7 @@ class Interpolated:
                 start, end = solution.interval(number)
                 problem = AdjointFlow(field, equation, Interpolant(dense), length)
                 if integration is None:
-                    integration = Integration(problem, tableau, length - end, change, max_steps=MAX_STEPS, way=length)
+                    integration = Integration(problem, tableau, length - end, change, max_steps=MAX_STEPS, span=length)
                 else:
                     integration.problem = problem
                     if at == 0:
@@ -99,7 +99,7 @@ class Interpolated:
     def _grid_step(
         self, round_: Round, adjoint: Tensor, before: Tensor, after: Tensor, steps: Tensor, sensitivity: Sensitivity
     ) -> Tensor:
-        """λ [B, P] at a step's start from λ at its end; `steps` [B] is 0 for tasks that didn't take it."""
+        """λ [B, P] at the start of a step from λ at its end; the step sizes `steps` [B] are 0 for tasks that didn't take it."""
         field = round_.field
         rows = field.rows if field.rows is not None else slice(None)
         u0, u1, lam, h = before[rows], after[rows], adjoint[rows], steps[rows].to(adjoint.dtype)[:, None]
@@ -117,7 +117,7 @@ class Interpolated:
 
 
 class AdjointFlow:
-    """The terminal value problem in reversed time s = T − t, over one segment."""
+    """The adjoint equation over one segment as an initial value problem in reversed time s = T − t."""
 
     def __init__(self, field: GradientFlow, equation: AdjointEquation, interpolant: Interpolant, length: float) -> None:
         self.field, self.equation, self.interpolant, self.length = field, equation, interpolant, length

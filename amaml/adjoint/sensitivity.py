@@ -1,4 +1,5 @@
-"""Derivatives with respect to the flow itself, gathered on the way back: θ through the proximal term, rates, ρ, length."""
+"""Derivatives with respect to the flow's own parameters (θ through the proximal term, rates, ρ, length), summed up along the
+adjoint solve."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ Wanted = Literal["length", "rates", "proximal"]
 
 
 class Sensitivity:
-    """What the field's own parameters see of λ, as integrals over the way back: `total` [B, Q] has all that is gathered.
+    """The derivatives of the loss with respect to the field's own parameters, as integrals along the adjoint solve: `total` [B,
+    Q].
 
-    With the weighted adjoint k̄ of a stage at U (λ itself for the integrand of ∫…λ dt),
-    df = −(∇L + ρ(U−θ))∘dα − α∘(U−θ) dρ + ρα∘dθ.
+    A stage at U with cotangent k̄ contributes ⟨k̄, df⟩, where df = −(∇L + ρ(U−θ))∘dα − α∘(U−θ) dρ + ρα∘dθ. For an adjoint
+    equation λ takes the place of k̄, and the contribution is the integrand.
     """
 
     def __init__(self, field: GradientFlow, batch: int, wanted: AbstractSet[Wanted]) -> None:
@@ -29,19 +31,19 @@ class Sensitivity:
             "length": 1 if "length" in wanted else 0,
         }
         self.parts = {name: size for name, size in sizes.items() if size}
-        """Name and width of everything that is gathered, in the order of its columns."""
+        """Name and width of each derivative, in the order of its columns in `total`."""
         self.total = field.theta.new_zeros(batch, sum(self.parts.values()))
         self.by_interval: dict[int, Tensor] = {}
-        """Where the length is wanted: Σ⟨k̄, f(U)⟩ [B] over each interval between horizons."""
+        """Σ⟨k̄, f(U)⟩ [B] over each interval between horizons, where the derivative by the length is wanted."""
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to gather."""
+        """Whether no derivative is wanted."""
         return not self.parts
 
     def __getitem__(self, name: str) -> Tensor | None:
-        """What was gathered under this name: "theta" [B, P], ρ∫α∘λ, what θ gets through the proximal term beside λ(0);
-        "rates" [B, P]; "proximal" [B]; None where it wasn't gathered."""
+        """The derivative of this name, None where it isn't wanted: "theta" [B, P] is ρ∫α∘λ, the part through the proximal term,
+        which λ(0) doesn't have; "rates" is [B, P], "proximal" [B]."""
         if name not in self.parts:
             return None
         split: tuple[Tensor, ...] = self.total.split(list(self.parts.values()), dim=1)
@@ -49,7 +51,7 @@ class Sensitivity:
         return columns[:, 0] if self.parts[name] == 1 and name in ("proximal", "length") else columns
 
     def integrand(self, field: GradientFlow, u: Tensor, weighted: Tensor) -> Tensor:
-        """What a stage at u [A, P] with weighted adjoint k̄ [A, P] adds, [A, Q]."""
+        """The contribution [A, Q] of a stage at u [A, P] with the cotangent k̄ = `weighted` [A, P]."""
         scaled = weighted if field.rates is None else weighted * field.rates
         columns = []
         force = field.force(u) if self.parts.keys() & {"rates", "length"} else None
@@ -63,7 +65,7 @@ class Sensitivity:
         return torch.cat(columns, dim=1)
 
     def visit(self, field: GradientFlow, u: Tensor, weighted: Tensor) -> None:
-        """Adds a stage of the tasks of `field`."""
+        """Adds the contribution of a stage of the tasks of `field`."""
         part = self.integrand(field, u, weighted)
         if field.rows is None:
             self.total += part
@@ -71,7 +73,7 @@ class Sensitivity:
             self.total.index_add_(0, field.rows, part)
 
     def close_interval(self, k: int) -> None:
-        """Ends the k-th interval between horizons: what is gathered of the length from now on belongs to an earlier one."""
+        """Ends the k-th interval between horizons: what is added for the length from now on belongs to an earlier interval."""
         length = self["length"]
         if length is not None:
             self.by_interval[k] = length.clone()

@@ -1,4 +1,4 @@
-"""Adaptive integration of a batch of independent problems: a step size, an error test and an arrival for each task."""
+"""Adaptive integration of a batch of independent initial value problems: each task has its own step size, error test and end."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from amaml.flow.tableau import Tableau
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 SHARE = 0.1
-"""Of the tolerance, for one step: steps' errors add up, and a gradient shows them enlarged. A smaller share is cheap where
-stability sets the steps, as it mostly does."""
+"""The share of the tolerance that the error of one step may use: the errors of all steps add up, and a gradient amplifies them.
+A small share costs little where stability and not accuracy limits the steps, which is the usual case."""
 SMALLEST_STEP = 1e-12
-"""As a fraction of the whole way."""
+"""The shortest step that is tried, as a fraction of the whole interval of integration."""
 
 
-class Problem(Protocol):
-    """What is integrated. Arguments have a row for every task still under way: those last named by `take`, or all."""
+class InitialValueProblem(Protocol):
+    """What is integrated. Arguments have one row for each active task: the tasks that `take` selected, or all of them."""
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt at t [A], y [A, D]."""
 
     def over_tolerance(self, error: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """The size [A], in float64, of an error [A, D] of a step between these states, in units of what one step may have."""
+        """The size [A], in float64, of the error [A, D] of a step between these states; 1 is the largest error that is
+        accepted."""
 
     def longest_step(self, t: Tensor) -> Tensor | None:
-        """Cap on the step from t [A], where there is one."""
+        """The longest step allowed from t [A]; None: any length."""
 
     def stable(self, y: Tensor, h: Tensor, good: Tensor) -> Tensor:
-        """Whether a step of length h [A] to the state y [A, D] is stable. Only tasks in `good`, whose error test passed, are
-        judged."""
+        """Whether a step of length h [A] that ends in the state y [A, D] is accepted [A]. Only tasks whose error test passed
+        (`good`) are tested."""
 
     def observe(self, step: Attempt) -> None:
-        """Sees every attempt, accepted or not."""
+        """Is called with every attempted step, accepted or not."""
 
     def take(self, rows: Tensor) -> Self:
-        """The same problem for some tasks of the whole batch."""
+        """The same problem for these tasks of the whole batch."""
 
 
 class Attempt:
-    """One attempted step of the tasks `rows` (None: all); `h` [A] is 0 where it was rejected or the task has arrived."""
+    """One attempted step of the tasks `rows` (None: all); `h` [A] is 0 where it was rejected or the task is at its end
+    already."""
 
     def __init__(
         self, rows: Tensor | None, t: Tensor, h: Tensor, y: Tensor, states: list[Tensor], slopes: Tensor
@@ -55,9 +57,9 @@ class Attempt:
         """The whole batch's state [B, D] before the step."""
         self.states, self.slopes = states, slopes
         self.end_slope = slopes[0]
-        """Slope where the step leads [A, D]."""
+        """The slope at the end of the step [A, D]."""
         self.y_new = states[0]
-        """Where the step leads [A, D]."""
+        """The state at the end of the step [A, D]."""
         self.tried = h > 0
 
     @property
@@ -67,16 +69,18 @@ class Attempt:
 
 
 class Integration:
-    """Carries y [B, D] on from t [B], each task with steps of its own; `problem` may be replaced at any t, where the new one
-    must continue the old one. A step is never shorter than a small fraction of `way`, the length of all there is to do."""
+    """Integrates y [B, D] from t [B], each task with its own steps. `problem` may be replaced between two calls of `to`; its
+    slope must be continuous there. No step is shorter than SMALLEST_STEP times `span`, the length of the whole interval."""
 
-    def __init__(self, problem: Problem, tableau: Tableau, t: Tensor, y: Tensor, *, max_steps: int, way: float) -> None:
+    def __init__(
+        self, problem: InitialValueProblem, tableau: Tableau, t: Tensor, y: Tensor, *, max_steps: int, span: float
+    ) -> None:
         self.problem, self.tableau, self.t, self.y = problem, tableau, t, y
-        self._max_steps, self._attempts, self._shortest = max_steps, 0, SMALLEST_STEP * way
+        self._max_steps, self._attempts, self._shortest = max_steps, 0, SMALLEST_STEP * span
         self._begin()
 
     def jump(self, change: Tensor) -> None:
-        """Adds `change` [B, D] to y; what was known of slope and step size is known no more."""
+        """Adds `change` [B, D] to y, and computes slope and step size anew."""
         self.y = self.y + change
         self._begin()
 
@@ -86,10 +90,10 @@ class Integration:
         self._h = self._first_step()
 
     def to(self, end: Tensor) -> Tensor:
-        """y when every task has arrived at its own `end` [B] ≥ t.
+        """y at `end` [B] ≥ t, each task at its own.
 
-        Tasks that have arrived leave the computation. Raises SolveError for a task whose step underflows, whose state isn't
-        finite however small the step, or that needs more than `max_steps` attempts from the beginning.
+        Tasks that have reached their end leave the computation. Raises SolveError for a task whose step underflows, whose state
+        isn't finite however small the step, or that needs more than `max_steps` attempts in all.
         """
         rows: Tensor | None = None
         problem = self.problem
@@ -97,7 +101,7 @@ class Integration:
             self._renew_slope(problem, rows)
         under_way = torch.nonzero(self.t < end).flatten()
         while len(under_way):
-            # Leaving costs a copy of the tasks' data, so they leave in groups of a quarter.
+            # Removing tasks copies the data of the others, so it waits until at least a quarter of them can be removed.
             if 4 * len(under_way) <= 3 * (len(end) if rows is None else len(rows)):
                 rows, problem = under_way, self.problem.take(under_way)
                 self._renew_slope(problem, rows)
@@ -108,13 +112,13 @@ class Integration:
             under_way = torch.nonzero(self.t < end).flatten()
         return self.y
 
-    def _renew_slope(self, problem: Problem, rows: Tensor | None) -> None:
-        """For other tasks than before: the last bits of a batched product depend on the batch's size, and who makes a step again
-        from its start knows nothing of the batch before."""
+    def _renew_slope(self, problem: InitialValueProblem, rows: Tensor | None) -> None:
+        """Evaluates the slope again in the new batch: the last bits of a batched product depend on the batch's size, and the
+        adjoint, which recomputes a step from its start, only knows the batch that took the step."""
         self._slope = _put(self._slope, rows, problem.slope(_pick(self.t, rows), _pick(self.y, rows)))
         self._rows = rows
 
-    def _step(self, problem: Problem, rows: Tensor | None, end: Tensor) -> None:
+    def _step(self, problem: InitialValueProblem, rows: Tensor | None, end: Tensor) -> None:
         t, y, wish, remaining = (_pick(v, rows) for v in (self.t, self.y, self._h, end - self.t))
         trial = _trial(wish, problem.longest_step(t), remaining)
         attempt, ratio = self._attempt(problem, rows, t, trial, y)
@@ -125,7 +129,7 @@ class Integration:
         problem.observe(attempt)
         growth = (SAFETY * ratio ** (-1 / self.tableau.order)).nan_to_num(SHRINK, GROW, SHRINK).clamp(SHRINK, GROW)
         growth = torch.where(good, growth, growth.clamp_max(SAFETY))
-        # A step that the end cut short says little about the next one.
+        # A step that was shortened to meet the end says little about the length of the next one.
         following = torch.where(good & (trial < wish), torch.maximum(wish, trial * growth), trial * growth)
         arrived = trial >= remaining
         self.t = _put(self.t, rows, torch.where(good, torch.where(arrived, _pick(end, rows), t + trial), t))
@@ -134,9 +138,9 @@ class Integration:
         self._h = _put(self._h, rows, torch.where(trial > 0, following, wish))
 
     def _attempt(
-        self, problem: Problem, rows: Tensor | None, t: Tensor, h: Tensor, y: Tensor
+        self, problem: InitialValueProblem, rows: Tensor | None, t: Tensor, h: Tensor, y: Tensor
     ) -> tuple[Attempt, Tensor]:
-        """The step and its error over tolerance [A] (NaN where it isn't finite)."""
+        """The step and its error divided by the tolerance [A] (NaN where it isn't finite)."""
         tableau, column = self.tableau, h.to(y.dtype)[:, None]
         times = [t + fraction * h for fraction in tableau.c]
         first = _pick(self._slope, rows)
@@ -149,7 +153,8 @@ class Integration:
         return attempt, problem.over_tolerance(error, y, attempt.y_new)
 
     def _first_step(self) -> Tensor:
-        """Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4, for each task."""
+        """The first step size of each task, by Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section
+        II.4."""
         t, y, slope = self.t, self.y, self._slope
 
         def size(v: Tensor) -> Tensor:
@@ -170,12 +175,12 @@ class Integration:
 
 
 def over(error: Tensor, tolerance: Tensor) -> Tensor:
-    """|error| / tolerance, 0 where there is no error at all: where nothing moves, nothing is allowed either."""
+    """|error| / tolerance; 0 where the error is 0, since the tolerance of a quantity that doesn't move is 0 too."""
     return torch.where(error == 0, 0.0, error.abs() / tolerance)
 
 
 def _trial(h: Tensor, longest: Tensor | None, remaining: Tensor) -> Tensor:
-    """The step to try: no longer than allowed, two equal steps rather than a long and a tiny one at the end."""
+    """The step to try: no longer than allowed, and two equal steps to the end rather than a long and a tiny one."""
     if longest is not None:
         h = torch.minimum(h, longest)
     trial = torch.where(remaining <= h, remaining, torch.where(remaining < 2 * h, remaining / 2, h))

@@ -1,4 +1,4 @@
-"""Dense output: the state anywhere along a segment of a solved trajectory, for every task at times of its own."""
+"""Dense output: the state at any time within a segment of a solved trajectory, each task at its own time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from amaml.flow.trajectory import Round, Trajectory
 
 
 class DenseOutput:
-    """The rounds of one segment, made again from the state before it, in whole-batch rows: [B] times and step sizes (0 where a
-    task took no step), [B, P] states, slopes at both ends and, with a fourth-order tableau, the state at the middle."""
+    """The steps of one segment, recomputed from the state before it, for the whole batch: times and step sizes [B] (0 where a
+    task took no step), and states and slopes [B, P] at both ends of every step; also the state at its middle, where the tableau
+    has weights for it."""
 
     def __init__(self, trajectory: Trajectory, segment: int, u: Tensor) -> None:
         self.rounds = [trajectory.rounds[number] for number in trajectory.rounds_of(segment)]
         self.states = [u]
-        """Before each round, and after the last."""
+        """The states before each round, and after the last."""
         self.times = [trajectory.interval(segment)[0]]
-        """As `states`."""
+        """The times of `states`."""
         self.steps: list[Tensor] = []
         self.slopes: list[Tensor] = []
         self.end_slopes: list[Tensor] = []
@@ -52,20 +53,20 @@ class DenseOutput:
 
 
 def _whole(values: Tensor, others: Tensor, rows: Tensor | None) -> Tensor:
-    """The whole batch's: `values` for the tasks `rows`, `others` for those that aren't among them."""
+    """Values for the whole batch: `values` for the tasks `rows`, `others` for the rest."""
     return values.clone() if rows is None else others.index_copy(0, rows, values)
 
 
 class Interpolant:
-    """u(t) of every task between the steps it took: quartic through the step's ends and middle (Shampine 1986) where the
-    solver has one, else the cubic of Hermite."""
+    """u(t) of every task within the steps that it took: the quartic through a step's ends and middle (Shampine 1986) where the
+    solver computes the middle, otherwise the cubic Hermite interpolant."""
 
     def __init__(self, dense: DenseOutput) -> None:
         self._steps = torch.stack(dense.steps)  # [R, B]
         self._starts = torch.stack(dense.times[:-1])
         taken = self._steps > 0
         count = taken.sum(dim=0)
-        # The rounds of each task's own steps, in order: [N, B]; a task with fewer repeats its last.
+        # The numbers of the rounds in which each task took a step, in order: [N, B]; a task with fewer steps repeats its last.
         order = torch.argsort((~taken).to(torch.uint8), dim=0, stable=True)[: max(1, int(count.max()))]
         number = torch.arange(len(order), device=order.device)[:, None]
         last = order.gather(0, (count - 1).clamp_min(0)[None])
@@ -85,7 +86,7 @@ class Interpolant:
         h = step.to(self._states.dtype)[:, None]
         u0, u1 = self._states[at], self._states[at[0] + 1, rows]
         f0, f1 = h * self._slopes[at], h * self._end_slopes[at]
-        # With differences to u0, so that no digits of u itself are lost: d = u1 − u0, m = u_middle − u0.
+        # In differences from u0, so that rounding doesn't cancel digits of u: d = u1 − u0, m = u_middle − u0.
         d = u1 - u0
         if self._middles is None:
             return u0 + x * (f0 + x * ((3 * d - 2 * f0 - f1) + x * (f0 + f1 - 2 * d)))

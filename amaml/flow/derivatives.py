@@ -1,4 +1,4 @@
-"""First and second derivatives of a batch of tasks' losses, at one parameter vector a task."""
+"""First and second derivatives of the losses of a batch of tasks, each task at its own parameter vector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class Derivatives(Protocol):
-    """All arguments and results are [B, P], one row a task, unless said otherwise."""
+    """Derivatives of the support and query losses. Arguments and results are [B, P], one row for each task, unless noted."""
 
     @property
     def smooth(self) -> bool:
@@ -36,28 +36,30 @@ class Derivatives(Protocol):
         """L_qry(u) [B] and ∇L_qry(u)."""
 
     def take(self, rows: Tensor) -> Self:
-        """The same for some of the tasks."""
+        """The derivatives of these tasks only."""
 
     def confirm(self) -> None:
-        """A solve has ended: gives back what was kept for its sake. Raises ValueError where the losses aren't what they were
-        before it."""
+        """To be called when a solve has ended: frees what was kept for it. Raises ValueError where the losses have changed since
+        it began."""
 
 
 class Witness:
-    """What the derivatives are at u [B, P]: two equal evaluations give the same numbers, or they aren't of a function.
+    """The derivatives at one u [B, P], kept to test whether a later evaluation gives the same numbers.
 
-    The adjoint runs along the forward solve again; of losses that changed meanwhile its gradient would be wrong without a word.
+    The adjoint evaluates the losses again along the forward solve. If they changed in between (a loss that draws random numbers,
+    say), its gradient would be silently wrong.
     """
 
     ROUNDING = 50.0
-    """Of the dtype's epsilon, relative to a task's largest number: what sums in another order may differ by."""
+    """The largest difference between two evaluations that counts as rounding, in units of the dtype's epsilon and relative to the
+    task's largest number: sums may be taken in another order."""
 
     def __init__(self, derivatives: Derivatives, u: Tensor) -> None:
         self._u, self.slope = u, derivatives.gradient(u)
         self.query_loss, self.query_slope = derivatives.query(u)
 
     def confirm(self, derivatives: Derivatives) -> None:
-        """Evaluates again. Raises ValueError where that gives other numbers."""
+        """Evaluates the losses again. Raises ValueError where the numbers differ by more than rounding."""
         again = Witness(derivatives, self._u)
         self._refuse_change("support", self.slope, again.slope)
         self._refuse_change("query", self.query_loss[:, None], again.query_loss[:, None])
@@ -78,16 +80,16 @@ class Witness:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether they are equal, NaN where the other is."""
+    """Whether the two are equal, counting NaN as equal to NaN."""
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 class TracedDerivatives:
-    """Derivatives of any differentiable losses, by torch.func over all tasks at once.
+    """Derivatives of any differentiable losses, by torch.func for all tasks at once.
 
-    `unflatten` turns one task's [P] into what the losses take as params. The Hessian is symmetric, so an HVP is a VJP
-    or a JVP of the gradient: reverse over reverse on the CPU, where it was measured faster, forward over reverse on CUDA.
-    Small evaluations take one of PyTorch's threads.
+    `unflatten` turns one task's flat vector [P] into the params that the losses take. The Hessian is symmetric, so a
+    Hessian-vector product is a vector-Jacobian or a Jacobian-vector product of the gradient: reverse over reverse mode on the
+    CPU, where that was measured to be faster, forward over reverse mode on CUDA. Small evaluations use one thread of PyTorch's.
     """
 
     smooth: ClassVar[bool] = False
@@ -108,7 +110,7 @@ class TracedDerivatives:
     def gradient(self, u: Tensor) -> Tensor:
         with attention_by_products(), threads_for(u, self._points):
             gradient: Tensor = vmap(grad(self._support_at))(u, self._tasks)
-        return gradient.contiguous()  # one that is the same everywhere comes as a view, which can't be written to
+        return gradient.contiguous()  # a constant gradient comes as an expanded view, which can't be written to
 
     def hvp(self, u: Tensor, v: Tensor) -> Tensor:
         with attention_by_products(), threads_for(u, self._points):
@@ -116,8 +118,7 @@ class TracedDerivatives:
         return product.contiguous()
 
     def _hvp_reverse(self, u: Tensor, v: Tensor, task: Any) -> Tensor:
-        pull = vjp(lambda w: grad(self._support_at)(w, task), u)[1]
-        product: Tensor = pull(v)[0]
+        product: Tensor = vjp(lambda w: grad(self._support_at)(w, task), u)[1](v)[0]
         return product
 
     def _hvp_forward(self, u: Tensor, v: Tensor, task: Any) -> Tensor:
@@ -139,10 +140,10 @@ class TracedDerivatives:
 
 
 class LoopedDerivatives:
-    """The same by autograd, one task after another: for losses that vmap can't trace, such as those that branch on their
-    values, call `.item()` or an operation without a batching rule. Slower by about the number of tasks.
+    """The same derivatives by autograd, one task after another: for losses that vmap can't trace, such as those that branch on
+    their values, call `.item()` or use an operation without a batching rule. Slower by a factor of about the number of tasks.
 
-    `tasks` is a list with each task's own tensors.
+    `tasks` is a list with the tensors of each task.
     """
 
     smooth: ClassVar[bool] = False
@@ -170,7 +171,7 @@ class LoopedDerivatives:
             with explained("query"), torch.enable_grad(), attention_by_products():
                 at = row.detach().requires_grad_()
                 losses.append(self._query(self._unflatten(at), task))
-                slopes.append(_pulled(losses[-1], at))
+                slopes.append(_vjp(losses[-1], at))
         return torch.stack(losses).detach(), torch.stack(slopes)
 
     def take(self, rows: Tensor) -> LoopedDerivatives:
@@ -185,12 +186,12 @@ class LoopedDerivatives:
         """∇L_sup [P] of one task, or with v [P] ∇²L_sup v."""
         with explained("support"), torch.enable_grad(), attention_by_products():
             at = row.detach().requires_grad_()
-            slope = _pulled(self._support(self._unflatten(at), task), at, graph=v is not None)
-            return slope if v is None else _pulled(slope, at, v)
+            slope = _vjp(self._support(self._unflatten(at), task), at, graph=v is not None)
+            return slope if v is None else _vjp(slope, at, v)
 
 
-def _pulled(value: Tensor, at: Tensor, cotangent: Tensor | None = None, *, graph: bool = False) -> Tensor:
-    """The vector–Jacobian product of `value` by `at` [P], zero where nothing depends on it."""
+def _vjp(value: Tensor, at: Tensor, cotangent: Tensor | None = None, *, graph: bool = False) -> Tensor:
+    """The vector-Jacobian product of `value` with respect to `at` [P]; zero where `value` doesn't depend on it."""
     if not value.requires_grad:
         return torch.zeros_like(at)
     (product,) = torch.autograd.grad(value, at, cotangent, create_graph=graph, allow_unused=True)
@@ -199,7 +200,7 @@ def _pulled(value: Tensor, at: Tensor, cotangent: Tensor | None = None, *, graph
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turns what PyTorch can't compute of a loss into a ValueError that says whose loss it was."""
+    """Turns an error of PyTorch in a loss into a ValueError that names the loss."""
     try:
         yield
     except RuntimeError as error:
@@ -207,6 +208,6 @@ def explained(name: str) -> Iterator[None]:
             raise
         raise ValueError(
             f"the {name} loss can't be evaluated or differentiated ({type(error).__name__}: {error}): the inner flow needs its "
-            "gradient and its second derivatives; check shapes and dtypes, and replace in-place operations and those without "
-            "a second derivative"
+            "gradient and its second derivatives; check shapes and dtypes, and replace in-place operations and operations "
+            "without a second derivative"
         ) from error

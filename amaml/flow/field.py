@@ -15,18 +15,19 @@ from amaml.flow.norms import TensorNorms, scales
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Number of function evaluations a task [B], forward gradients and HVPs apart."""
+    """The numbers of gradients and of Hessian-vector products that were evaluated for each task [B]."""
 
     gradients: Tensor
     hvps: Tensor
 
 
 class GradientFlow:
-    """The vector field f and its Jacobian's products. All arguments and results are [A, P]: a row an active task.
+    """The vector field f and products with its Jacobian. Arguments and results are [A, P]: one row for each active task.
 
-    `theta` [P] is where the flow starts and what the proximal term pulls towards, `sizes` those of the tensors in it;
-    `rates` [P] is α (None: 1); `proximal` is ρ. `watched`: kinks must fail the solve, since an adjoint of the flow follows.
-    Every call is counted in `evaluations`, at the tasks' places in the whole batch.
+    `theta` [P] is the start of the flow and the centre of its proximal term; `sizes` are the sizes of the parameter tensors in
+    it; `rates` [P] is α (None: 1); `proximal` is ρ. With `watched`, a solve fails where the flow meets a kink of the loss, since
+    an adjoint equation of the flow follows, which doesn't hold there. Every evaluation is counted in `evaluations`, at the
+    task's place in the whole batch.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class GradientFlow:
         self._root_rates = None if rates is None else rates.sqrt()
 
     def take(self, rows: Tensor) -> GradientFlow:
-        """The field of some tasks of the whole batch (on the whole batch's field only)."""
+        """The field of these tasks; only the field of the whole batch can be asked for it."""
         return GradientFlow(
             self.derivatives.take(rows),
             self.theta,
@@ -61,12 +62,12 @@ class GradientFlow:
 
     @cached_property
     def scales(self) -> Tensor:
-        """What absolute tolerances are relative to, [P]."""
+        """The size [P] that the absolute tolerance of each parameter is multiplied by."""
         return scales(self.theta, self.sizes)
 
     @cached_property
     def norms(self) -> TensorNorms:
-        """Of every parameter tensor's part of a vector."""
+        """The norms of a vector's parts, one for each parameter tensor."""
         return TensorNorms(self.sizes, self.theta)
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class GradientFlow:
         return self._hessian(u, v * self._root_rates).mul_(self._root_rates)
 
     def symmetric_norm(self, v: Tensor) -> Tensor:
-        """‖√α∘v‖ [A]: for v and (∂f/∂u)ᵀ v they are a vector's and its image's under `curvature`."""
+        """‖√α∘v‖ [A]. The norms of v and of (∂f/∂u)ᵀ v in this sense are those of a vector and its image under `curvature`."""
         size: Tensor = (v if self._root_rates is None else v * self._root_rates).norm(dim=1)
         return size
 

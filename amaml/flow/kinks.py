@@ -1,8 +1,8 @@
-"""Finding out whether a flow meets a kink of its support loss.
+"""Finds out whether a flow meets a kink of its support loss: a surface on which the gradient jumps.
 
-At a kink the gradient jumps, and with it the flow's slope f. λ would have to jump too: by n⟨λ, Δf⟩/⟨n, f⟩, where the flow crosses
-the kink, whose normal is n; where both sides push towards it the flow stays in it, and what of λ lies across is lost. The adjoint
-equation follows neither, so an adaptive solve that it is to follow fails instead.
+Where the flow crosses a kink with normal n, its slope f jumps by Δf, and λ has to jump by n⟨λ, Δf⟩/⟨n, f⟩. Where the flow is
+driven towards the kink from both sides it slides along it, and the component of λ along n is lost. The adjoint equation describes
+neither, so an adaptive solve that is to be followed by that equation fails instead.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from amaml.flow.guard import start_vector
 from amaml.flow.result import Result, raise_where
 
 LIMIT = 10.0
-"""In units of rtol: what λ may be off by, relatively, across one kink."""
+"""The largest relative error of λ that one kink may cause, in units of rtol."""
 SPIKE = 2.0
-"""A step over which the slope changes by so many times as much, for its way, as over the one before is looked at; so is the
-first."""
+"""A step is searched for a jump if its slope changes, relative to the distance covered, more than this many times as fast as over
+the step before. The first step is always searched."""
 HALVINGS = 24
-"""Of a step's way, in search of a jump: a smooth slope changes by 1e-7 of what it changed by over the whole."""
+"""How often the step is halved in search of a jump. After that, a smooth slope changes by 1e-7 of its change over the step."""
 LEFT = 1e-2
-"""Of a slope's change over the step, at least, that a jump keeps: a smooth one is below that after seven halvings."""
+"""The least fraction of the slope's change over the step that must remain in the halved interval if it holds a jump. A smooth
+slope falls below it after seven halvings."""
 ULPS = 32
-"""Of every parameter: over so small a way a slope changes by its rounding, and by little more unless it jumps."""
+"""The distance to neighbouring points that a jump is compared with, in units in the last place of every parameter: so small that
+a slope which doesn't jump changes by little more than rounding."""
 QUIET = 0.1
-"""Of a jump, at most, that the slope changes by beside it."""
+"""The largest change of the slope beside a jump, as a fraction of the jump."""
 
 
 class Kinks:
-    """Looks for jumps of the slope at θ, along the first step, and along those that were rejected before or show a spike of the
-    slope's change."""
+    """Searches for jumps of the slope: at θ, along the first step, along a step whose first attempt was rejected, and along a
+    step whose slope changes much faster than over the one before."""
 
     def __init__(self, field: GradientFlow, u: Tensor, rtol: float) -> None:
-        """`field` and u [B, P]: of the whole batch. Raises SolveError where the flow starts in a kink."""
+        """`field` and u [B, P] are the whole batch's. Raises SolveError where the flow starts in a kink."""
         self._field, self._limit = field, LIMIT * rtol
         self._quotient = torch.zeros_like(u[:, 0])
         self._was_rejected = torch.zeros_like(self._quotient, dtype=torch.bool)
@@ -44,26 +46,26 @@ class Kinks:
         jump = self._jump(field, before, after, along, field.force(before), field.force(after))
         raise_where(jump > self._limit, Result.KINK, 0.0, value=jump)
 
-    def see(self, field: GradientFlow, attempt: Attempt) -> None:
-        """Looks at attempted steps of the tasks of `field`. Raises SolveError where one that was accepted has met a kink."""
+    def observe(self, field: GradientFlow, attempt: Attempt) -> None:
+        """Examines an attempted step of the tasks of `field`. Raises SolveError where the step was accepted and met a kink."""
         accepted = attempt.h > 0
         rows = torch.arange(len(accepted), device=accepted.device) if field.rows is None else field.rows
         changes = torch.stack([*attempt.slopes[1:], attempt.end_slope]).sub_(attempt.slopes[0]).norm(dim=2)
-        change, stage = changes.max(dim=0)  # a step that slides may end on the side where it began
+        change, stage = changes.max(dim=0)  # a step along a kink may end on the side where it began
         way = attempt.column[:, 0] * attempt.slopes[0].norm(dim=1)
-        quotient = (change / way).nan_to_num(0.0)  # where nothing moves, 0/0
-        look = accepted & (self._was_rejected[rows] | (quotient > SPIKE * self._quotient[rows]))
+        quotient = (change / way).nan_to_num(0.0)  # 0/0 where nothing moves
+        suspect = accepted & (self._was_rejected[rows] | (quotient > SPIKE * self._quotient[rows]))
         self._quotient[rows] = torch.where(accepted, quotient, self._quotient[rows])
         self._was_rejected[rows] = torch.where(attempt.tried, ~accepted, self._was_rejected[rows])
-        if bool(look.any()):
+        if bool(suspect.any()):
             states = torch.stack([*attempt.states[1:], attempt.y_new])
-            after = states[stage[look], torch.nonzero(look).flatten()]
-            jump = self._search(self._field.take(rows[look]), attempt.states[0][look], after)
-            raise_where(jump > self._limit, Result.KINK, attempt.t[rows[look]], value=jump, rows=rows[look])
+            after = states[stage[suspect], torch.nonzero(suspect).flatten()]
+            jump = self._search(self._field.take(rows[suspect]), attempt.states[0][suspect], after)
+            raise_where(jump > self._limit, Result.KINK, attempt.t[rows[suspect]], value=jump, rows=rows[suspect])
 
     def _search(self, field: GradientFlow, before: Tensor, after: Tensor) -> Tensor:
-        """The relative jump [A] between two states [A, P], 0 where there is none: by halving the way to where most of the
-        slope's change is."""
+        """The relative jump [A] between two states [A, P], 0 where there is none. Bisection keeps the half of the segment over
+        which the slope changes more."""
         way = after - before
         beside = way * 2.0 ** (10 - HALVINGS) + ULPS * self._ulps(before) * torch.where(way < 0, -1.0, 1.0)
         first, last = field.force(before), field.force(after)
@@ -82,8 +84,8 @@ class Kinks:
     def _jump(
         self, field: GradientFlow, before: Tensor, after: Tensor, beside: Tensor, first: Tensor, last: Tensor
     ) -> Tensor:
-        """How large the jump between two close states is [A], in units of the speed at which the flow crosses it: what λ is off
-        by, relatively. 0 where the force changes as much `beside` them, and so by rounding."""
+        """The size [A] of the jump of the slope between two close states, divided by the speed at which the flow crosses it: the
+        relative error of λ. 0 where the force changes about as much over the distance `beside` next to them, by rounding."""
         across = last - first  # a loss's gradient jumps along the normal of its kink
         size = across.norm(dim=1)
         noise = torch.maximum(
@@ -94,5 +96,5 @@ class Kinks:
         return torch.where(noise < QUIET * size, size * slope.norm(dim=1) / speed, 0.0)
 
     def _ulps(self, u: Tensor) -> Tensor:
-        """The spacing of the numbers near every entry of u, or near its tensor's size where it is small."""
+        """The spacing of floating-point numbers near every entry of u, or near its tensor's size where the entry is smaller."""
         return torch.finfo(u.dtype).eps * torch.maximum(u.abs(), self._field.scales)

@@ -1,4 +1,4 @@
-"""How a solve ended, as data: a code a task, and the sentence that names task, place and remedy."""
+"""How a solve ended, as data: a code for each task, and a sentence with the task, the time t and the remedy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Result(IntEnum):
 
     SUCCESS = 0
     STABILITY_LIMIT = 1
-    """A step left the solver's stability region: h·λmax over its limit."""
+    """A step left the solver's stability region: h·λmax exceeds its limit."""
     STEP_UNDERFLOW = 2
-    """An adaptive step shrank below what the time's rounding can hold."""
+    """An adaptive step became too short to advance the time."""
     NON_FINITE = 3
     """The state or a loss became infinite or NaN."""
     BUDGET_SPENT = 4
-    """More steps were needed than the solver may take."""
+    """The solve needed more steps than the solver may take."""
     DRIFTED = 5
-    """Backsolve didn't find θ again at t=0."""
+    """The backward solve of `Backsolve` didn't return to θ at t=0."""
     KINK = 6
     """The flow meets a kink of the support loss, where the adjoint equation doesn't hold."""
 
@@ -38,22 +38,21 @@ _REMEDY = {
     "and atol, or raise the budget",
     Result.DRIFTED: "re-integrating u backwards missed θ by {value:.3g} times the tolerance (at most {bound:.3g}): a contracting "
     "flow can't be reversed this far; use the discrete or the interpolated adjoint",
-    Result.KINK: "the flow meets a kink of the support loss, where the gradient jumps by {value:.2g} times the speed of the flow "
-    "across it, and λ would jump with it, which the adjoint equation leaves out: round the kink off (Huber's loss for an "
-    "absolute value, softplus or tanh for relu), or differentiate the steps themselves: take fixed ones such as euler's, or the "
-    "discrete adjoint",
+    Result.KINK: "the flow meets a kink of the support loss: the gradient jumps there by {value:.2g} times the speed at which "
+    "the flow crosses it, and the adjoint equation doesn't describe the jump of λ: use a smooth loss or activation (Huber's loss "
+    "for an absolute value, softplus or tanh for relu), a fixed-step solver such as euler, or the discrete adjoint",
 }
 
 
 _SEEN_TOO_LATE = (
-    "the flow became so stiff so fast (h·λmax = {value:.3g}) that the guard saw it too late: use the interpolated "
-    "adjoint, or lower rtol and atol, so that the guard estimates more often"
+    "the flow became stiff so fast (h·λmax = {value:.3g}) that the guard noticed it too late: use the interpolated "
+    "adjoint, or lower rtol and atol, so that the guard makes more estimates"
 )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One task's failure: which task of the batch, at which t, and the numbers that its sentence needs."""
+    """The failure of one task: its index in the batch, the time t, and the numbers in its sentence."""
 
     code: Result
     task: int
@@ -71,10 +70,10 @@ class Failure:
 
 
 class SolveError(Exception):
-    """At least one task of the batch couldn't be solved; `failures` has them all, `code` is the first one's.
+    """At least one task of the batch couldn't be solved. `failures` lists all of them, `code` is the code of the first.
 
-    The sentence is that of the task which asks most of the remedy, among those that failed as the first one did: what
-    helps it helps them all.
+    The message is that of the hardest task among those with the same code as the first (the one that needs the smallest step,
+    say), so that its remedy suffices for all of them.
     """
 
     def __init__(self, failures: list[Failure]) -> None:
@@ -86,7 +85,7 @@ class SolveError(Exception):
         self.code = failures[0].code
 
     def __reduce__(self) -> tuple[type[SolveError], tuple[list[Failure]]]:
-        return type(self), (self.failures,)  # not the sentence, from which pickle and copy would make another error
+        return type(self), (self.failures,)  # pickle and copy would otherwise call __init__ with the message
 
 
 def raise_where(
@@ -98,7 +97,7 @@ def raise_where(
     unit: str = "steps",
     rows: Tensor | None = None,
 ) -> None:
-    """Raises SolveError for the tasks where `mask` [A] holds; `rows` [A] are their places in the batch."""
+    """Raises SolveError for the tasks where `mask` [A] is true; `rows` [A] are the tasks' indices in the batch."""
     failures = failures_where(mask, code, time, value, bound, unit, rows)
     if failures:
         raise SolveError(failures)
@@ -113,7 +112,7 @@ def failures_where(
     unit: str = "steps",
     rows: Tensor | None = None,
 ) -> list[Failure]:
-    """The same as a list, empty where `mask` holds nowhere."""
+    """The failures of the tasks where `mask` [A] is true, with arguments as of `raise_where`."""
     if not bool(mask.any()):
         return []
 

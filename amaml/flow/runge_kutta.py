@@ -1,4 +1,4 @@
-"""One explicit Runge–Kutta step forward, and its exact reverse, for a batch of tasks with a step size each."""
+"""One explicit Runge–Kutta step, and its exact reverse, for a batch of tasks that each have their own step size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from amaml.flow.tableau import Tableau
 
 StepSize = float | Tensor
-"""One for all tasks, or [A, 1]. A task with h=0 stays where it is, exactly."""
+"""One number for all tasks, or [A, 1]. The state of a task with h=0 doesn't change by a bit."""
 
 
 class Weights(NamedTuple):
@@ -20,7 +20,7 @@ class Weights(NamedTuple):
 
     a: list[Tensor]
     columns: list[Tensor]
-    """Column i of `a` below the diagonal: how the later stages depend on stage i."""
+    """Column i of `a` below the diagonal: the weights of stage i in the later stages."""
     b: Tensor
     error: Tensor
     midpoint: Tensor
@@ -43,7 +43,7 @@ def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Weig
 
 
 def weights(tableau: Tableau, like: Tensor) -> Weights:
-    """The tableau's coefficients, of the dtype and on the device of `like`."""
+    """The tableau's coefficients with the dtype and device of `like`."""
     return _weights(tableau, like.dtype, like.device)
 
 
@@ -57,7 +57,7 @@ def combine(coefficients: Tensor, slopes: Tensor) -> Tensor:
 def stages(
     slope: Callable[[int, Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize, first: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor]:
-    """Stage states U_i (a list of [A, D]) and slopes k_i = slope(i, U_i) [s, A, D]; `first` is k_0 where it is known."""
+    """Stage states U_i (a list of [A, D]) and slopes k_i = slope(i, U_i) [s, A, D]; `first` is k_0, if it is known already."""
     a = weights(tableau, u).a
     slopes = u.new_empty((tableau.stages, *u.shape))
     states = [u]
@@ -69,7 +69,7 @@ def stages(
 
 
 def stage_states(field: Callable[[Tensor], Tensor], tableau: Tableau, u: Tensor, h: StepSize) -> list[Tensor]:
-    """The stage states alone: the last one's slope isn't evaluated."""
+    """The stage states without the last stage's slope, which isn't evaluated."""
     last = tableau.stages - 1
     if last == 0:
         return [u]
@@ -96,18 +96,19 @@ def reverse(
 ) -> Tensor:
     """λ before the step from λ after it: the transpose of the step's derivative, applied stage by stage.
 
-    With k̄_i = h (b_i λ + Σ_{j>i} a_ji Ū_j) and Ū_i = (∂f/∂u(U_i))ᵀ k̄_i, λ₋ = λ + Σ Ū_i. `transposed(U, k̄)` gives Ū;
-    `visit(U_i, k̄_i)` sees every stage, for derivatives with respect to the field itself; `watch(k̄_0, Ū_0)` the first.
+    With the stage cotangents k̄_i = h (b_i λ + Σ_{j>i} a_ji Ū_j) and their products Ū_i = (∂f/∂u(U_i))ᵀ k̄_i, λ₋ = λ + Σ Ū_i.
+    `transposed(U, k̄)` gives Ū; `visit(U_i, k̄_i)` is called at every stage, for derivatives with respect to the field itself;
+    `watch(k̄_0, Ū_0)` is called at the first stage.
     """
     columns = weights(tableau, adjoint).columns
-    pulled = adjoint.new_empty((tableau.stages, *adjoint.shape))
+    products = adjoint.new_empty((tableau.stages, *adjoint.shape))
     for i in reversed(range(tableau.stages)):
-        seed = adjoint * (tableau.b[i] * h)
+        cotangent = adjoint * (tableau.b[i] * h)
         if i + 1 < tableau.stages:
-            seed += combine(columns[i], pulled[i + 1 :]) * h
+            cotangent += combine(columns[i], products[i + 1 :]) * h
         if visit is not None:
-            visit(states[i], seed)
-        pulled[i] = transposed(states[i], seed)
+            visit(states[i], cotangent)
+        products[i] = transposed(states[i], cotangent)
     if watch is not None:
-        watch(seed, pulled[0])
-    return adjoint + (pulled[0] if tableau.stages == 1 else pulled.sum(0))
+        watch(cotangent, products[0])
+    return adjoint + (products[0] if tableau.stages == 1 else products.sum(0))

@@ -1,4 +1,4 @@
-"""Which states of the forward solve are kept, while its number of segments isn't known yet."""
+"""The states that a forward solve keeps for the adjoint, chosen while its number of segments isn't known yet."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Snapshots:
-    """States by the number of the segment that starts from them; a segment is that many rounds of steps.
+    """States by the number of the segment that starts from them; a segment has `segment` rounds of steps.
 
-    `due` says which, where the number of segments is known. Otherwise, without a limit, all are kept while they are at most
-    `cheap`; then the spacing s doubles as the number of states passes 2s, so that of N segments about √N … 1.5√N are kept, as
-    many as lie between two of them at most. With a limit at most half of it is kept, and at least one: the rest is for the
-    reverse sweep.
+    Where the number of segments is known beforehand, `due` lists those whose states are kept. Otherwise, without a limit, all
+    states are kept while there are at most `cheap` of them; after that only those of every s-th segment, where s doubles whenever
+    more than 2s states are kept. So of N segments about √N … 1.5√N states are kept, and at most as many segments lie between two
+    of them. With a limit, at most half of it is kept here, and at least one state; the other half is for the reverse sweep.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Snapshots:
         self._cheap = max(2, cheap)
 
     def offer(self, number: int, u: Tensor) -> None:
-        """Keeps u if it is due. The tensor isn't copied: don't write into it later."""
+        """Keeps u, the state before segment `number`, if it is to be kept. It isn't copied: don't write into it later."""
         if self._due is not None:
             if number in self._due:
                 self.states[number] = u
@@ -45,5 +45,5 @@ class Snapshots:
 
 
 def nothing_kept() -> Snapshots:
-    """For a solve that no way back follows."""
+    """Keeps no states: for a solve that no adjoint follows."""
     return Snapshots(due=())

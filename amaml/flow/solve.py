@@ -1,4 +1,4 @@
-"""The initial value problem: θ carried along the flow to one or several horizons, every task at its own steps."""
+"""The forward solve: u is integrated from θ along the flow to one or several horizons, each task with its own steps."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from amaml.flow.result import Failure, Result, SolveError, failures_where, raise
 from amaml.flow.trajectory import Round, Trajectory, largest_step
 
 CHECK_EVERY = 16
-"""Fixed steps between two estimates of λmax and tests of finiteness."""
+"""The number of fixed steps between two checks: of λmax, and of states for infinity and NaN."""
 
 
 def fixed_steps(horizons: Sequence[float], step: float) -> list[tuple[int, float]]:
-    """For each interval between horizons (N, h): N = round(length/step), at least 1, equal steps of h = length/N."""
+    """(N, h) for each interval between horizons: N = round(length/step), at least 1, equal steps of h = length/N."""
     counts = [max(1, round((end - start) / step)) for start, end in pairwise([0.0, *horizons])]
     return [(n, (end - start) / n) for n, (start, end) in zip(counts, pairwise([0.0, *horizons]), strict=True)]
 
 
 def solve_by_fixed_steps(field: GradientFlow, trajectory: Trajectory, step: float, *, guard: bool) -> None:
-    """Fills the trajectory with equal steps. Raises SolveError where a state isn't finite or, with the guard, where a step is
-    outside the stability region."""
+    """Solves by equal steps and records them in the trajectory. Raises SolveError where a state isn't finite or, with the guard,
+    where a step is outside the stability region."""
     u = field.theta.expand(len(trajectory.steps), -1).clone()
     check = _Check(field, trajectory, guard=guard)
     number = 0
@@ -48,8 +48,8 @@ def solve_by_fixed_steps(field: GradientFlow, trajectory: Trajectory, step: floa
 
 
 class _Check:
-    """Notes the first failure of every task that has left the finite numbers or the stability region. The others are solved on,
-    since the remedy is to be theirs too if they fail later."""
+    """Records the first failure of every task: a state that isn't finite, or a step outside the stability region. The other tasks
+    are solved to the end, so that the remedy in the message suffices for those that fail later, too."""
 
     def __init__(self, field: GradientFlow, trajectory: Trajectory, *, guard: bool) -> None:
         self._field, self._trajectory, self._guard = field, trajectory, guard
@@ -57,7 +57,7 @@ class _Check:
         self._failures: dict[int, Failure] = {}
 
     def __call__(self, u: Tensor, h: float, t: float) -> None:
-        """At u [B, P], where steps of h begin. Raises SolveError once all tasks have failed."""
+        """Checks the states u [B, P], from which steps of length h start. Raises SolveError once all tasks have failed."""
         found = failures_where(~u.isfinite().all(dim=1), Result.NON_FINITE, t)
         if self._guard:
             lambda_max, limit = self._estimate(u), self._trajectory.tableau.stability_limit
@@ -74,13 +74,13 @@ class _Check:
             raise SolveError([self._failures[task] for task in sorted(self._failures)])
 
     def _estimate(self, u: Tensor) -> Tensor:
-        """The power iteration's estimate of λmax [B], a step further."""
+        """The estimate of λmax [B] after one more power iteration."""
         trajectory = self._trajectory
         if self._power is None:
             self._power = PowerIteration(self._field, u)
             trajectory.lambda_max = self._power.lambda_max
         else:
-            self._power.follow(*self._power.look(self._field, u), None)
+            self._power.follow(*self._power.iterate(self._field, u), None)
             trajectory.lambda_max = torch.maximum(trajectory.lambda_max, self._power.lambda_max)
         return self._power.lambda_max
 
@@ -88,7 +88,7 @@ class _Check:
 def solve_adaptively(
     field: GradientFlow, trajectory: Trajectory, rtol: float, atol: float, *, guard: bool, max_steps: int
 ) -> None:
-    """Fills the trajectory with steps of every task's own. Raises SolveError where a task fails."""
+    """Solves by adaptive steps, each task's own, and records them in the trajectory. Raises SolveError where a task fails."""
     u = field.theta.expand(len(trajectory.steps), -1).clone()
     power = PowerIteration(field, u) if guard else None
     if power is not None:
@@ -96,16 +96,16 @@ def solve_adaptively(
         trajectory.lambda_max = power.lambda_max
     kinks = Kinks(field, u, rtol) if field.watched else None
     problem = InnerFlow(field, trajectory, power, kinks, rtol, atol * field.scales)
-    way = trajectory.horizons[-1]
     t = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-    integration = Integration(problem, trajectory.tableau, t, u, max_steps=max_steps, way=way)
+    span = trajectory.horizons[-1]
+    integration = Integration(problem, trajectory.tableau, t, u, max_steps=max_steps, span=span)
     for horizon in trajectory.horizons:
         trajectory.arrive(integration.to(torch.full_like(t, horizon)))
 
 
 def state_over_tolerance(error: Tensor, before: Tensor, after: Tensor, rtol: float, atol: Tensor) -> Tensor:
-    """The largest entry of an error of u [A, P] over its share of the tolerance, in float64 [A]: a few parameters that move
-    fast must not hide in the mean of many that don't. No less is asked than rounding allows."""
+    """The largest entry of the error of u [A, P], each divided by its share of the tolerance, in float64 [A]. It is the largest
+    and not a mean, in which a few parameters that move fast would hide among many that don't. No tolerance is below rounding."""
     size = torch.maximum(before.abs(), after.abs())
     tolerance = torch.maximum(SHARE * (rtol * size + atol), torch.finfo(size.dtype).eps * size)
     return over(error, tolerance).amax(dim=1).double()
@@ -115,7 +115,7 @@ class InnerFlow:
     """The forward problem: the field, the guard's cap on its steps, and the record of the steps taken."""
 
     END_SLACK = 1.1
-    """λmax may have grown by this much over a step that was as long as the cap allowed."""
+    """The factor by which λmax may grow over a step that was as long as the cap allowed; more rejects the step."""
 
     def __init__(
         self,
@@ -146,10 +146,10 @@ class InnerFlow:
     def stable(self, y: Tensor, h: Tensor, good: Tensor) -> Tensor:
         if self.power is None or not bool(good.any()):
             return good
-        vector, lambda_max = self.power.look(self.field, y)
+        vector, lambda_max = self.power.iterate(self.field, y)
         cap = self.END_SLACK * self.trajectory.tableau.guard
         stable = good & (h * lambda_max.double() <= cap)
-        # A task that the end of its step refuses keeps its vector and learns how stiff it gets.
+        # A task whose step is unstable at its end keeps the old vector, but takes the new estimate, which shortens its next try.
         known = self._mine(self.power.lambda_max)
         self.power.follow(
             torch.where(stable[:, None], vector, self._mine(self.power.vector)),
@@ -170,7 +170,7 @@ class InnerFlow:
         _count(trajectory.steps, accepted, attempt.rows)
         _count(trajectory.rejected, attempt.tried & ~accepted, attempt.rows)
         if self.kinks is not None:
-            self.kinks.see(self.field, attempt)
+            self.kinks.observe(self.field, attempt)
         if bool(accepted.any()):
             trajectory.append(Round(self.field, attempt.column), attempt.y, attempt.t)
 

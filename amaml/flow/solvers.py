@@ -1,6 +1,7 @@
-"""The solvers a user can name. Fixed-step ones define the discrete map that they differentiate; adaptive ones aim at the flow.
+"""The solvers a user can name. A fixed-step solver defines a discrete map, whose derivative is the meta-gradient; an adaptive one
+approximates the continuous flow to a tolerance.
 
-torchdiffeq's are in `torchdiffeq_solver`.
+The solvers of torchdiffeq are in `torchdiffeq_solver`.
 """
 
 from __future__ import annotations
@@ -19,38 +20,38 @@ from amaml.flow.trajectory import Solution, Trajectory
 
 @runtime_checkable
 class Solver(Protocol):
-    """What solves the forward problem."""
+    """Solves the forward problem."""
 
     adjoint: ClassVar[Literal["discrete", "interpolated", "graph"]]
-    """The kind of adjoint that follows unless another is asked for."""
+    """The kind of adjoint that is used unless another is asked for."""
 
     @property
     def rtol(self) -> float:
-        """The relative tolerance, that of λ too; for fixed steps that of an adjoint ODE that follows them."""
+        """The relative tolerance of u and of λ; of a fixed-step solver, that of λ only, where the adjoint ODE is solved."""
 
     @property
     def guard(self) -> bool | None:
-        """Whether h·λmax is held down; None: where the adjoint needs it."""
+        """Whether the stability guard is on; None: on where the adjoint needs it."""
 
     @property
     def fixed(self) -> bool:
-        """Whether the steps are equal ones, which define a discrete map of their own."""
+        """Whether the steps are equal, so that they define a discrete map."""
 
     def guarded(self, guard: bool) -> Self:
-        """The same with the guard on or off."""
+        """The same solver with the guard on or off."""
 
     def steps(self, horizons: list[float]) -> list[int] | None:
-        """How many steps lead to each horizon from the one before, where that is known beforehand."""
+        """The number of steps to each horizon from the one before; None where it isn't known before the solve."""
 
     def solve(
         self, field: GradientFlow, batch: int, horizons: list[float], snapshots: Snapshots | None = None
     ) -> Solution:
-        """Carries θ for `batch` tasks to every horizon (increasing). Without `snapshots` no way back can follow. Raises
+        """Solves from θ to every horizon (increasing) for `batch` tasks. Without `snapshots` no adjoint can follow. Raises
         SolveError where a task fails."""
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raises ValueError for a setting that isn't a positive finite number."""
+    """Raises ValueError for a value that isn't a positive finite number."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
 
@@ -103,12 +104,12 @@ class RK4(FixedStep):
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Steps chosen for each task on its own: every parameter's local error within a tenth of rtol·|u| + atol·s, since the
-    errors of steps add up; s is the root mean square of the parameter's tensor in θ. Without `atol` it is `rtol`.
+    """Each task's own adaptive steps. The local error of every parameter stays within a tenth of rtol·|u| + atol·s, since the
+    errors of all steps add up; s is the root mean square of the parameter's tensor in θ. `atol` is `rtol` unless given.
 
-    With `guard`, h·λmax stays under the tableau's cap. The discrete adjoint needs that, or it can blow up unseen: the error
-    test holds the state, whose stiff modes are nearly zero, while λ excites them. So `guard=None` means on for `Discrete` and
-    off for adjoints that hold λ at tolerance. `max_steps` bounds the attempts.
+    With `guard`, h·λmax stays below the tableau's cap. The discrete adjoint needs that; without it, it can blow up unnoticed,
+    since the error test sees only the state, whose stiff modes are nearly zero, while λ excites them. So `guard=None` means on
+    for `Discrete`, and off for adjoints with error control on λ. `max_steps` bounds the number of attempted steps.
     """
 
     rtol: float = 1e-6

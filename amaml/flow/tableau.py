@@ -1,4 +1,4 @@
-"""Butcher tableaux of the explicit Runge–Kutta methods that are solved and reversed here.
+"""Butcher tableaux of the explicit Runge–Kutta methods that this package implements.
 
 Coefficients: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, tables II.1.2, II.4 and II.5.2;
 Bogacki & Shampine 1989 for `BOSH3`.
@@ -16,14 +16,14 @@ class Tableau:
     name: str
     order: int
     a: tuple[tuple[float, ...], ...]
-    """Strictly lower triangle: row i has i entries."""
+    """The strictly lower triangle: row i has i entries."""
     b: tuple[float, ...]
     stability_limit: float
-    """The scheme's map is stable for h·λ up to here on the real axis."""
+    """The largest h·λ on the real axis for which the method is stable."""
     error: tuple[float, ...] | None = None
-    """Weights of the error estimate, one more than `b`: the last is that of f(u₊), the next step's first stage."""
+    """Weights of the error estimate, one more than `b`: the last is the weight of f(u₊), which is the next step's first stage."""
     guard: float = 0.0
-    """Cap on h·λmax where the step is adaptive: below the limit by enough for λmax to be an estimate."""
+    """The guard's cap on h·λmax for adaptive steps; it is below the stability limit because λmax is only an estimate."""
     midpoint: tuple[float, ...] | None = None
     """Weights of a fourth-order value at the step's middle (Shampine 1986), for dense output."""
 

@@ -1,4 +1,4 @@
-"""How many of PyTorch's threads an evaluation of the derivatives takes."""
+"""The number of PyTorch threads that an evaluation of the derivatives uses."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 SMALL = 1e6
-"""Parameters times points of all tasks, about the multiplications of a forward pass. Below, two threads were no faster than
-one on idle cores; on busy ones they wait for each other, for many times as long as the work takes."""
+"""Parameters times points of all tasks: about the number of multiplications in a forward pass. Below this, two threads were no
+faster than one on idle cores; on busy cores they wait for each other for much longer than the work takes."""
 
 _lock = threading.Lock()
 _inside, _before = 0, 1
 
 
 def points_of(tasks: Any) -> int:
-    """How many points [B, n, …] hold, of all tasks: the most of any tensor."""
+    """The number of points of all tasks: the largest B·n of any tensor [B, n, …] among them."""
     return max((leaf.shape[:2].numel() for leaf in tree_leaves(tasks) if isinstance(leaf, Tensor)), default=0)
 
 
 @contextmanager
 def threads_for(u: Tensor, points: int) -> Iterator[None]:
-    """One thread where the evaluation at u [B, P] is small and on a processor, else as many as are set.
+    """Uses one thread where the evaluation at u [B, P] is small and on the CPU, otherwise as many as are set.
 
-    PyTorch keeps the number in part for the calling thread, in part for the whole process. So other threads' matrix products run
-    on one thread meanwhile, and a thread that uses PyTorch for the first time meanwhile begins with one, until it sets another
-    number. What every thread that leaves sets again is the number of the first one that entered.
+    PyTorch keeps the number partly for the calling thread and partly for the whole process. So meanwhile matrix products of other
+    threads run on one thread, too, and a thread that uses PyTorch for the first time starts with one. Every thread that leaves
+    restores the number that was set when the first one entered.
     """
     if u.is_cuda or u.shape[1] * points >= SMALL:
         yield
@@ -43,7 +43,7 @@ def threads_for(u: Tensor, points: int) -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _inside, _before  # noqa: PLW0603 - counted for the whole process, as the number is kept
+    global _inside, _before  # noqa: PLW0603 - the number of threads is the whole process's, so this count is too
     with _lock:
         if not _inside:
             _before = torch.get_num_threads()

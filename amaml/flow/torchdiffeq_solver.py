@@ -1,7 +1,7 @@
-"""The forward solve by torchdiffeq, whose graph is kept where a way back follows.
+"""The forward solve by torchdiffeq, which keeps the autograd graph where an adjoint follows.
 
-Only the field is ours: its backward pass is an HVP, and what arrives there is the stage's weighted adjoint k̄. Memory
-grows with the number of steps; for the solvers written here use `Discrete`.
+The field is an autograd function whose backward pass is a Hessian-vector product; its argument is the stage's cotangent k̄.
+Memory grows with the number of steps; the solvers of `amaml.flow.solvers` don't need that.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import require_positive
 from amaml.flow.trajectory import Solution, largest_step
 
-LOOKS = 16
-"""Places along each interval between horizons where λmax is estimated."""
+ESTIMATES = 16
+"""The number of estimates of λmax in each interval between horizons."""
 _FIXED = {
     "euler": 2.0, "midpoint": 2.0, "heun2": 2.0, "heun3": 2.51, "rk4": 2.785, "explicit_adams": 0.3, "implicit_adams": 1.28,
 }  # fmt: skip
@@ -33,12 +33,12 @@ _ADAPTIVE = {"dopri8": 2.0, "dopri5": 2.0, "bosh3": 1.5, "adaptive_heun": 1.5, "
 
 @dataclass
 class GraphSolution(Solution):
-    """With torchdiffeq's own graph of every interval between horizons."""
+    """A solution with the autograd graph of every interval between horizons."""
 
     intervals: list[tuple[Tensor, Tensor]]
-    """u before and after each."""
+    """u before and after each interval."""
     visit: list[Callable[[Tensor, Tensor], None]]
-    """Sees (u, k̄) of every stage on the way back; none at first."""
+    """Functions that backpropagation calls with (u, k̄) of every stage; the list is empty at first."""
 
 
 class _Field(torch.autograd.Function):
@@ -59,9 +59,10 @@ class _Field(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class TorchDiffEq:
-    """A solver of torchdiffeq under its own name: one step size for the whole batch, gradient by the solver's own graph.
+    """A solver of torchdiffeq by its name there. The whole batch has one step size, and the gradient is backpropagated through
+    the solver's autograd graph.
 
-    `step` for its fixed-step methods, `rtol` and `atol` for the adaptive ones.
+    Give `step` for a fixed-step method, `rtol` and `atol` for an adaptive one.
     """
 
     method: str
@@ -138,7 +139,7 @@ class _Solve:
             out: Tensor = torchdiffeq.odeint(
                 field, u, t, rtol=solver.rtol, atol=solver.atol, method=solver.method, options=options
             )
-        except AssertionError as error:  # torchdiffeq says underflow and non-finite states by assertions
+        except AssertionError as error:  # torchdiffeq reports underflow and states that aren't finite by assertions
             code = Result.STEP_UNDERFLOW if "underflow" in str(error) else Result.NON_FINITE
             raise SolveError([Failure(code, 0, times[0])]) from error
         raise_where(~out[-1].detach().isfinite().all(dim=1), Result.NON_FINITE, times[-1])
@@ -157,15 +158,15 @@ class _Solve:
         return {"grid_constructor": grid}
 
     def guarded_options(self, u: Tensor, horizons: list[float]) -> dict[str, Any]:
-        """A first solve without a graph finds λmax along the way; the cap is for the whole batch and the whole way."""
+        """A first solve without a graph estimates λmax along the trajectory; the largest estimate caps all steps of the batch."""
         power = PowerIteration(self.flow, u)
         self.lambda_max = power.lambda_max
         self._check_fixed_step(0.0, horizons)
         for start, end in pairwise([0.0, *horizons]):
-            times = [start + (end - start) * i / LOOKS for i in range(LOOKS + 1)]
+            times = [start + (end - start) * i / ESTIMATES for i in range(ESTIMATES + 1)]
             path = self.odeint(u, [start, end] if self.solver.fixed else times, self.options(float("inf")))
             for state in path[1:]:
-                power.follow(*power.look(self.flow, state), None)
+                power.follow(*power.iterate(self.flow, state), None)
                 self.lambda_max = torch.maximum(self.lambda_max, power.lambda_max)
             u = path[-1]
         self._check_fixed_step(horizons[-1], horizons)

@@ -1,4 +1,4 @@
-"""What a forward solve leaves: where it led, and enough to run along it again in either direction."""
+"""The result of a forward solve: the states at the horizons, and what the adjoint needs to recompute the steps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class Solution:
     ends: list[Tensor]
     """u(T_k) [B, P] for every horizon."""
     steps: Tensor
-    """Accepted steps [B]; −1 where the solver doesn't tell."""
+    """Accepted steps [B]; −1 where the solver doesn't count them."""
     rejected: Tensor
     lambda_max: Tensor
-    """Largest estimate along the way [B] of the Hessian's largest eigenvalue; NaN where there was none."""
+    """The largest of the estimates of λmax along the trajectory [B]; NaN where none was made."""
 
 
 def largest_step(horizons: Sequence[float], lambda_max: Tensor, limit: float) -> Tensor:
-    """The largest step option with which equal steps to the horizons have h·λmax of at most nine tenths of the limit."""
+    """The largest value of a fixed-step solver's `step` with which h·λmax is at most nine tenths of the limit in every interval
+    between horizons."""
     intervals = torch.tensor(horizons, dtype=torch.float64, device=lambda_max.device)
     intervals = torch.diff(intervals, prepend=torch.zeros_like(intervals[:1]))
     return (intervals / torch.ceil(intervals * lambda_max.double()[..., None] / (0.9 * limit))).amin(dim=-1)
@@ -38,7 +39,8 @@ def largest_step(horizons: Sequence[float], lambda_max: Tensor, limit: float) ->
 
 @dataclass(frozen=True)
 class Round:
-    """One step of the tasks of `field`: h is a number, or [A, 1] with 0 for tasks that rejected it or have arrived."""
+    """One step of the tasks of `field` at once. h is a number, or [A, 1] with 0 for tasks that rejected the step or are at their
+    end already."""
 
     field: GradientFlow
     h: StepSize
@@ -48,7 +50,7 @@ class Round:
             return self.h
         rows = self.field.rows
         place = torch.tensor([task]) if rows is None else torch.nonzero(rows == task).flatten()
-        return float(self.h[place].sum())  # 0 where the task had arrived
+        return float(self.h[place].sum())  # 0 where the task isn't among those of the round
 
     def advance(self, tableau: Tableau, u: Tensor) -> Tensor:
         """The whole batch's u [B, P] after this round."""
@@ -59,7 +61,7 @@ class Round:
 
 
 class Rounds:
-    """The rounds of a solve in order, equal ones in a row stored once."""
+    """The rounds of a solve in order; equal consecutive ones are stored once."""
 
     def __init__(self) -> None:
         self._runs: list[Round] = []
@@ -81,10 +83,10 @@ class Rounds:
 
 @dataclass
 class Trajectory(Solution):
-    """A forward solve by the Runge–Kutta methods of `tableau`, as rounds of steps, cut into segments.
+    """A forward solve by the Runge–Kutta method of `tableau`, as rounds of steps, divided into segments.
 
-    A way back recomputes a segment at a time from the state before it. Segments end after `snapshots.segment` rounds and at
-    every horizon, whichever states are kept, so that the way back doesn't depend on how many there are.
+    An adjoint recomputes one segment at a time from the state before it. Segments end after `snapshots.segment` rounds and at
+    every horizon, whichever states are kept, so that the adjoint's result doesn't depend on how many are kept.
     """
 
     tableau: Tableau
@@ -92,23 +94,23 @@ class Trajectory(Solution):
     snapshots: Snapshots
     rounds: Rounds = field(default_factory=Rounds)
     cuts: list[int] = field(default_factory=list)
-    """Number of the round at which each segment begins; the number of rounds at the end."""
+    """The number of the first round of each segment."""
     times: list[Tensor | float] = field(default_factory=list)
-    """t at the cuts, [B] where step sizes differ from task to task."""
+    """t at the start of each segment; [B] where step sizes differ from task to task."""
     arrivals: list[int] = field(default_factory=lambda: [0])
-    """Number of segments up to each horizon, 0 first."""
+    """The number of segments up to each horizon, after a first 0."""
 
     @classmethod
     def start(
         cls, field: GradientFlow, batch: int, horizons: list[float], tableau: Tableau, snapshots: Snapshots
     ) -> Trajectory:
-        """Nothing solved yet, for so many tasks."""
+        """An empty trajectory for `batch` tasks."""
         steps, rejected = torch.zeros(2, batch, dtype=torch.int64, device=field.theta.device)
         unknown = field.theta.new_full((batch,), float("nan"))
         return cls([], steps, rejected, unknown, tableau, horizons, snapshots)
 
     def append(self, round_: Round, u: Tensor, t: Tensor | float) -> None:
-        """Takes up a round that starts from u [B, P] at t [B]. The tensors aren't copied: don't write into them later."""
+        """Records a round that starts from u [B, P] at t [B]. The tensors aren't copied: don't write into them later."""
         if self._at_a_cut():
             self.snapshots.offer(len(self.cuts), u)
             self.cuts.append(len(self.rounds))
@@ -120,12 +122,12 @@ class Trajectory(Solution):
         return len(self.cuts) == begun or len(self.rounds) - self.cuts[-1] == self.snapshots.segment
 
     def arrive(self, u: Tensor) -> None:
-        """Ends the way to the next horizon at u [B, P]."""
+        """Records u [B, P] as the state at the next horizon."""
         self.ends.append(u)
         self.arrivals.append(len(self.cuts))
 
     def rounds_of(self, segment: int) -> range:
-        """Numbers of the rounds in it."""
+        """The numbers of the segment's rounds."""
         last = segment + 1 == len(self.cuts)
         return range(self.cuts[segment], len(self.rounds) if last else self.cuts[segment + 1])
 
@@ -136,7 +138,7 @@ class Trajectory(Solution):
         return u
 
     def interval(self, segment: int) -> tuple[Tensor, Tensor]:
-        """t [B], in float64, at its start and at its end."""
+        """t [B], in float64, at the segment's start and at its end."""
         last = segment + 1 in self.arrivals
         end = self.horizons[self.arrivals.index(segment + 1) - 1] if last else self.times[segment + 1]
         return self._for_all(self.times[segment]), self._for_all(end)
@@ -145,17 +147,17 @@ class Trajectory(Solution):
         return torch.as_tensor(t, dtype=torch.float64, device=self.steps.device).expand(len(self.steps))
 
     def time_of(self, number: int, task: int) -> float:
-        """Where the round begins for the task."""
+        """The task's t at the start of the round."""
         return sum(self.rounds[earlier].step_of(task) for earlier in range(number))
 
     def remedy(self, number: int, product: float, limit: float) -> float:
-        """The largest step option that keeps fixed steps inside the stability limit, where h·λmax = `product` was met in the
-        round; NaN for steps that a controller chose."""
+        """The largest `step` with which fixed steps stay within the stability limit, given that h·λmax was `product` in round
+        `number`; NaN for adaptive steps."""
         h = self.rounds[number].h
         if not isinstance(h, float):
             return float("nan")
         return float(largest_step(self.horizons, torch.tensor(product / h), limit))
 
     def between_horizons(self) -> Iterator[tuple[int, range]]:
-        """(k, segments from the horizon before the k-th to the k-th), the last horizon first."""
+        """(k, the segments between horizon k − 1 and horizon k), the last horizon first."""
         yield from reversed([(k, range(start, end)) for k, (start, end) in enumerate(pairwise(self.arrivals))])

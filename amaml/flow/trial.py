@@ -1,4 +1,4 @@
-"""The first evaluation of a user's losses: which derivatives they allow, and whether they are functions at all."""
+"""The first evaluation of a user's losses: it finds out how they can be differentiated, and whether they are pure functions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _Make = Callable[[Loss, Loss, Any, Witness | None], TracedDerivatives | LoopedDe
 def differentiated(
     support: Loss, query: Loss, tasks: Any, unflatten: Callable[[Tensor], Any], theta: Tensor
 ) -> TracedDerivatives | LoopedDerivatives:
-    """Derivatives of the losses for all tasks [B, …] in the faster way that they allow at θ [P].
+    """Derivatives of the losses for all tasks [B, …], by vmap where a trial at θ [P] shows that it can trace them, otherwise task
+    by task.
 
-    Raises ValueError for losses that are no pure functions to scalars: whose values differ from one evaluation to the
-    next, that write into their arguments, or whose dependence on params is hidden from autograd.
+    Raises ValueError for losses that aren't pure scalar functions: whose values differ from one evaluation to the next, that
+    write into their arguments, or whose dependence on params is hidden from autograd.
     """
     losses = ScalarLoss(support, "support", theta.dtype), ScalarLoss(query, "query", theta.dtype)
     tasks = tree_map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf.detach(), tasks)
@@ -44,13 +45,13 @@ def differentiated(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        # Whatever vmap stumbles over, the loop tells whether it is the loss's own.
+        # The loop below shows whether the error is the loss's own or vmap's.
         _log.info("tasks are solved one at a time, since vmap can't trace the losses: %s", error)
     return looped(*losses, tasks, _try(looped, losses, tasks, u))
 
 
 def _try(make: _Make, losses: tuple[ScalarLoss, ScalarLoss], tasks: Any, u: Tensor) -> Witness:
-    """The losses' derivatives at u [B, P], found to be a function's."""
+    """The losses' derivatives at u [B, P]. Raises ValueError where the losses aren't pure functions."""
     own, at = tree_map(torch.clone, tasks), u.clone()  # so that writing into them doesn't reach the caller's
     lent = [at, *tree_leaves(own)]
     versions = [tensor._version for tensor in lent]
@@ -58,8 +59,8 @@ def _try(make: _Make, losses: tuple[ScalarLoss, ScalarLoss], tasks: Any, u: Tens
     witness = Witness(derivatives, at)
     if versions != [tensor._version for tensor in lent]:
         raise ValueError(
-            "a loss changes its arguments in place, and what it would give next: write x = x - c instead of x -= c, and "
-            "x.clamp(…) instead of x.clamp_(…), or clone before"
+            "a loss changes its arguments in place, so that its next value would be another: write x = x - c instead of "
+            "x -= c, and x.clamp(…) instead of x.clamp_(…), or clone the argument first"
         )
     witness.confirm(derivatives)
     for loss, slope in zip(losses, (witness.slope, witness.query_slope), strict=True):
@@ -69,7 +70,8 @@ def _try(make: _Make, losses: tuple[ScalarLoss, ScalarLoss], tasks: Any, u: Tens
 
 
 def _refuse_hidden_dependence(name: str, derivatives: TracedDerivatives | LoopedDerivatives, u: Tensor) -> None:
-    """A gradient of zero is a stationary point's, or of a loss that says the same everywhere; else it was lost on the way."""
+    """Raises ValueError where the loss changes with params although its gradient is zero near u [B, P], too: then operations that
+    autograd can't follow hide the dependence. A zero gradient at a stationary point or of a constant loss is accepted."""
     here, _ = derivatives.query(u)
     aside = torch.arange(u.shape[1], dtype=u.dtype, device=u.device).sin()
     for moved in (1.01 * u + 0.01 * aside, u + aside):
@@ -80,12 +82,13 @@ def _refuse_hidden_dependence(name: str, derivatives: TracedDerivatives | Looped
             continue
         raise ValueError(
             f"the {name} loss changes with params, but its gradient is zero everywhere: .detach(), .item(), numpy, rounding "
-            "or a count cut it off from params; compute it by differentiable operations on params alone"
+            "or a count hides params from autograd; compute the loss by differentiable operations on params alone"
         )
 
 
 class ScalarLoss:
-    """A user's loss whose value is looked at: a real scalar, brought to the dtype of params. Raises ValueError for others."""
+    """A user's loss, whose value is checked to be a real scalar and converted to the dtype of params. Raises ValueError if
+    not."""
 
     def __init__(self, loss: Loss, name: str, dtype: torch.dtype) -> None:
         self.loss, self.name, self.dtype = loss, name, dtype

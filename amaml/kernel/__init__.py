@@ -1,4 +1,4 @@
-"""The fast path of fully connected networks on a CPU: the whole solve in C++, equal to the batched path to rounding."""
+"""The compiled path for fully connected networks, on CPU (C++) and GPU (CUDA): it equals the batched path to rounding."""
 
 from amaml.kernel.library import backend, disabled
 

@@ -1,6 +1,6 @@
-"""Compiles the kernel into a cache of the environment: `python -m amaml.kernel.build`.
+"""Compiles the CPU kernel into a cache in the Python environment: `python -m amaml.kernel.build`.
 
-Nothing else compiles: a solve takes what lies in the cache, or the batched path.
+Only this module compiles it: a solve uses a kernel from the cache if there is one, otherwise the batched path in PyTorch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 class CompileError(Exception):
-    """The compiler was there and failed; the text is what it said."""
+    """The compiler failed; the message is its output."""
 
 
 def find_compiler() -> str | None:
-    """Path of a C++ compiler, if the machine has one."""
+    """The path of a C++ compiler; None if the machine has none."""
     return next((path for name in COMPILERS if (path := shutil.which(name))), None)
 
 
 def build(compiler: str) -> Path:
-    """The cached kernel of this compiler, compiled first if it isn't there. Raises CompileError."""
+    """The path of this compiler's cached kernel, which is compiled first if it is missing. Raises CompileError."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     kernel = folder() / f"kernel-{code()}-{hashlib.sha256(version).hexdigest()[:12]}.so"
     if not kernel.exists():
@@ -41,7 +41,8 @@ def build(compiler: str) -> Path:
 
 
 def compile_to(library: Path, compiler: str, extra: Sequence[str] = ()) -> None:
-    """Compiles with the usual flags and `extra` ones; `library` appears whole or not at all. Raises CompileError."""
+    """Compiles the kernel to the file `library` with FLAGS and the `extra` flags. The file appears whole or not at all. Raises
+    CompileError."""
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as place:
         out = Path(place) / "kernel.so"
         done = subprocess.run(
@@ -56,7 +57,7 @@ def compile_to(library: Path, compiler: str, extra: Sequence[str] = ()) -> None:
 
 
 def main() -> None:
-    """Builds if it can. Without a compiler, or where it fails, solves are slower and otherwise the same."""
+    """Builds the kernel if possible. Without it, solves are slower; their results agree to rounding."""
     compiler = find_compiler()
     if os.environ.get("AMAML_KERNEL") == "off" or compiler is None:
         why = "AMAML_KERNEL is off" if compiler else f"no C++ compiler found ({', '.join(COMPILERS)})"

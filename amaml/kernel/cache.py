@@ -1,4 +1,4 @@
-"""Where compiled kernels lie, and which of them fits the sources and the processor at hand."""
+"""Where compiled kernels are cached, and which of them matches the present sources and processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHARED = [HERE / f"{name}.h" for name in ("arithmetic", "checkpointing", "kinks", "problem", "task")]
-"""The solve of a task, the same for processors and GPUs."""
+"""The solve of one task, the same source for CPUs and GPUs."""
 SOURCES = [
     *(HERE / "cpu" / name for name in ("mlp_flow.cpp", "block.h", "network.h", "products.h", "vectors.h")),
     *SHARED,
@@ -18,22 +18,22 @@ FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
     "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
-"""Not -ffast-math: NaN and infinity are how a diverging solve is found out. Traps and the sign of zero nobody looks at."""
+"""Without -ffast-math, since NaN and infinity show that a solve diverges. Traps and the sign of zero don't matter."""
 
 
 def folder() -> Path:
-    """Where kernels of this environment lie."""
+    """The folder of this Python environment's kernels."""
     return Path(sys.prefix) / "var" / "amaml"
 
 
 def cached() -> Path | None:
-    """The kernel built from these sources for this processor; the newest where several compilers made one."""
+    """The kernel built from the present sources for this processor; the newest, if several compilers have built one."""
     kernels = list(folder().glob(f"kernel-{code()}-*.so"))
     return max(kernels, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def code() -> str:
-    """What the machine code depends on beside the compiler: sources, flags, processor."""
+    """A hash of all that the machine code depends on, except the compiler: sources, flags and processor."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update(source.read_bytes())
@@ -42,7 +42,7 @@ def code() -> str:
 
 
 def _processor() -> list[str]:
-    """What -march=native looks at: model and features, as the system names them."""
+    """What -march=native depends on: the processor's model and features, as the system names them."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return [platform.processor()]

@@ -1,9 +1,9 @@
-// Which states to keep, as in amaml/adjoint/checkpointing.py.
+// The states that are kept for the adjoint, as in amaml/flow/snapshots.py and amaml/adjoint/checkpointing.py.
 #pragma once
 #include "arithmetic.h"
 #include "block.h"
 
-// States that segments of a trajectory start from: of every spacing'th segment, the spacing doubled where they become too many.
+// The states before every spacing-th segment of a trajectory. `thin` doubles the spacing when there are too many of them.
 template <class T> class Kept {
   public:
     Kept(Memory& memory, int64_t most, int64_t P) : P_(P), states_(memory, most, P) {}
@@ -18,7 +18,7 @@ template <class T> class Kept {
         for (int64_t n = 1; 2 * n < count_; ++n) copy(P_, static_cast<const T*>(states_[2 * n]), states_[n]);
         count_ = (count_ + 1) / 2, spacing_ *= 2;
     }
-    // The last that is kept: its segment, its state; and dropping it.
+    // The last kept state and the segment that starts from it; `drop` removes it.
     int64_t last_segment() const { return (count_ - 1) * spacing_; }
     const T* last_state() { return states_[count_ - 1]; }
     void drop() { --count_; }
@@ -34,7 +34,8 @@ inline double choose(int64_t n, int64_t k) {
     return round(result);
 }
 
-// How far to carry before the next state is kept, with `slots` states counting the first (Griewank & Walther 2000, revolve).
+// The number of segments before the next kept state, with `slots` states in all, the first included (Griewank & Walther 2000,
+// revolve).
 inline int64_t split(int64_t length, int64_t slots) {
     int64_t repeats = 1;
     while (choose(slots + repeats, slots) < double(length)) ++repeats;

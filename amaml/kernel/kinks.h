@@ -1,16 +1,16 @@
-// Finding out whether a flow meets a kink of its support loss, where the adjoint equation doesn't hold. As amaml/flow/kinks.py,
-// which explains it, does it for batches.
+// Finds out whether a flow meets a kink of its support loss, where the adjoint equation doesn't hold. amaml/flow/kinks.py does
+// the same for batches, and explains it.
 #pragma once
 #include "arithmetic.h"
 #include "block.h"
 
-// An accepted step with what was computed of it: the states and slopes of its stages [stages, P], the first slope at `from`.
+// An accepted step with the states and slopes of its stages [stages, P]; the first slope is the one at `from`.
 template <class T> struct Step {
     const T *from, *to, *states, *slopes, *end_slope;
     double h, time;
 };
 
-// Looks for jumps of the force along one task's flow. Throws Failure where λ would jump by too much.
+// Searches for jumps of the force along the flow of one task. Throws Failure where λ would jump by too much.
 template <class T> class Kinks {
   public:
     Kinks(const Problem<T>& problem, Memory& memory, bool watched)
@@ -18,7 +18,7 @@ template <class T> class Kinks {
           middle(take<T>(memory, watched ? P : 0)), beside(take<T>(memory, watched ? P : 0)),
           first(take<T>(memory, watched ? P : 0)), last(take<T>(memory, watched ? P : 0)), half(take<T>(memory, watched ? P : 0)) {}
 
-    // Looks around the start u. `force` writes −du/dt without the rates: force(at, out).
+    // Tests whether the flow starts in a kink, at u. force(at, out) writes −du/dt without the rates.
     template <class F> OUT_OF_LINE void start(const T* u, F force) {
         last_quotient = 0, was_rejected = false;
         const T unit = T(sqrt(double(P)));
@@ -30,7 +30,7 @@ template <class T> class Kinks {
         refuse(jump(force), 0);
     }
     void rejected() { was_rejected = true; }
-    // Looks at a step over which the slope changes much faster than over the one before, and after a rejected one.
+    // Searches the step if the slope changes much faster than over the step before, or if its first attempt was rejected.
     template <class F> OUT_OF_LINE void accepted(const Step<T>& step, F force) {
         const T* far = step.to;
         double change = distance(step.end_slope, step.slopes);
@@ -39,9 +39,9 @@ template <class T> class Kinks {
                 change = of_stage, far = step.states + s * P;
         const double way = step.h * sqrt(total(P, [&](int64_t i) { return double(step.slopes[i]) * step.slopes[i]; }));
         const double quotient = change > 0 ? smaller(change / way, double(LARGEST<T>)) : 0;
-        const bool look = was_rejected || quotient > SPIKE * last_quotient;
+        const bool suspect = was_rejected || quotient > SPIKE * last_quotient;
         last_quotient = quotient, was_rejected = false;
-        if (look) refuse(search(step.from, far, force), step.time);
+        if (suspect) refuse(search(step.from, far, force), step.time);
     }
 
   private:
@@ -56,7 +56,7 @@ template <class T> class Kinks {
     void refuse(double jump, double t) const {
         if (jump > LIMIT * p.rtol) fail(Failure{KINK, t, jump});
     }
-    // The relative jump between u and `far`, 0 where there is none: by halving the way to where most of the change is.
+    // The relative jump between u and `far`, 0 where there is none. Bisection keeps the half with the larger change of the force.
     template <class F> OUT_OF_LINE double search(const T* u, const T* far, F force) {
         copy(P, u, before.data()), copy(P, far, after.data());
         force(before.data(), first.data()), force(after.data(), last.data());
@@ -74,7 +74,7 @@ template <class T> class Kinks {
         });
         return jump(force);
     }
-    // The jump between `before` and `after`, in units of the speed at which the flow crosses it; 0 if it is but rounding.
+    // The jump between `before` and `after`, divided by the speed at which the flow crosses it; 0 if it is only rounding.
     template <class F> OUT_OF_LINE double jump(F force) {
         const auto change = [&](const Values<T>& at, T sign, const Values<T>& there) {
             each(P, [&](int64_t i) { middle[i] = at[i] + sign * beside[i]; });

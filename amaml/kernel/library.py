@@ -1,4 +1,4 @@
-"""The compiled kernel as a library: loaded at first use, if the cache of this environment has one."""
+"""The compiled CPU kernel as a shared library, loaded at first use, and the choice between kernel and batched path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amaml.kernel.cuda import CudaKernel, cuda_kernel
 from amaml.kernel.problem import KernelProblem
 
 CHUNK = 128
-"""Points that are looked at together: then what is computed of them stays in the processor's cache."""
+"""The points of a task that are computed together, so few that intermediate results stay in the processor's cache."""
 _off: ContextVar[bool] = ContextVar("amaml_kernel_off", default=False)
 
 _OUT_OF_MEMORY, _INCONSISTENT = 1, 2
@@ -26,14 +26,14 @@ _OUT_OF_MEMORY, _INCONSISTENT = 1, 2
 
 
 class Kernel(NamedTuple):
-    """A loaded kernel."""
+    """A loaded CPU kernel."""
 
     library: ctypes.CDLL
     name: str
-    """"kernel" and a hash of its machine code: equal names, equal bits."""
+    """"kernel" and a hash of its machine code: equal names mean equal bits."""
 
     def fits(self, c: KernelProblem, dtype: torch.dtype, widths: Sequence[int], steps: int) -> bool:
-        """Always: memory comes from the heap. Sets how many points are looked at together."""
+        """True for every problem, since memory comes from the heap; sets the length of chunks."""
         c.chunk = CHUNK
         return True
 
@@ -42,16 +42,14 @@ class Kernel(NamedTuple):
         solve = self.library.amaml_solve_float64 if dtype == torch.float64 else self.library.amaml_solve_float32
         ended = solve(ctypes.byref(c))
         if ended == _OUT_OF_MEMORY:
-            raise MemoryError(
-                "the kernel ran out of memory: fewer threads, a smaller network or checkpoints=k need less"
-            )
+            raise MemoryError("the kernel ran out of memory: use fewer threads, a smaller network or checkpoints=k")
         if ended == _INCONSISTENT:
-            raise ValueError("the kernel was handed sizes that aren't its network's: call it by amaml.meta_gradient")
+            raise ValueError("the problem's sizes don't match its network: call the kernel through amaml.meta_gradient")
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Solves inside take the batched path, for comparison."""
+    """A context in which solves use the batched path, for comparison."""
     token = _off.set(True)
     try:
         yield
@@ -63,14 +61,14 @@ CPU = torch.device("cpu")
 
 
 def kernel(device: torch.device = CPU) -> Kernel | CudaKernel | None:
-    """The kernel that solves on the device use here and now, or None where they take the batched path."""
+    """The kernel for solves on the device; None where they use the batched path."""
     if _off.get() or device.type not in ("cpu", "cuda"):
         return None
     return cuda_kernel(device) if device.type == "cuda" else _loaded()
 
 
 def backend(device: torch.device = CPU) -> str:
-    """The name of what solves of the built-in networks on the device run on: "kernel 1f0c…", "cuda kernel 7d3a…" or "batched"."""
+    """What solves of the built-in networks on the device: "kernel 1f0c…", "cuda kernel 7d3a…" or "batched"."""
     found = kernel(device)
     return found.name if found else "batched"
 
@@ -84,7 +82,7 @@ def _loaded() -> Kernel | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # built for another system, or cut off: as good as none
+    except OSError:  # it was built for another system, or is incomplete: it counts as missing
         return None
     library.amaml_problem_bytes.restype = ctypes.c_int64
     if library.amaml_problem_bytes() != ctypes.sizeof(KernelProblem):

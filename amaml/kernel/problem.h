@@ -1,4 +1,4 @@
-// A solve's question and where its answer goes, and how a task fails.
+// The input of a solve, the places of its results, and the codes of failures.
 #pragma once
 #ifndef __CUDACC_RTC__
 #include <cmath>
@@ -9,15 +9,15 @@
 
 enum class Activation : int64_t { tanh, sigmoid, softplus, relu };
 
-// The face towards Python: amaml/kernel/library.py mirrors it field by field, and PROBLEM_FIELDS below names the same fields.
+// The interface to Python: amaml/kernel/problem.py mirrors it field by field, and PROBLEM_FIELDS below names the same fields.
 // B tasks, P parameters, K horizons.
 template <class T> struct Problem {
     int64_t layers, activation, batch, parameters, support_points, query_points, horizons, threads;
-    int64_t chunk;  // points that are looked at together, at most
-    int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: as many as come cheap
-    int64_t room;  // adaptive steps that a block's lists have room for; the heap needs no bound
-    int64_t controlled, tensors;  // controlled: the adjoint ODE with λ at tolerance, instead of the reverse of the steps
-    int64_t backward;  // 0: only carry θ to the horizons, for estimates that need no adjoint
+    int64_t chunk;  // the most points that are computed together
+    int64_t stages, order, adaptive, guard, max_steps, checkpoints;  // checkpoints −1: all states, or about √N
+    int64_t room;  // the most adaptive steps that a GPU block's lists can hold; the CPU's lists grow
+    int64_t controlled, tensors;  // controlled: the adjoint ODE with error control on λ, not the reverse of the steps
+    int64_t backward;  // 0: the forward solve alone, for estimates that need no adjoint
     int64_t proximal_in_query, want_length, want_rates, want_proximal;
     double proximal, rtol, atol, stability_limit, step_cap;
     const int64_t *widths, *sizes;  // sizes: of the parameter tensors [tensors]
@@ -37,7 +37,7 @@ template <class T> struct Problem {
 };
 
 #ifndef __CUDACC_RTC__
-// Every field of Problem, in its order. A field that is missing here, or stands in another place, doesn't compile.
+// The fields of Problem in their order. If one is missing here or in another place, the code doesn't compile.
 #define PROBLEM_FIELDS(FIELD)                                                                                              \
     FIELD(layers) FIELD(activation) FIELD(batch) FIELD(parameters) FIELD(support_points) FIELD(query_points)               \
     FIELD(horizons) FIELD(threads) FIELD(chunk) FIELD(stages) FIELD(order) FIELD(adaptive) FIELD(guard) FIELD(max_steps)                \
@@ -49,18 +49,18 @@ template <class T> struct Problem {
     FIELD(lambda_max) FIELD(accepted) FIELD(rejected) FIELD(gradient_count) FIELD(hvp_count) FIELD(code)                   \
     FIELD(failed_at) FIELD(value) FIELD(bound)
 
-// What the compiler made of a field, for the test that compares it with Python's mirror.
+// A field's name, place and type as compiled, for the test that compares them with Python's mirror.
 struct Field {
     const char* name;
     int64_t offset, bytes;
-    int64_t kind;  // a letter: integer, number or pointer
+    int64_t kind;  // i: integer, n: floating-point number, p: pointer
 };
 template <class F> constexpr int64_t kind_of() { return std::is_pointer_v<F> ? 'p' : std::is_floating_point_v<F> ? 'n' : 'i'; }
 template <class P> struct Fields {
 #define FIELD(name) Field{#name, int64_t(offsetof(P, name)), int64_t(sizeof(P::name)), kind_of<decltype(P::name)>()},
     static constexpr Field all[] = {PROBLEM_FIELDS(FIELD)};
 #undef FIELD
-    // Each begins where the one before it ends, and the last one ends where the structure does: so there are no others.
+    // True if each field begins where the one before it ends, and the last one ends with the structure: then none is missing.
     static constexpr bool complete() {
         int64_t end = 0;
         for (const Field& field : all) {
@@ -74,7 +74,8 @@ static_assert(Fields<Problem<float>>::complete(), "PROBLEM_FIELDS must name ever
 static_assert(Fields<Problem<double>>::complete(), "PROBLEM_FIELDS must name every field of Problem, in its order");
 #endif
 
-// As amaml.flow.result.Result; and that a list was too short for the steps, which only a larger `room` mends.
+// The codes of amaml.flow.result.Result, and NO_ROOM: a list was too short for the steps, and Python tries again with more
+// `room`.
 enum Code : int64_t { SUCCESS, STABILITY_LIMIT, STEP_UNDERFLOW, NON_FINITE, BUDGET_SPENT, KINK = 6, NO_ROOM = 100 };
 struct Failure {
     Code code;

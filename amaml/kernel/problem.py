@@ -1,4 +1,4 @@
-"""The structure that a kernel is handed: `Problem` of problem.h, field by field."""
+"""The structure that is passed to a kernel: `Problem` of problem.h, field by field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POINTERS = (
 
 
 class KernelProblem(ctypes.Structure):
-    """A solve's question and where its answer goes."""
+    """The input of a solve and the places of its results."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _INTEGERS.split()),
@@ -29,7 +29,7 @@ class KernelProblem(ctypes.Structure):
     ]
 
     def sizes_and_switches(self) -> bytes:
-        """The integers, but for how many tasks there are: what memory a task needs."""
+        """The bytes of all integers, with the number of tasks set to 1: what the memory needed for one task depends on."""
         of_one = type(self).from_buffer_copy(self)
         of_one.batch = 1
         return bytes(of_one)[: type(self).proximal.offset]

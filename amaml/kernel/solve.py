@@ -1,4 +1,4 @@
-"""A meta-gradient by the compiled kernel, where there is one and the problem is of its kind."""
+"""A meta-gradient by the compiled kernel, where there is one and it can solve the problem."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from amaml.models.mlp.derivatives import MLPDerivatives
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _ROOM, _MORE_ROOM = 4096, 8
-"""Adaptive steps that a GPU's blocks have room for at first, and by how much there is more where a task needs more."""
+"""The number of adaptive steps for which a GPU block has room at first, and its factor of growth when a task needs more."""
 _NO_ROOM = 100
-"""How the kernel says so."""
+"""The code of a task that needed more steps than there was room for."""
 
 
 def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer | None:
-    """The answer, or None where the batched path has to give it. Raises SolveError for tasks that can't be solved."""
+    """The answer; None where the batched path has to compute it. Raises SolveError for tasks that can't be solved."""
     asked = _ask(problem, wanted, backward=True)
     return None if asked is None else asked.answer()
 
 
 def carry(problem: Problem) -> tuple[Solution, Evaluations] | None:
-    """The forward solve alone, and what it evaluated; as `solve`."""
+    """The forward solve alone, with its numbers of evaluations; None where the batched path has to compute it. Raises as
+    `solve`."""
     asked = _ask(problem, frozenset(), backward=False)
     return None if asked is None else asked.carried()
 
@@ -63,7 +64,7 @@ def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _S
 
 
 def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
-    """Raises ValueError where an array isn't as long as the kernel would read: it takes all lengths from the widths."""
+    """Raises ValueError where an array's shape doesn't follow from the widths, from which the kernel computes all lengths."""
     widths, batch = derivatives.widths, problem.batch
     parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
     rates = problem.theta if problem.rates is None else problem.rates
@@ -80,7 +81,7 @@ def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
 
 
 class _Solve:
-    """One call of the kernel: keeps alive what the pointers point to."""
+    """One call of the kernel; it holds the tensors that the structure's pointers point to."""
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class _Solve:
         self._lists[name] = torch.tensor(values, dtype=torch.float64, device="cpu")
 
     def _place(self) -> None:
-        """Brings the lists to where the kernel reads them, as one array: several copies to a GPU would each cost as much."""
+        """Copies the lists to the kernel's device as one array, since on a GPU each copy costs about the same."""
         together = torch.cat([values.view(torch.int64) for values in self._lists.values()])
         together = self._alive["lists"] = together.to(self.problem.theta.device)
         at = together.data_ptr()
@@ -182,7 +183,7 @@ class _Solve:
     def _results(self, name: str, dtype: torch.dtype, *shape: int) -> None:
         device = self.problem.theta.device
         if device.type == "cpu":
-            # NumPy's zeros come from the system untouched; torch's would wake its own threads to write them.
+            # The system gives NumPy memory of zeros without writing it; torch.zeros would start PyTorch's threads to write it.
             self._hold(name, torch.from_numpy(np.zeros(shape, _NUMPY[dtype])))
         else:
             self._hold(name, torch.zeros(shape, dtype=dtype, device=device))
@@ -192,7 +193,7 @@ class _Solve:
         setattr(self.c, name, tensor.data_ptr())
 
     def fits(self) -> bool:
-        """Whether the kernel has the memory that this network and these points need."""
+        """Whether the kernel has enough memory for this network and these points."""
         return self._found.fits(self.c, self.problem.theta.dtype, self.widths, self._steps)
 
     def carried(self) -> tuple[Solution, Evaluations]:
@@ -206,7 +207,7 @@ class _Solve:
         code = self._alive["code"].cpu()
         while bool((code == _NO_ROOM).any()):
             self.c.room *= _MORE_ROOM
-            for name in ("gradients", "through_theta", "by_rates", "code"):  # what solves add to
+            for name in ("gradients", "through_theta", "by_rates", "code"):  # the results that the kernel adds to
                 self._alive[name].zero_()
             self._found.run(self.c, self.problem.theta.dtype, self.widths, self._steps)
             code = self._alive["code"].cpu()
@@ -232,7 +233,7 @@ class _Solve:
         return Failure(Result(int(self._alive["code"][task])), task, time, value, bound)
 
     def _length(self, *, discrete: bool) -> Tensor | None:
-        """dJ/dT_k [B, K]; for equal steps an interval's h is its length over a fixed N."""
+        """dJ/dT_k [B, K]; for fixed steps, the derivative holds the number of steps of each interval constant."""
         by_length = self._alive["by_length"]
         if not discrete:
             return by_length

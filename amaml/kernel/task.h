@@ -1,9 +1,10 @@
-// The whole meta-gradient of a task: forward flow with step control and stability guard, query loss, discrete or interpolated
-// adjoint with checkpointing; or the forward flow alone. It does what amaml/flow and amaml/adjoint do for batches of any losses,
-// for fully connected networks and regression losses, with a task's data close to the processor.
+// The meta-gradient of one task: the forward flow with step control and stability guard, the query loss, and the discrete or
+// interpolated adjoint with checkpointing; or the forward flow alone. It implements amaml/flow and amaml/adjoint, which work on
+// batches and any losses, for a single task with a fully connected network and regression losses.
 //
-// One source for processors and GPUs. A block of threads goes through it in step, all of them with the same scalars; on a processor
-// a block is one thread. Vectors are shared: loops over them (each), sums (total) and the network's products divide the work.
+// The source is the same for CPUs and GPUs. A block of threads executes it, all of them with the same scalars; on a CPU a block
+// is one thread. Vectors are shared by the block: loops over them (each), sums (total) and the network's products divide the
+// work.
 #pragma once
 #include "arithmetic.h"
 #include "block.h"
@@ -12,13 +13,13 @@
 #include "network.h"
 #include "problem.h"
 
-// As in amaml/flow/control.py, guard.py, solve.py, amaml/adjoint/equation.py and interpolated.py.
+// Constants of amaml/flow/control.py, guard.py and solve.py, and of amaml/adjoint/equation.py and interpolated.py.
 constexpr double SAFETY = 0.9, SHARE = 0.1, SHRINK = 0.2, GROW = 10, SMALLEST_STEP = 1e-12, END_SLACK = 1.1;
 constexpr double FRESH = 0.1, GROWTH_OF_FLOW = 2, GROWTH_OF_FIXED_STEPS = 100;
 constexpr double LAMBDA_SHARE = 0.5, ROUNDING = 4;
 constexpr int64_t FIRST_ITERATIONS = 12, CHECK_EVERY = 16, SEGMENT = 16, MOST_ADJOINT_STEPS = 1000000;
-constexpr int64_t CHEAP_BYTES = 1 << 20;  // of states of one trajectory, kept without thinning them
-constexpr int64_t SLOT_BYTES = 1 << 18;   // of activations worth remembering for each stage
+constexpr int64_t CHEAP_BYTES = 1 << 20;  // up to this size, all states of a trajectory are kept
+constexpr int64_t SLOT_BYTES = 1 << 18;   // up to this size, the activations of each stage are kept
 
 template <class T> class Task {
   public:
@@ -27,7 +28,7 @@ template <class T> class Task {
           query(memory, p.query_points, p.widths[0], p.widths[p.layers], p.chunk),
           net(memory, p.layers, p.widths, Activation(p.activation), larger(support.length, query.length), slots()),
           u(take<T>(memory, P)), next(take<T>(memory, P)), slope(take<T>(memory, P)), end_slope(take<T>(memory, P)),
-          lambda(take<T>(memory, P)), scratch(take<T>(memory, P)), seed(take<T>(memory, P)), power(take<T>(memory, P)),
+          lambda(take<T>(memory, P)), scratch(take<T>(memory, P)), cotangent(take<T>(memory, P)), power(take<T>(memory, P)),
           root_rates(take<T>(memory, p.rates ? P : 0)), jumps(take<T>(memory, p.horizons * P)),
           states(take<T>(memory, p.stages * P)), slopes(take<T>(memory, p.stages * P)), kept(memory, most_kept(), P),
           between(memory, p.checkpoints < 0 ? most_between() : p.checkpoints + 2, P), places(memory, larger<int64_t>(1, p.checkpoints + 1)),
@@ -48,19 +49,19 @@ template <class T> class Task {
         kept.clear(1), sizes.clear(), starts.clear(), cuts.clear(), boundaries.clear(), arrivals.clear();
         boundaries.add(0), arrivals.add(0);
         rounds = segments = rejected = gradients = hvps = 0;
-        by_proximal = 0, growth = 0, misjudged = {SUCCESS, 0};
+        by_proximal = 0, growth = 0, bad_loss = {SUCCESS, 0};
         lambda_most = T(NAN);
         copy(P, p.theta, u.data());
         if (is_adaptive(p)) forward_adaptive();
         else forward_fixed();
-        if (misjudged.code != SUCCESS) fail(misjudged);
+        if (bad_loss.code != SUCCESS) fail(bad_loss);
         if (p.backward) backward();
         put(p.accepted + b, rounds), put(p.rejected + b, rejected), put(p.lambda_max + b, lambda_most);
         put(p.gradient_count + b, gradients), put(p.hvp_count + b, hvps);
     }
 
   private:
-    // ---- the flow f(u) = −α∘(∇L(u) + ρ(u−θ)), its Jacobian's products, and what they cost
+    // ---- the flow f(u) = −α∘(∇L(u) + ρ(u−θ)), products with its Jacobian, and the counts of evaluations
     OUT_OF_LINE void force(const T* at, T* out, int64_t slot = 0) {
         net.gradient(support, at, out, slot);
         ++gradients;
@@ -82,29 +83,29 @@ template <class T> class Task {
         const T rho = T(p.proximal);
         if (rho != 0) fill(P, out, [=](int64_t i) { return out[i] + rho * v[i]; });
     }
-    // (∇²L + ρ)·α·v, the negative of the transposed Jacobian's product.
-    OUT_OF_LINE void pulled(const T* at, const T* v, T* out, int64_t slot, bool known) {
+    // (∇²L + ρ)(α∘v), the negative of the vector-Jacobian product (∂f/∂u)ᵀ v.
+    OUT_OF_LINE void negative_vjp(const T* at, const T* v, T* out, int64_t slot, bool known) {
         if (p.rates) fill(P, scratch.data(), [&](int64_t i) { return v[i] * p.rates[i]; });
         hessian(at, p.rates ? scratch.data() : v, out, slot, known);
     }
 
-    // ---- the guard: power iteration on √α(∇²L + ρ)√α at `at`, whose activations slot 0 may hold already
-    OUT_OF_LINE T look(const T* at, T* vector, bool known) {
+    // ---- the guard: one power iteration on √α(∇²L + ρ)√α at `at`. `known`: slot 0 already holds the activations there.
+    OUT_OF_LINE T iterate(const T* at, T* vector, bool known) {
         const double along = total(P, [&](int64_t i) { return double(vector[i]) * p.power_start[i]; });
         const T unit = T(1 / sqrt(1 + 2 * FRESH * along + FRESH * FRESH)), fresh = T(FRESH) * unit;
         fill(P, scratch.data(), [&](int64_t i) {
             const T mixed = unit * vector[i] + fresh * p.power_start[i];
             return p.rates ? mixed * root_rates[i] : mixed;
         });
-        hessian(at, scratch.data(), seed.data(), 0, known);
-        if (p.rates) fill(P, seed.data(), [&](int64_t i) { return seed[i] * root_rates[i]; });
-        const T size = T(sqrt(total(P, [&](int64_t i) { return double(seed[i]) * seed[i]; })));
-        if (size != 0) fill(P, vector, [&](int64_t i) { return seed[i] / size; });
+        hessian(at, scratch.data(), cotangent.data(), 0, known);
+        if (p.rates) fill(P, cotangent.data(), [&](int64_t i) { return cotangent[i] * root_rates[i]; });
+        const T size = T(sqrt(total(P, [&](int64_t i) { return double(cotangent[i]) * cotangent[i]; })));
+        if (size != 0) fill(P, vector, [&](int64_t i) { return cotangent[i] / size; });
         return size;
     }
-    OUT_OF_LINE void first_looks(bool known) {
+    OUT_OF_LINE void first_iterations(bool known) {
         copy(P, p.power_start, power.data());
-        for (int64_t n = 0; n < FIRST_ITERATIONS; ++n) lambda_now = look(u.data(), power.data(), known || n);
+        for (int64_t n = 0; n < FIRST_ITERATIONS; ++n) lambda_now = iterate(u.data(), power.data(), known || n);
         if (!finite(lambda_now)) fail(Failure{NON_FINITE, 0});
         lambda_most = lambda_now;
     }
@@ -115,7 +116,8 @@ template <class T> class Task {
     OUT_OF_LINE void combine(const T* from, T h, const double* c, int64_t count, T* out) const {
         add_weighted(P, from, h, c, count, slopes.data(), out);
     }
-    // Stage states (the first is `from` itself) and the slopes of the first `count`; a stage's activations in its slot.
+    // Computes the stage states (the first is `from` itself) and the slopes of the first `count` stages. `first` is the first
+    // slope, if it is known already. The activations of a stage are kept in its slot.
     OUT_OF_LINE void stages(const T* from, T h, int64_t count, const T* first) {
         const double* row = p.a;
         for (int64_t s = 0; s < p.stages; row += s++) {
@@ -124,7 +126,7 @@ template <class T> class Task {
             else copy(P, first, slopes.data());
         }
     }
-    // The steps of a segment: one where they are reversed one by one, else those up to the next cut.
+    // The first step of a segment, and the one after its last. For the discrete adjoint, a segment is one step.
     int64_t begin_of(int64_t segment) const { return is_controlled(p) ? cuts[segment] : segment; }
     int64_t end_of(int64_t segment) const { return segment + 1 < segments ? begin_of(segment + 1) : rounds; }
     OUT_OF_LINE void advance(int64_t segment, T* at) {
@@ -147,8 +149,8 @@ template <class T> class Task {
     }
     int64_t slot(int64_t stage) const { return net.slots() > 1 ? stage : 0; }
 
-    // ---- forward
-    // Keeps u, where a segment starts, if it is due: all while that is cheap, then about √N; or half a limit.
+    // ---- forward Keeps u if a segment starts from it and its state is to be kept: all states while they take little memory,
+    // then about √N; with a limit, half of it.
     OUT_OF_LINE void offer() {
         if (!p.backward) return;
         if (is_controlled(p)) {
@@ -158,7 +160,7 @@ template <class T> class Task {
         kept.offer(segments++, u.data());
         while (kept.count() > most_at(kept.spacing())) kept.thin();
     }
-    // How many states may be kept: the rest of a limit is for the way back.
+    // How many states the forward solve may keep at this spacing; with a limit, the other half is for the reverse sweep.
     int64_t most_at(int64_t spacing) const {
         if (p.checkpoints >= 0) return larger<int64_t>(1, (p.checkpoints - 1) / 2);
         return spacing == 1 ? larger<int64_t>(2, CHEAP_BYTES / (P * int64_t(sizeof(T)))) : 2 * spacing;
@@ -168,7 +170,7 @@ template <class T> class Task {
         for (int64_t k = 0; k < p.horizons; ++k) all += p.counts[k];
         return all;
     }
-    // For lists and states that can't grow: the most steps, and the most states for them.
+    // The capacity of lists that can't grow: the most steps, states between two kept ones, and kept states.
     int64_t most_steps() const { return is_adaptive(p) ? p.room : fixed_steps(); }
     int64_t most_between() const { return !p.backward ? 0 : 2 + 2 * int64_t(sqrt(double(most_steps()))); }
     int64_t most_kept() const { return p.backward ? 1 + larger(most_at(1), p.checkpoints < 0 ? 2 * most_between() : 0) : 0; }
@@ -178,15 +180,15 @@ template <class T> class Task {
         if (!p.backward) return;
         T *jump = &jumps[k * P], *direct = p.gradients + b * P, loss = net.gradient(query, u.data(), jump);
         const T weight = T(p.weights[k]), rho = T(p.proximal_in_query ? p.proximal : 0);
-        const double far = total(P, [&](int64_t i) { return double(u[i] - p.theta[i]) * (u[i] - p.theta[i]); });
-        if (rho != 0) loss += T(0.5 * rho * far);
+        const double square = total(P, [&](int64_t i) { return double(u[i] - p.theta[i]) * (u[i] - p.theta[i]); });
+        if (rho != 0) loss += T(0.5 * rho * square);
         each(P, [&](int64_t i) {
-            const T pull = rho * (u[i] - p.theta[i]);
-            jump[i] = weight * (jump[i] + pull);
-            direct[i] -= weight * pull;
+            const T proximal = rho * (u[i] - p.theta[i]);
+            jump[i] = weight * (jump[i] + proximal);
+            direct[i] -= weight * proximal;
         });
-        if (p.proximal_in_query) by_proximal += 0.5 * weight * far;
-        if (misjudged.code == SUCCESS && !(finite(loss) && all_finite(jump))) misjudged = {NON_FINITE, p.times[k]};
+        if (p.proximal_in_query) by_proximal += 0.5 * weight * square;
+        if (bad_loss.code == SUCCESS && !(finite(loss) && all_finite(jump))) bad_loss = {NON_FINITE, p.times[k]};
         put(p.losses + b * p.horizons + k, loss);
     }
     OUT_OF_LINE bool all_finite(const T* v) const {
@@ -214,14 +216,15 @@ template <class T> class Task {
         const T h = T(p.steps[k]);
         if (!all_finite(u.data())) fail(Failure{NON_FINITE, time});
         if (!p.guard) return;
-        if (rounds == 0) first_looks(false);
-        else lambda_now = look(u.data(), power.data(), false);
+        if (rounds == 0) first_iterations(false);
+        else lambda_now = iterate(u.data(), power.data(), false);
         if (!finite(lambda_now)) fail(Failure{NON_FINITE, time});
         lambda_most = larger(lambda_most, lambda_now);
         if (!(h * lambda_now <= p.stability_limit))
             fail(Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(lambda_now)});
     }
-    // The largest step option that leaves nine tenths of the limit, as equal steps of every interval between horizons.
+    // The largest value of the solver's `step` with which h·λmax is at most nine tenths of the limit in every interval between
+    // horizons.
     double largest_step(double lambda) const {
         double largest = INFINITY;
         for (int64_t k = 0; k < p.horizons; ++k) {
@@ -233,7 +236,7 @@ template <class T> class Task {
 
     OUT_OF_LINE void forward_adaptive() {
         field(u.data(), slope.data());
-        if (p.guard) first_looks(true);
+        if (p.guard) first_iterations(true);
         if (watched()) kinks.start(u.data(), to_force());
         double h = first_step(), start = 0;
         for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
@@ -243,7 +246,7 @@ template <class T> class Task {
             put(p.by_length + b * p.horizons + k, T(total(P, [&](int64_t i) { return double(slope[i]) * jump[i]; })));
         }
     }
-    // Carries u and its slope from start to end; returns the step that would be tried next.
+    // Integrates u and its slope from start to end; returns the step that would be tried next.
     OUT_OF_LINE double integrate(double start, double end, double h) {
         double time = start;
         for (int64_t attempt = 0; attempt < p.max_steps; ++attempt) {
@@ -255,8 +258,8 @@ template <class T> class Task {
                 fail(finite(ratio) ? Failure{STEP_UNDERFLOW, time, trial} : Failure{NON_FINITE, time});
             const double wish = SAFETY * pow(ratio, -1.0 / p.order);
             const double before = h;
-            h = trial * smaller(missing(wish) ? SHRINK : within(wish, SHRINK, GROW), good ? GROW : SAFETY);
-            if (good && trial < before) h = larger(h, before);  // the end, which cut it short, says little about the next
+            h = trial * smaller(is_nan(wish) ? SHRINK : within(wish, SHRINK, GROW), good ? GROW : SAFETY);
+            if (good && trial < before) h = larger(h, before);  // a step shortened to meet the end says little about the next
             if (!good) { ++rejected, kinks.rejected(); continue; }
             if (watched()) kinks.accepted({u.data(), next.data(), states.data(), slopes.data(), end_slope.data(), trial, time}, to_force());
             offer();
@@ -268,16 +271,16 @@ template <class T> class Task {
         }
         fail(Failure{BUDGET_SPENT, time, NAN, double(p.max_steps)});
     }
-    // Fills next and end_slope; returns the error over tolerance.
+    // Computes next and end_slope; returns the error divided by the tolerance.
     OUT_OF_LINE double try_step(T h) {
         stages(u.data(), h, p.stages, slope.data());
         combine(u.data(), h, p.b, p.stages, next.data());
         field(next.data(), end_slope.data());
-        add_weighted(P, static_cast<const T*>(nullptr), h, p.error, p.stages, slopes.data(), seed.data());
+        add_weighted(P, static_cast<const T*>(nullptr), h, p.error, p.stages, slopes.data(), cotangent.data());
         const T last = h * T(p.error[p.stages]);
-        return over_tolerance([&](int64_t i) { return seed[i] + last * end_slope[i]; }, next.data());
+        return over_tolerance([&](int64_t i) { return cotangent[i] + last * end_slope[i]; }, next.data());
     }
-    // The largest entry of an error of u, on the way to `end`, over its share of the tolerance; NaN if any is NaN.
+    // The largest entry of the error of a step from u to `end`, each divided by its share of the tolerance; NaN if any is NaN.
     template <class F> double over_tolerance(F error, const T* end) {
         const T rtol = T(SHARE * p.rtol), atol = T(SHARE * p.atol), rounding = EPSILON<T>;
         return largest<T>(P, [&](int64_t i) {
@@ -285,18 +288,18 @@ template <class T> class Task {
             return off == 0 ? T(0) : off / larger(rtol * size + atol * p.scales[i], rounding * size);
         });
     }
-    // Whether a step that ends at `next` may stand. One that may not keeps its vector and learns how stiff it gets.
+    // Whether a step of length h to `next` is stable. An unstable step keeps the old vector, but takes the new estimate of λmax.
     OUT_OF_LINE bool stable(double h) {
         if (!p.guard) return true;
         copy(P, power.data(), lambda.data());
-        const T found = look(next.data(), lambda.data(), true);
+        const T found = iterate(next.data(), lambda.data(), true);
         if (finite(found)) lambda_now = found;
         if (!(h * found <= END_SLACK * p.step_cap)) return false;
         power.swap(lambda);
         lambda_most = larger(lambda_most, lambda_now);
         return true;
     }
-    // Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4.
+    // The first step, by Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4.
     OUT_OF_LINE double first_step() {
         const auto size = [&](auto v) { return over_tolerance(v, u.data()); };
         const double d0 = size([&](int64_t i) { return u[i]; }), d1 = size([&](int64_t i) { return slope[i]; });
@@ -306,10 +309,10 @@ template <class T> class Task {
         const double d2 = size([&](int64_t i) { return end_slope[i] - slope[i]; }) / h0, largest = larger(d1, d2);
         const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
         const double h = smaller(100 * h0, h1);
-        return missing(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
+        return is_nan(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
     }
 
-    // ---- kinks: relu alone has them, and the adjoint equation alone minds
+    // ---- kinks: only relu has them, and only the adjoint equation requires that there are none
     bool watched() const { return is_controlled(p) && p.backward && Activation(p.activation) == Activation::relu; }
     auto to_force() { return [this](const T* at, T* out) { force(at, out); }; }
 
@@ -329,7 +332,7 @@ template <class T> class Task {
         fill(P, out, [&](int64_t i) { return out[i] + (lambda[i] + p.through_theta[b * P + i]); });
         if (!all_finite(out)) fail(Failure{NON_FINITE, 0});
     }
-    // Reverses the segments end − 1 … start, from the kept states.
+    // Reverses the segments end − 1 … start, using the kept states.
     OUT_OF_LINE void back_to(int64_t start, int64_t end) {
         while (end > start) {
             const int64_t number = kept.last_segment(), first = larger(number, start);
@@ -354,17 +357,18 @@ template <class T> class Task {
             end = first;
         }
     }
-    // The same from the state before segment `start`, the first of `between`, keeping `spare` more (Griewank & Walther 2000).
-    OUT_OF_LINE void back(int64_t start, int64_t end, int64_t spare) {
+    // Reverses the segments end − 1 … start from the state before segment `start`, which is the first in `between`, keeping at
+    // most `free_slots` further states (Griewank & Walther 2000).
+    OUT_OF_LINE void back(int64_t start, int64_t end, int64_t free_slots) {
         places.clear(), places.add(start);
         while (places.count()) {
             const int64_t depth = places.count() - 1, from = places.last(), length = end - from;
             T* carried = between[depth + 1];
-            if (length > 1 && spare) {
-                const int64_t middle = from + split(length, spare + 1);
+            if (length > 1 && free_slots) {
+                const int64_t middle = from + split(length, free_slots + 1);
                 copy(P, static_cast<const T*>(between[depth]), carried);
                 for (int64_t n = from; n < middle; ++n) advance(n, carried);
-                places.add(middle), --spare;
+                places.add(middle), --free_slots;
                 continue;
             }
             for (int64_t n = end - 1; n >= from; --n) {
@@ -372,38 +376,38 @@ template <class T> class Task {
                 for (int64_t m = from; m < n; ++m) advance(m, carried);
                 reverse(n, carried);
             }
-            end = from, places.drop(), ++spare;
+            end = from, places.drop(), ++free_slots;
         }
     }
-    // λ before a segment from λ after it; `from` is the state before it.
+    // Takes λ from the end of a segment to its start; `from` is the state at its start.
     void reverse(int64_t segment, const T* from) {
         if (is_controlled(p)) adjoint_along(segment, from);
         else reverse_step(segment, from);
     }
-    // The same for a step, by the transpose of the step's derivative.
+    // The same for one step, by the transpose of the step's derivative.
     OUT_OF_LINE void reverse_step(int64_t number, const T* from) {
         const T h = step_size(number);
         stages(from, h, p.stages - 1, nullptr);
-        for (int64_t s = p.stages - 1; s >= 0; --s) {  // slopes: of stages after s, what they pull back, negative
+        for (int64_t s = p.stages - 1; s >= 0; --s) {  // slopes[s]: the stage's negative vector-Jacobian product
             const T weight = h * T(p.b[s]);
-            fill(P, seed.data(), [&](int64_t i) { return weight * lambda[i]; });
+            fill(P, cotangent.data(), [&](int64_t i) { return weight * lambda[i]; });
             for (int64_t j = s + 1; j < p.stages; ++j)
                 if (const T a = T(p.a[j * (j - 1) / 2 + s]); a != 0)
-                    fill(P, seed.data(), [&, back = h * a](int64_t i) { return seed[i] - back * slopes[j * P + i]; });
+                    fill(P, cotangent.data(), [&, back = h * a](int64_t i) { return cotangent[i] - back * slopes[j * P + i]; });
             bool known = net.slots() > 1 && s + 1 < p.stages;
             known |= visit(state(s, from), slot(s));
-            pulled(state(s, from), seed.data(), &slopes[s * P], slot(s), known);
+            negative_vjp(state(s, from), cotangent.data(), &slopes[s * P], slot(s), known);
             if (!s && p.guard) watch(number, h);
         }
         for (int64_t s = p.stages - 1; s >= 0; --s)
             fill(P, lambda.data(), [&](int64_t i) { return lambda[i] - slopes[s * P + i]; });
     }
-    // λ turns into the direction that blows up: as amaml.flow.guard.Lookout, after the first stage of a step back.
+    // Tests the first stage of a reverse step for unstable growth of λ, as amaml.flow.guard.ReverseGuard.
     OUT_OF_LINE void watch(int64_t number, T h) {
         const auto size = [&](const T* v) {
             return sqrt(total(P, [&](int64_t i) { return double(v[i]) * v[i] * (p.rates ? p.rates[i] : T(1)); }));
         };
-        const double before = size(seed.data()), product = h * size(slopes.data()) / before;
+        const double before = size(cotangent.data()), product = h * size(slopes.data()) / before;
         if (!(before > sqrt(double(LEAST_NORMAL<T>)) && product > p.stability_limit)) return;
         growth += (p.stages + 1) * log(product / p.stability_limit);
         if (growth <= log(is_adaptive(p) ? GROWTH_OF_FLOW : GROWTH_OF_FIXED_STEPS)) return;
@@ -411,23 +415,24 @@ template <class T> class Task {
         for (int64_t n = 0; n < number; ++n) time += step_size(n);
         fail(Failure{STABILITY_LIMIT, time, product, is_adaptive(p) ? NAN : largest_step(product / h)});
     }
-    // What the field's own parameters see of a stage with weighted adjoint `seed`; whether that took the force.
+    // Adds the contribution of a stage with cotangent k̄ = `cotangent` to the derivatives by the field's own parameters; whether
+    // it evaluated the force at `at`.
     OUT_OF_LINE bool visit(const T* at, int64_t slot) {
         const T rho = T(p.proximal), *alpha = p.rates;
         T* through = p.through_theta + b * P;
-        if (rho != 0) fill(P, through, [&](int64_t i) { return through[i] + rho * (alpha ? seed[i] * alpha[i] : seed[i]); });
+        if (rho != 0) fill(P, through, [&](int64_t i) { return through[i] + rho * (alpha ? cotangent[i] * alpha[i] : cotangent[i]); });
         if (p.want_proximal)
             by_proximal -= total(P, [&](int64_t i) {
-                return double(seed[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]);
+                return double(cotangent[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]);
             });
         if (!p.want_rates && (is_adaptive(p) || !p.want_length)) return false;
         force(at, scratch.data(), slot);
-        if (p.want_rates) fill(P, p.by_rates + b * P, [&](int64_t i) { return p.by_rates[b * P + i] - seed[i] * scratch[i]; });
-        by_length -= total(P, [&](int64_t i) { return double(seed[i]) * (alpha ? alpha[i] : T(1)) * scratch[i]; });
+        if (p.want_rates) fill(P, p.by_rates + b * P, [&](int64_t i) { return p.by_rates[b * P + i] - cotangent[i] * scratch[i]; });
+        by_length -= total(P, [&](int64_t i) { return double(cotangent[i]) * (alpha ? alpha[i] : T(1)) * scratch[i]; });
         return true;
     }
 
-    // ---- the adjoint equation: λ and the integrals beside it as one vector y, solved from the segment's end to its start
+    // ---- the adjoint equation: λ and the integrals as one vector y, solved from a segment's end to its start
     int64_t integrals() const { return (p.proximal != 0 ? P : 0) + (p.want_rates ? P : 0) + (p.want_proximal ? 1 : 0); }
     T* slope_of(int64_t stage) { return &y_slopes[stage * (P + integrals())]; }
     int64_t controlled(int64_t numbers) const { return is_controlled(p) ? numbers : 0; }
@@ -462,7 +467,7 @@ template <class T> class Task {
             const bool good = ratio <= 1;
             if (!good && trial < SMALLEST_STEP * way)
                 fail(finite(ratio) ? Failure{STEP_UNDERFLOW, time, trial} : Failure{NON_FINITE, time});
-            const double next_wish = trial * smaller(missing(grow) ? SHRINK : within(grow, SHRINK, GROW), good ? GROW : SAFETY);
+            const double next_wish = trial * smaller(is_nan(grow) ? SHRINK : within(grow, SHRINK, GROW), good ? GROW : SAFETY);
             wish = good && trial < wish ? larger(wish, next_wish) : next_wish;
             if (!good) continue;
             note_stiffness();
@@ -472,7 +477,7 @@ template <class T> class Task {
             time = trial >= left ? end : time - trial;
         }
     }
-    // The segment's states, slopes and middles of steps, made again from the state before it.
+    // Recomputes the states, slopes and middles of the segment's steps from the state before it.
     OUT_OF_LINE void make_dense(int64_t segment, const T* from) {
         const int64_t first = begin_of(segment), count = end_of(segment) - first;
         copy(P, from, dense_states.data());
@@ -490,7 +495,7 @@ template <class T> class Task {
             fill(P, middle, [=](int64_t i) { return middle[i] + last * f1[i]; });
         }
     }
-    // u at t into `at`: quartic through a step's ends and middle (Shampine 1986), or the cubic of Hermite.
+    // Writes u(t) to `at`: the quartic through a step's ends and middle (Shampine 1986), or the cubic Hermite interpolant.
     OUT_OF_LINE void interpolate(int64_t segment, double t) {
         const int64_t first = begin_of(segment), count = end_of(segment) - first;
         int64_t r = 0;
@@ -516,16 +521,16 @@ template <class T> class Task {
             more += P;
         }
         if (p.want_rates) {
-            force(at.data(), seed.data());
-            fill(P, more, [&](int64_t i) { return -v[i] * seed[i]; });
+            force(at.data(), cotangent.data());
+            fill(P, more, [&](int64_t i) { return -v[i] * cotangent[i]; });
             more += P;
         }
         if (p.want_proximal)
             put(more, T(-total(P, [&](int64_t i) { return double(v[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]); })));
-        pulled(at.data(), v, out, 0, p.want_rates);
+        negative_vjp(at.data(), v, out, 0, p.want_rates);
         fill(P, out, [=](int64_t i) { return -out[i]; });
     }
-    // Fills y_next and the slope there; returns the error over tolerance.
+    // Computes y_next and the slope there; returns the error divided by the tolerance.
     OUT_OF_LINE double try_adjoint(int64_t segment, double h) {
         const int64_t size = P + integrals();
         const double* row = p.a;
@@ -549,10 +554,10 @@ template <class T> class Task {
         const double unit = most > 0 ? double(most) : 1;
         return unit * sqrt(total(n, [&](int64_t i) { return double(v[i]) / unit * (double(v[i]) / unit); }));
     }
-    // An error on the way from y to `end` in units of what one step may have: see amaml/adjoint/equation.py. NaN if any is NaN.
+    // The error of a step from y to `end`, divided by the tolerance as in amaml/adjoint/equation.py; NaN if any entry is NaN.
     OUT_OF_LINE double adjoint_over_tolerance(const T* error, const T* end) {
         const double whole_error = total(P, [&](int64_t i) { return double(error[i]) - double(error[i]); });
-        if (missing(whole_error)) return NAN;
+        if (is_nan(whole_error)) return NAN;
         double squares = 0, worst = 0;
         units.clear();
         for (int64_t j = 0, from = 0; j < p.tensors; from += p.sizes[j++]) {
@@ -580,14 +585,14 @@ template <class T> class Task {
         if (p.want_rates) run(1, from, P), from += P;
         if (p.want_proximal) run(2, from, 1);
     }
-    // Adds how far each integral goes from y to `end` (y_next unless given).
+    // Adds the norm of each integral's change from y to `end` (y_next unless given) to `lengths`.
     OUT_OF_LINE void add_lengths(double* lengths, const T* end = nullptr) {
         if (!end) end = y_next.data();
         for_integrals([&](int64_t n, int64_t from, int64_t size) {
             lengths[n] += sqrt(total(size, [&](int64_t i) { const double way = end[from + i] - y[from + i]; return way * way; }));
         });
     }
-    // λmax from below, by how fast λ changes along itself.
+    // Raises lambda_most to ‖dλ/ds‖/‖λ‖, which is a lower bound of λmax.
     OUT_OF_LINE void note_stiffness() {
         const auto size = [&](const T* v) {
             return sqrt(total(P, [&](int64_t i) { return double(v[i]) * v[i] * (p.rates ? p.rates[i] : T(1)); }));
@@ -595,7 +600,7 @@ template <class T> class Task {
         const double of_lambda = size(y.data());
         if (of_lambda > 0) lambda_most = larger(lambda_most, T(size(slope_of(0)) / of_lambda));
     }
-    // As first_step, for y.
+    // The first step for y, as first_step.
     OUT_OF_LINE double first_adjoint_step(int64_t segment) {
         const int64_t size = P + integrals();
         const double d0 = adjoint_over_tolerance(y.data(), y.data()), d1 = adjoint_over_tolerance(slope_of(0), y.data());
@@ -606,7 +611,7 @@ template <class T> class Task {
         const double d2 = adjoint_over_tolerance(y_error.data(), y.data()) / h0, largest = larger(d1, d2);
         const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
         const double h = smaller(100 * h0, h1);
-        return missing(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
+        return is_nan(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
     }
 
     const Problem<T>& p;
@@ -614,26 +619,27 @@ template <class T> class Task {
     int64_t b = 0;
     Points<T> support, query;
     Network<T> net;
-    Values<T> u, next, slope, end_slope, lambda, scratch, seed, power, root_rates, jumps, states, slopes;
-    Kept<T> kept;              // states by the number of the segment that starts from them
-    States<T> between;         // made again from the last of those
-    List<int64_t> places;      // segments that some of them start
-    List<T> sizes;             // of the accepted adaptive steps
-    List<double> starts;       // and when they begin, and
-    List<int64_t> cuts;        // the number of the step at which each segment begins: both for the adjoint equation alone
-    List<int64_t> boundaries;  // steps up to each horizon, 0 first
-    List<int64_t> arrivals;    // segments up to each horizon, 0 first
-    List<double> units;        // of λ's tensors
-    Values<T> dense_states, dense_slopes, dense_middles;  // of a segment's steps
+    Values<T> u, next, slope, end_slope, lambda, scratch, cotangent, power, root_rates, jumps, states, slopes;
+    // cotangent holds the stage's k̄ on the reverse sweep; elsewhere it and scratch are for intermediate results.
+    Kept<T> kept;              // states kept by the forward solve
+    States<T> between;         // states recomputed from the last of those
+    List<int64_t> places;      // the segments that start from the states in between
+    List<T> sizes;             // the accepted adaptive steps
+    List<double> starts;       // the start of each step; for the adjoint equation only
+    List<int64_t> cuts;        // the first step of each segment; for the adjoint equation only
+    List<int64_t> boundaries;  // the number of steps up to each horizon, after a first 0
+    List<int64_t> arrivals;    // the number of segments up to each horizon, after a first 0
+    List<double> units;        // the norms of λ's tensors
+    Values<T> dense_states, dense_slopes, dense_middles;  // dense output of a segment
     Values<T> y, y_next, y_error, y_slopes, at;           // of the adjoint equation
-    double time = 0, wish = 0, gone[3] = {};              // t, the next step, how far each integral has gone
-    bool fresh = false;                                   // whether slope and step are to be found anew
+    double time = 0, wish = 0, gone[3] = {};              // t, the next step, the sums of the changes of each integral
+    bool fresh = false;                                   // whether slope and step size have to be computed
     Kinks<T> kinks;
-    int64_t rounds = 0, segments = 0, rejected = 0, gradients = 0, hvps = 0;  // steps and evaluations
+    int64_t rounds = 0, segments = 0, rejected = 0, gradients = 0, hvps = 0;  // numbers of steps and evaluations
     T lambda_most = 0;
     int64_t adjoint_steps = 0;
     T lambda_now = 0;
-    Failure misjudged{SUCCESS, 0};  // the first horizon whose loss isn't finite
+    Failure bad_loss{SUCCESS, 0};  // the first horizon whose loss isn't finite
     double by_proximal = 0, by_length = 0, growth = 0;
 };
 

@@ -1,4 +1,4 @@
-"""Adapting a learned initialization to one task's rows, and predicting with what came out."""
+"""Adapts a learned initialization to the rows of one task, and predicts with the adapted model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Units = Literal["standardised", "raw"]
 By = Literal["flow", "finetune"]
 
 POINTS = 20
-"""Of the flow's loss curve, beside its start."""
+"""The number of times in the loss curve of a flow, without the start."""
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Losses of one task on the way from the initialization, as the model was trained by: of standardised units."""
+    """The losses of one task during its adaptation: those that trained the model, in standardised units."""
 
     over: Literal["t", "epochs"]
     at: list[float]
-    """Times t of the flow, or epochs; 0 first."""
+    """Times t of the flow, or epochs, from 0 on."""
     support: list[float]
     query: list[float] | None
     """None where no query set was given."""
@@ -58,22 +58,21 @@ def adapt(
     learned_rates: bool | None = None,
     units: Units = "standardised",
 ) -> nn.Module:
-    """A copy of `model` trained on one task's support rows; the model itself stays as it is.
+    """A copy of `model` that is trained on the support rows of one task; the model itself isn't changed.
 
-    `x` [n, d] (or [n] where d is 1) and `y` [n, o] (or [n] where o is 1), in the units that the model itself maps
-    between: standardised as its family was. With units="raw" they are converted by the `scaling` of a loaded model
-    (see `LearnedModel`); `predict` takes and gives raw units too. Where the model classifies, `y` is the index of each row's
-    class among the model's `outputs` ([n] or [n, 1]), or a probability a class [n, o].
+    `x` is [n, d] (or [n] where d is 1) and `y` [n, o] (or [n] where o is 1), in standardised units, which are those of the
+    model's inputs and outputs. With units="raw" they are in the data's own units, and are converted by the `scaling` of a loaded
+    model (see `LearnedModel`); `predict` takes and returns raw units too. Where the model classifies, `y` is the index of each
+    row's class among the model's `outputs` ([n] or [n, 1]), or a probability for each class [n, o].
 
-    by="flow": the inner flow over `length` (the run's own T unless given), with the run's solver, proximal term and rates,
-    learned ones where it learned them.
-    by="finetune": `epochs` of full-batch Adam at rate `lr` (the run's evaluation's unless given), weight decay 1e-6; with
-    `learned_rates` (the run's evaluation's unless given) each parameter at `lr` times the rate that the run learned for it.
-    A model that `amaml.load` didn't make has no run: then the defaults of a job spec hold. Parameters with requires_grad=False
-    stay as they are.
+    by="flow" follows the inner flow over `length` (default: the run's T), with the run's solver, proximal term and rates; values
+    that the run has learned are used. by="finetune" trains by `epochs` of full-batch Adam at rate `lr`, with weight decay 1e-6;
+    with `learned_rates`, each parameter's rate is `lr` times the rate that the run has learned for it. The defaults of these
+    three are those of the run's evaluation. A model that `amaml.load` didn't make has no run; then the defaults of a job spec
+    hold. Parameters with requires_grad=False stay as they are.
 
-    Raises ValueError for rows that don't fit or aren't finite and for options that don't, SolveError where the flow
-    can't be solved.
+    Raises ValueError for rows that don't fit the model or aren't finite and for options that don't fit `by`, SolveError where the
+    flow can't be solved.
     """
     adapted = copied(model)
     theta, tasks = _theta(model), _task(model, x, y, units)
@@ -102,10 +101,10 @@ def loss_curve(
     learned_rates: bool | None = None,
     units: Units = "standardised",
 ) -> LossCurve:
-    """How the support loss, and that of the rows `query` = (x, y), fall on the way that `adapt` goes with these arguments.
+    """The support loss, and the loss on the rows `query` = (x, y), during the adaptation that `adapt` does with these arguments.
 
-    Along the flow at 20 times, whole steps where the solver's are fixed; an adaptive solver stops at each of them, so the
-    end agrees with `adapt` to its tolerance. Every 10 epochs of fine-tuning. Raises as `adapt`.
+    The curve has 20 times along a flow, or every 10th epoch of fine-tuning. With a fixed-step solver the times are ends of steps;
+    an adaptive solver stops at each of them, so that its end agrees with `adapt` to its tolerance. Raises as `adapt`.
     """
     theta, tasks = _theta(model), _task(model, x, y, units, query)
     start = {name: tensor[None] for name, tensor in theta.items()}
@@ -126,7 +125,7 @@ def loss_curve(
         ]
         found = [(at, *losses(params)) for at, params in states]
     else:
-        # One after another: the next epoch overwrites what this one gave.
+        # Each record is evaluated before the next is made, since the next epoch overwrites its tensors.
         records = _epochs(model, theta, tasks, by, length, epochs, lr, learned_rates)
         found = [(at, *losses(params)) for at, params in records]
     at, support, asked = (list(column) for column in zip(*found, strict=True))
@@ -135,10 +134,10 @@ def loss_curve(
 
 @plain_modes()
 def predict(model: nn.Module, x: Rows) -> Tensor:
-    """The targets [n, o] that a loaded (or then adapted) model predicts at `x` [n, d], both in raw units; the probability of
-    each class where it classifies.
+    """The targets [n, o] that a loaded (and perhaps adapted) model predicts at `x` [n, d], both in raw units; where the model
+    classifies, the probability of each class.
 
-    Raises ValueError for rows that don't fit, and for a model without `scaling`.
+    Raises ValueError for rows that don't fit the model, and for a model without `scaling`.
     """
     like = next(model.parameters())
     scaling = _scaling(model)
@@ -150,7 +149,7 @@ def predict(model: nn.Module, x: Rows) -> Tensor:
 
 
 def _theta(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters themselves, so that those with requires_grad=False are known for constants."""
+    """The parameters themselves and not copies, so that requires_grad=False shows which are constants."""
     return dict(model.named_parameters())
 
 
@@ -158,7 +157,7 @@ def _epochs(
     model: nn.Module, theta: Mapping[str, Tensor], tasks: Tasks, by: str,
     length: float | None, epochs: int | None, lr: float | None, learned_rates: bool | None,
 ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:  # fmt: skip
-    """Fine-tuning's records."""
+    """The records of fine-tuning: (epoch, parameters)."""
     if by != "finetune":
         raise ValueError(f"by must be flow or finetune, got {by!r}")
     _refuse("finetune", "flow", length=length)
@@ -179,7 +178,7 @@ def _epochs(
 
 
 def _task(model: nn.Module, x: Rows, y: Rows, units: Units, query: tuple[Rows, Rows] | None = None) -> Tasks:
-    """The rows as a batch of one task, standardised; the support set is its query set too where none is given."""
+    """The rows as a batch of one task, standardised; without `query`, the support set is the query set too."""
     inputs, targets = _points(model, "", x, y, units)
     asked = (inputs, targets) if query is None else _points(model, "query ", *query, units)
     return {
@@ -212,7 +211,7 @@ def _points(model: nn.Module, which: str, x: Rows, y: Rows, units: Units) -> tup
 
 
 def _times(flow: Flow) -> list[float]:
-    """Where the curve looks, the end last: at whole steps where they are fixed, so that they stay the same."""
+    """The times of the loss curve, up to the end; with fixed steps they are ends of steps, so that the steps don't change."""
     if not isinstance(flow.solver, FixedStep):
         return [flow.length * point / POINTS for point in range(1, POINTS)] + [flow.length]
     [(count, h)] = fixed_steps([flow.length], flow.solver.step)
@@ -221,18 +220,20 @@ def _times(flow: Flow) -> list[float]:
 
 
 def _classes(name: str, values: Rows, like: Tensor, classes: int | None) -> Tensor:
-    """[n, classes], a row of probabilities a point."""
+    """The probabilities of the classes for each point, [n, classes]."""
     rows = _rows(name, values, like, None)
     if rows.shape[1] != 1:
         return _rows(name, rows, like, classes)
     assert classes is not None, "a model that classifies was loaded, and says how many outputs it has"
     if not bool(((rows == rows.round()) & (rows >= 0) & (rows < classes)).all()):
-        raise ValueError(f"{name} holds numbers that are no class: give whole numbers from 0 to {classes - 1}")
+        raise ValueError(
+            f"{name} holds numbers that aren't the index of a class: give whole numbers from 0 to {classes - 1}"
+        )
     return one_hot(rows[:, 0].long(), classes).to(like.dtype)
 
 
 def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
-    """[n, width] in the model's dtype, on its device."""
+    """The values as [n, width], with the model's dtype and device."""
     try:
         rows = torch.as_tensor(values, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -251,7 +252,7 @@ def _rows(name: str, values: Rows, like: Tensor, width: int | None) -> Tensor:
 
 
 def _sizes(model: nn.Module) -> tuple[int | None, int | None]:
-    """Inputs and outputs of the model, where it says: a loaded one does, and so does an `MLP`."""
+    """The numbers of inputs and outputs of a loaded model or an `MLP`; None for another model, which doesn't state them."""
     loaded = LearnedModel.of(model)
     if loaded is not None:
         return loaded.in_features, loaded.out_features
@@ -260,7 +261,7 @@ def _sizes(model: nn.Module) -> tuple[int | None, int | None]:
 
 
 def _objective(model: nn.Module) -> Objective:
-    """A loaded model's own; one of the caller's own regresses."""
+    """The objective of a loaded model; regression for another model."""
     loaded = LearnedModel.of(model)
     return REGRESSION if loaded is None else loaded.objective
 

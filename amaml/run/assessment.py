@@ -1,4 +1,4 @@
-"""What a run finds out about its θ now and then: scores on the test tasks, and whether it is the best so far."""
+"""The assessments of a run: the scores of the present θ on the test tasks, and whether it is the best so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amaml.metrics import RANDOM, TUNED_BEST_EPOCH, VALIDATION, error_of, score
 from amaml.run.baselines import baseline_scores
-from amaml.run.checkpoint import Progress
+from amaml.run.checkpoint import RunProgress
 from amaml.run.evaluation import (
     Evaluation,
     Flow,
@@ -33,14 +33,14 @@ Metrics = dict[str, float]
 
 
 def is_due(setup: Setup, state: State) -> bool:
-    """At the start, every so many meta-iterations and after the last, but once."""
+    """Whether an assessment is due: at the start, every `evaluation.every` meta-iterations and after the last, each once."""
     at, how = state.progress.iteration, setup.spec.evaluation
     return at > state.progress.evaluated and (at % how.every == 0 or at == setup.spec.meta.iterations)
 
 
 def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, Evaluation]]:
-    """Evaluates what the run has come to on the test tasks and, if they choose, on the validation tasks; yields now and then, so
-    that a caller sees that it lives. Raises Diverged where a score isn't finite."""
+    """Evaluates the present θ on the test tasks and, where evaluation.select is validation, on the validation tasks. Yields
+    between parts of the work, so that a caller can report progress. Raises Diverged where a score isn't finite."""
     how, family, metric = setup.spec.evaluation, setup.family, setup.family.objective.metric
     tasks, flow, theta = family.evaluation_batch("test", how.tasks), flow_of(setup, state), theta_among(state.current)
     micro_batch = state.progress.evaluation_micro_batch
@@ -48,7 +48,7 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         "epochs": how.epochs, "lr": how.lr, "objective": family.objective, "micro_batch": micro_batch
     }  # fmt: skip
     metrics = {}
-    after = state.progress  # what it becomes at the end: an assessment that is cut short is done again
+    after = state.progress  # stored at the end only, so that an interrupted assessment is repeated
     if how.select == "validation":
         name = score(metric.name, VALIDATION)
         validation = family.evaluation_batch("validation", how.tasks)
@@ -81,7 +81,7 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
     for how_adapted, scores in found.scores.items():
         name = score(metric.name, how_adapted)
         metrics[name], error = _mean(state, name, scores)
-        if not math.isnan(error):  # one task alone has no standard error
+        if not math.isnan(error):  # a single task has no standard error
             metrics[error_of(name)] = error
     if after.best != state.progress.best:
         state.best = copied(state.current)
@@ -90,26 +90,26 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
 
 
 def tasks_at_once(setup: Setup, state: State) -> int:
-    """How many an assessment takes together at most."""
+    """The most tasks that an assessment takes together."""
     own = block_size(theta_among(state.current), state.progress.evaluation_micro_batch)
     return min(own, setup.spec.evaluation.tasks)
 
 
-def has_ended(setup: Setup, progress: Progress) -> bool:
-    """Whether no meta-iteration is to follow."""
+def has_ended(setup: Setup, progress: RunProgress) -> bool:
+    """Whether no further meta-iteration follows."""
     return progress.ended_by is not None or progress.iteration == setup.spec.meta.iterations
 
 
 def flow_of(setup: Setup, state: State) -> Flow:
-    """The flow that the last meta-iteration trained for. The guard is for the adjoint, and none follows here: an unseen task that
-    is too stiff for a fixed step scores badly, as it would in use, and doesn't end the run."""
+    """The flow for which the last meta-iteration trained, without the guard, which only an adjoint needs: an unseen task that is
+    too stiff for a fixed step gets a bad score, as it would in use, and doesn't end the run."""
     learned, last = LearnedFlow.among(state.current), max(state.progress.iteration - 1, 0)
     return learned.flow(setup.spec, last, setup.phases[-1].solver.guarded(False))
 
 
-def _judged(setup: Setup, progress: Progress, score: float) -> Progress:
-    """After this score on the validation tasks: whether it is the best so far, and whether it ends the run, since it is good
-    enough, or there was no better one for long."""
+def _judged(setup: Setup, progress: RunProgress, score: float) -> RunProgress:
+    """The progress after this score on the validation tasks: it may be the best so far, and it ends the run where it reaches
+    meta.target, or where there was no better score in meta.patience evaluations."""
     better, meta = setup.family.objective.metric.better, setup.spec.meta
     if progress.best is None or better(score, progress.best[1]):
         after = replace(progress, best=(progress.iteration, score), worse=0)
@@ -122,7 +122,7 @@ def _judged(setup: Setup, progress: Progress, score: float) -> Progress:
 
 
 def _mean(state: State, name: str, scores: Tensor) -> tuple[float, float]:
-    """Over the tasks, with its standard error."""
+    """The mean over the tasks and its standard error."""
     if not bool(scores.isfinite().all()):
         raise Diverged(
             f"{name} of {int((~scores.isfinite()).sum())} of {len(scores)} tasks is not finite after meta-iteration "

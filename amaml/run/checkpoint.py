@@ -1,8 +1,9 @@
-"""The file that a killed run goes on from, to the same bits: an initialization with more tensors and a state.
+"""A checkpoint: the file from which an interrupted run continues to the same bits. It is an initialization with more tensors.
 
-Tensors: θ by parameter name, `learned/NAME` (what is trained beside it, see `LearnedFlow`), `best/NAME` (the best of both
-on validation tasks, if there is one), `average/NAME` (the moving average of both, if one is taken), `clip/norms` (those that a
-clip's median is of) and `optimizer/INDEX/KEY`. Draws are functions of seed and iteration, so no generator's state is needed.
+Tensors: θ by parameter name, `learned/NAME` (what is trained in addition to θ, see `LearnedFlow`), `best/NAME` (the best of both
+on validation tasks, if they are evaluated), `average/NAME` (the moving average of both, if it is taken), `clip/norms` (the
+gradient norms of which a clip takes the median) and `optimizer/INDEX/KEY`. Random draws are functions of seed and iteration, so
+no generator's state is stored.
 """
 
 from __future__ import annotations
@@ -27,38 +28,38 @@ OptimizerState = dict[int, dict[str, Tensor]]
 
 
 class CheckpointError(ValueError):
-    """The checkpoint belongs to another run, or this machine couldn't go on to the same bits; the message says which."""
+    """The checkpoint belongs to another run, or this machine can't continue it to the same bits; the message says which."""
 
 
 @dataclass
-class Progress:
-    """How far a run has got, beside its tensors."""
+class RunProgress:
+    """The state of a run except its tensors."""
 
     iteration: int = 0
     """Meta-iterations done."""
     evaluated: int = -1
     """The meta-iteration after which the last finished evaluation was; −1 before the first."""
     seconds: float = 0.0
-    """Spent in all attempts so far."""
+    """Seconds spent in all attempts so far."""
     threads: int = 1
     left_out: int = 0
-    """Tasks whose solves became infinite or NaN, and which the meta-gradients went without."""
+    """Tasks that were left out of meta-gradients because their solves became infinite or NaN."""
     over_limit: int = 0
-    """Certificates over runtime.certify_limit in a row, up to now."""
+    """The number of latest certificates in a row above runtime.certify_limit."""
     undecided: str | None = None
-    """Why the last certificate was infinite, if it was."""
+    """The reason why the last certificate was infinite; None if it wasn't."""
     random: list[float] | None = None
-    """What each test task scores fine-tuned from the random start, once it is known."""
+    """The score of each test task fine-tuned from the random start; None before the first evaluation."""
     best: tuple[int, float] | None = None
     """Meta-iteration and validation score of the best θ so far."""
     worse: int = 0
     """Evaluations in a row whose validation score was no better."""
     ended_by: Literal["patience", "target"] | None = None
-    """What ended the run before its last meta-iteration."""
+    """The rule that ended the run before its last meta-iteration."""
     micro_batch: int | None = None
-    """Tasks that a meta-gradient takes at once, since more didn't fit into memory; the bits depend on it."""
+    """The most tasks at once in a meta-gradient, where more didn't fit into memory; the bits depend on it."""
     evaluation_micro_batch: int | None = None
-    """The same of an evaluation."""
+    """The same for an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Checkpoint:
     average: dict[str, Tensor]
     norms: list[float]
     optimizer: OptimizerState
-    progress: Progress
+    progress: RunProgress
 
 
 def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device: torch.device) -> None:
-    """Writes it, whole or not at all. `metadata` is what the run's initialization would hold."""
+    """Writes the checkpoint, whole or not at all. `metadata` is that of the run's initialization."""
     tensors = checkpoint.theta | checkpoint.learned
     tensors |= {f"best/{name}": tensor for name, tensor in checkpoint.best.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in checkpoint.average.items()}
@@ -86,12 +87,13 @@ def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device
 
 
 def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
-    """Reads it back for this spec on this machine. Raises CheckpointError, InitializationError for a damaged file."""
+    """Reads the checkpoint to continue the run of this spec on this machine. Raises CheckpointError where that isn't possible,
+    InitializationError for a damaged file."""
     saved, metadata = load(path)
     if metadata["spec_sha256"] != spec.sha256() and not _is_beginning(metadata["spec"], spec):
         raise CheckpointError(
             f"{path} is of a run with another spec (sha256 {metadata['spec_sha256'][:12]}, this one's is "
-            f"{spec.sha256()[:12]}): resume with the spec it was started with, or start a new run by meta.init_from"
+            f"{spec.sha256()[:12]}): resume with the spec of that run, or start a new run by meta.init_from"
         )
     _check_alike("libraries", json.loads(metadata["versions"]), versions())
     _check_alike("machine", json.loads(metadata["machine"]), _machine(device))
@@ -99,7 +101,7 @@ def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:
 
 
 def load(path: Path) -> tuple[Checkpoint, dict[str, str]]:
-    """What it holds, and its metadata, whoever wrote it. Raises CheckpointError for an initialization, InitializationError for a
+    """The checkpoint of any run, and its metadata. Raises CheckpointError for an initialization, InitializationError for a
     damaged file."""
     tensors, metadata = read(path)
     if metadata["format"] != FORMAT:
@@ -120,7 +122,7 @@ def load(path: Path) -> tuple[Checkpoint, dict[str, str]]:
         average=_below("average/", tensors),
         norms=tensors["clip/norms"].tolist() if "clip/norms" in tensors else [],
         optimizer=optimizer,
-        progress=Progress(**progress),
+        progress=RunProgress(**progress),
     )
     return saved, metadata
 
@@ -130,15 +132,15 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_beginning(saved: str, spec: JobSpec) -> bool:
-    """Whether the run of the saved spec is the beginning of the other's."""
+    """Whether the run of the saved spec is the beginning of the run of `spec`, which only has more meta-iterations."""
     try:
         return JobSpec.model_validate_json(saved).extended(spec.meta.iterations) == spec
-    except ValueError:  # it isn't, or the spec is one of another release
+    except ValueError:  # it can't be extended, or is of another release
         return False
 
 
 def _machine(device: torch.device) -> dict[str, str]:
-    """What the bits depend on beside library versions and the number of threads."""
+    """What the bits depend on, except library versions and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {"device": device.type, "kind": name, "solver": backend(device)}
 
@@ -149,6 +151,6 @@ def _check_alike(what: str, then: dict[str, str], now: dict[str, str]) -> None:
     ]
     if changed:
         raise CheckpointError(
-            f"the checkpoint was written with other {what} ({', '.join(changed)}), with which the run would end in other "
-            "bits: resume where they are the same, or start a new run from it by meta.init_from"
+            f"the checkpoint was written with other {what} ({', '.join(changed)}), so the run would end in other bits here: "
+            "resume where they are the same, or start a new run from it by meta.init_from"
         )

@@ -1,8 +1,8 @@
-"""The paper's evaluation: how well unseen tasks are learnt from an initialization, all of them as one batch.
+"""The paper's evaluation: how well unseen tasks are learned from an initialization.
 
-Each task is adapted on its support set in two ways: by the inner flow to T, and by fine-tuning (Adam, full batch,
-weight decay 1e-6, as `torch.optim.Adam` takes it: L2). Then it is scored at its test points by the objective's metric:
-nRMSE for regression, accuracy for classification. Over tasks the mean is reported, and its standard error s/√B.
+Each task is adapted on its support set in two ways: by the inner flow to T, and by fine-tuning (full-batch Adam with weight decay
+1e-6, which `torch.optim.Adam` adds to the gradient). Then it is scored on its query set by the objective's metric: nRMSE for
+regression, accuracy for classification. The mean over the tasks is reported, with its standard error s/√B.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from amaml.objectives import REGRESSION, Metric, Objective
 WEIGHT_DECAY = 1e-6
 RECORD_EVERY = 10
 BLOCK = 2**23
-"""Parameters, over all its tasks, that one block of tasks may have: bounds the memory, changes no result's meaning."""
+"""The most parameters of all tasks in one block, which bounds the memory."""
 
 WITHIN = (0.25, 0.5, 0.75)
+"""The times before T at which the flow is scored, as fractions of T."""
 BEYOND = (1.5, 2.0)
-"""Of T, where the flow is scored beside T itself."""
+"""The times after T at which the flow is scored, as multiples of T."""
 
 Params = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Flow:
-    """How the inner flow is solved when a task is adapted."""
+    """The inner flow that adapts a task, and its solver."""
 
     length: float
     solver: Solver
     proximal: float = 0.0
     rates: Params | None = None
-    """α by parameter name; None: 1."""
+    """The rates α by parameter name; None: all 1."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The fine-tuning curve: scores [E, B] after each of `epochs`, a column a task; epoch 0 is the start itself."""
+    """The fine-tuning curve: the scores [E, B] of B tasks after each of the E `epochs`; epoch 0 is the start."""
 
     epochs: list[int]
     scores: Tensor
@@ -59,49 +60,50 @@ class Curve:
 
     @property
     def last(self) -> Tensor:
-        """[B] after the last epoch."""
+        """The scores [B] after the last epoch."""
         return self.scores[-1]
 
     @property
     def best_epoch(self) -> int:
-        """The recorded epoch with the best mean over tasks: long fine-tuning on few points overfits."""
+        """The recorded epoch with the best mean over tasks, which need not be the last: long fine-tuning on few points
+        overfits."""
         means = self.scores.mean(dim=1)
         return self.epochs[int(means.argmax() if self.metric.higher_is_better else means.argmin())]
 
     @property
     def best(self) -> Tensor:
-        """[B] after the best epoch."""
+        """The scores [B] after the best epoch."""
         return self.scores[self.epochs.index(self.best_epoch)]
 
 
 @dataclass(frozen=True)
 class AlongFlow:
-    """How the scores go on the way to T and beyond it."""
+    """The scores along the flow, up to T and beyond it."""
 
     times: list[float]
     scores: Tensor
-    """[times, B]; NaN where the task's flow could not be solved so far."""
+    """[times, B]; NaN where the task's flow couldn't be solved up to that time."""
     trouble: str | None = None
-    """Why it could not be solved beyond T."""
+    """The error that ended a solve beyond T; None if there was none."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one initialization scores on a batch of tasks."""
+    """The scores of one initialization on a batch of B tasks."""
 
     metric: Metric
     flow: Tensor
-    """[B] after the flow to T."""
+    """[B], adapted by the flow to T."""
     curve: Curve
     along_flow: AlongFlow | None = None
     random: Tensor | None = None
-    """[B] fine-tuned from the random start."""
+    """[B], fine-tuned from the random start."""
     baselines: dict[str, Tensor] = field(default_factory=dict)
-    """Name → [B], what needs no network."""
+    """The scores [B] of each baseline, by name."""
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Name → [B], everything that every task was scored by."""
+        """All scores [B], by name."""
         own = {FLOW: self.flow, TUNED: self.curve.last, TUNED_BEST: self.curve.best}
         random = {} if self.random is None else {RANDOM: self.random}
         return {**own, **random, **self.baselines}
@@ -119,9 +121,9 @@ def evaluate(
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Evaluation]:
-    """Adapts every task from `params` both ways, at most `micro_batch` of them at once; `rates` are fine-tuning's, times `lr`.
-    Yields now and then, so that a caller sees that it lives; the value of `yield from` is the evaluation. Raises SolveError where
-    the flow of a task can't be solved."""
+    """Adapts every task from `params` by flow and by fine-tuning, at most `micro_batch` tasks at once. Fine-tuning's learning
+    rates are `lr` times `rates` (None: 1). Yields between parts of the work, so that a caller can report progress; the value of
+    `yield from` is the evaluation. Raises SolveError where the flow of a task can't be solved."""
     scores = yield from scores_by_flow(net, params, tasks, flow, objective, micro_batch)
     curve = yield from fine_tuning_curve(
         net, params, tasks, epochs=epochs, lr=lr, rates=rates, objective=objective, micro_batch=micro_batch
@@ -137,7 +139,7 @@ def scores_by_flow(
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Tensor]:
-    """[B]: every task adapted by the flow to T; yields after each block of tasks."""
+    """The scores [B] of the tasks adapted by the flow to T; yields after each block of tasks."""
     scores = []
     for block in blocks(params, tasks, micro_batch):
         scores.append(score_by_flow(net, params, block, flow, objective))
@@ -148,7 +150,7 @@ def scores_by_flow(
 def score_by_flow(
     net: nn.Module, params: Params, tasks: Tasks, flow: Flow, objective: Objective = REGRESSION
 ) -> Tensor:
-    """[B]: every task adapted by the flow to T, all at once."""
+    """The scores [B] of the tasks adapted by the flow to T, all at once."""
     adapted = adapted_by_flow(net, params, tasks, flow, objective)
     return objective.metric.score(predictions(net, adapted, tasks["query_x"]), tasks["query_y"])
 
@@ -161,8 +163,8 @@ def along_flow(
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, AlongFlow]:
-    """The scores at the start, on the way to T, and beyond it, where no training said how far a task may go: what can't be
-    solved there is told, and is no error."""
+    """The scores at the start, at times before T, and at times after T. No run trains for times after T, so where a solve fails
+    there, the result has the sentence as `trouble`, and no error is raised."""
     within, beyond = ([part * flow.length for part in parts] for parts in (WITHIN, BEYOND))
     columns, trouble = [], None
     for block in blocks(params, tasks, micro_batch):
@@ -191,7 +193,7 @@ def fine_tuning_curve(
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Curve]:
-    """The score of every task every 10 epochs of fine-tuning and after the last. Yields at each record."""
+    """The scores of the tasks after every 10th epoch of fine-tuning and after the last. Yields at each record."""
     recorded: list[int] = []
     columns = []
     for block in blocks(params, tasks, micro_batch):
@@ -205,7 +207,7 @@ def fine_tuning_curve(
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean over tasks [B] and its standard error; one task alone has none, which is given as NaN."""
+    """The mean of values [B] and its standard error, which is NaN for a single value."""
     error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return values.mean().item(), error
 
@@ -221,7 +223,7 @@ def adapted_by_flow(
 def states_by_flow(
     net: nn.Module, params: Params, tasks: Tasks, flow: Flow, times: list[float], objective: Objective
 ) -> list[dict[str, Tensor]]:
-    """u at each of the times (increasing), for every task: as `adapted_by_flow`."""
+    """u of every task at each of the times (increasing), as in `adapted_by_flow`."""
     layout, derivatives = _derivatives(net, params, tasks, objective)
     batch = len(tasks["support_x"])
     theta = layout.theta
@@ -243,11 +245,10 @@ def fine_tuned(
     rates: Params | None = None,
     objective: Objective = REGRESSION,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Adam on every task's support loss, each parameter at `lr` times its rate where `rates` are given: (epoch, parameters with a
-    first axis B) at epoch 0, every 10 and the last.
+    """Fine-tunes every task by Adam on its support loss, and yields (epoch, parameters with a first axis B) at epoch 0, every
+    10th epoch and the last. With `rates`, the learning rate of each parameter is `lr` times its rate.
 
-    Adam is elementwise, so one optimizer over [B, P] is an optimizer a task. The tensors given are overwritten by the
-    next epoch.
+    Adam is elementwise, so one optimizer over [B, P] acts as one for each task. The next epoch overwrites the tensors yielded.
     """
     with plain_modes():
         layout, derivatives = _derivatives(net, params, tasks, objective)
@@ -268,21 +269,21 @@ def fine_tuned(
 
 @plain_modes()
 def predictions(net: nn.Module, adapted: Params, x: Tensor) -> Tensor:
-    """Each task's own network on its own rows: parameters with a first axis B, x [B, m, d] → [B, m, o]."""
+    """The predictions [B, m, o] of each task's network, with parameters that have a first axis B, at its rows x [B, m, d]."""
     copy = private(net)
     predicted: Tensor = vmap(lambda own, rows: functional_call(copy, own, (rows,)))(dict(adapted), x)
     return predicted
 
 
 def blocks(params: Params, tasks: Tasks, micro_batch: int | None = None) -> Iterator[Tasks]:
-    """The batch cut into blocks that fit into memory, in order."""
+    """The tasks in order, divided into blocks that fit into memory."""
     size = block_size(params, micro_batch)
     for start in range(0, len(tasks["support_x"]), size):
         yield {name: tensor[start : start + size] for name, tensor in tasks.items()}
 
 
 def block_size(params: Params, micro_batch: int | None) -> int:
-    """Tasks in a block: as many as `BLOCK` lets, and no more than `micro_batch`."""
+    """The number of tasks in a block: as many as `BLOCK` allows, and at most `micro_batch`."""
     size = max(1, BLOCK // sum(tensor.numel() for tensor in params.values()))
     return size if micro_batch is None else min(size, micro_batch)
 

@@ -1,10 +1,10 @@
-"""The file a run ends in: θ as safetensors, one tensor a named parameter, with all that rebuilding and using it takes.
+"""The result file of a run: θ as safetensors, one tensor for each named parameter, with all metadata needed to rebuild and use
+the network.
 
-Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`,
-`out_features`, `objective`, `scaling`, `inputs`, `outputs`, `picture`, `versions`, `tensors_sha256`, and `job_id`
-where there is a job. Where the method trains the flow too, `learned/NAME` are beside θ (see `LearnedFlow`). Checkpoints
-are the same file with more tensors. No parameter's name holds a slash, all others do. Equal contents give equal bytes: no
-time is in it.
+Metadata (strings; JSON where structured): `format`, `spec`, `spec_sha256`, `iteration`, `seed`, `in_features`, `out_features`,
+`objective`, `scaling`, `inputs`, `outputs`, `picture`, `versions`, `tensors_sha256`, and `job_id` where there is a job. Where the
+method also trains the flow, there are tensors `learned/NAME` (see `LearnedFlow`). Checkpoints have the same format with more
+tensors. Names of parameters have no slash, all other names do. The file holds no time, so that equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = "amaml-initialization-1"
 
 
 class InitializationError(ValueError):
-    """The file isn't an initialization, or is damaged; the message says which and what to do."""
+    """The file isn't an initialization, doesn't fit, or is damaged; the message says which and what to do."""
 
 
 def require_like(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
@@ -40,13 +40,13 @@ def require_like(model: nn.Module, theta: Mapping[str, Tensor], source: object) 
     if own != given:
         name = next(name for name in [*own, *given] if own.get(name) != given.get(name))
         raise InitializationError(
-            f"{source}: parameter {name} has shape {given.get(name, 'none')}, the model's has {own.get(name, 'none')}: "
+            f"{source}: parameter {name} has shape {given.get(name, 'none')}, but in the model {own.get(name, 'none')}: "
             "give an initialization of the same model, inputs and outputs"
         )
 
 
 def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
-    """Sets the model's parameters to θ, taking over its dtype. Raises InitializationError where names or shapes differ."""
+    """Sets the model's parameters to θ and its dtype to that of θ. Raises InitializationError where names or shapes differ."""
     require_like(model, theta, source)
     model.to(next(iter(theta.values())).dtype)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def put(model: nn.Module, theta: Mapping[str, Tensor], source: object) -> None:
 
 
 def metadata_of(spec: JobSpec, family: Family, iteration: int) -> dict[str, str]:
-    """What a file says about a run beside its tensors."""
+    """The metadata of a run's files."""
     return {
         "spec": spec.canonical(),
         "spec_sha256": spec.sha256(),
@@ -73,7 +73,7 @@ def metadata_of(spec: JobSpec, family: Family, iteration: int) -> dict[str, str]
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's bits depend on."""
+    """The versions of the libraries that a run's bits depend on."""
     libraries = {name: version(name) for name in ("numpy", "safetensors", "torch")}
     return {"amaml": version("amaml-service"), "python": platform.python_version(), **libraries}
 
@@ -89,7 +89,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and metadata of an initialization or a checkpoint. Raises InitializationError, OSError."""
-    path.stat()  # a missing file is an OSError, and no damaged one
+    path.stat()  # raises OSError for a missing file, which safetensors would report as a damaged one
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -98,7 +98,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     f"{path}: a safetensors file, but not one of amaml's: give the file that a job's initialization "
                     "or checkpoint was downloaded to"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file isn't a dict
     except safetensors.SafetensorError as error:
         raise InitializationError(
             f"{path}: not a safetensors file, or cut short ({error}): download it again"
@@ -109,18 +109,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_theta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """θ and the metadata, without what a checkpoint holds beside them."""
+    """θ and the metadata, without the other tensors of a checkpoint."""
     tensors, metadata = read(path)
     return theta_among(tensors), metadata
 
 
 def theta_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """θ alone, among all of a file's tensors."""
+    """The tensors of θ among all tensors of a file."""
     return {name: tensor for name, tensor in tensors.items() if "/" not in name}
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of names."""
+    """The SHA-256 of the tensors' names, dtypes, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -130,7 +130,7 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors bytes with the header's keys sorted: the library writes metadata in no fixed order."""
+    """The safetensors bytes with the header's keys sorted, since the library writes metadata in no fixed order."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     encoded = header.encode()

@@ -1,7 +1,7 @@
-"""What of the inner flow is trained beside θ: T = e^τ, rates α = e^a, proximal strength ρ = e^r.
+"""The quantities of the inner flow that can be trained in addition to θ: T = e^τ, rates α = e^a, proximal strength ρ = e^r.
 
-Their logarithms are what the meta-optimizer steps, so that they stay positive; the chain rule brings dJ/dT to
-dJ/dτ = T·dJ/dT, and so on. Learned T: Deleu et al. 2022 (COMLN); learned rates: Li et al. 2017 (Meta-SGD).
+The meta-optimizer trains their logarithms, so that they stay positive; by the chain rule dJ/dτ = T·dJ/dT, and so on. Learned T:
+Deleu et al. 2022 (COMLN); learned rates: Li et al. 2017 (Meta-SGD).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from amaml.spec import JobSpec
 PREFIX = "learned/"
 LENGTH, PROXIMAL, RATES = "learned/log_length", "learned/log_proximal", "learned/log_rates/"
 LONGEST = 10_000.0
-"""As long as a trajectory may be in a spec."""
+"""The longest trajectory, as in a spec."""
 
 
 class LearnedFlow:
-    """The logarithms by the names they have in files; none for a method that learns nothing but θ.
+    """The logarithms by their names in files; empty for a method that learns θ alone.
 
-    `learned/log_length` and `learned/log_proximal` are float64 scalars, `learned/log_rates/NAME` is like the parameter.
+    `learned/log_length` and `learned/log_proximal` are float64 scalars, `learned/log_rates/NAME` has the parameter's shape.
     """
 
     def __init__(self, logarithms: Mapping[str, Tensor]) -> None:
         self.logarithms = dict(logarithms)
 
     def joined(self, spec: JobSpec, theta: Mapping[str, Tensor]) -> LearnedFlow:
-        """With what the spec's method learns, where that isn't there yet: from its length and proximal strength, and rates of
-        1. Always in the same order, in which the optimizer has them."""
+        """Adds the quantities that the spec's method learns and that are missing here. They start at the spec's length and
+        proximal strength, and at rates of 1. The order is always the same, since the optimizer's state depends on it."""
         learn, logarithms = spec.method.learned, dict(self.logarithms)
         device = next(iter(theta.values())).device
         if "length" in learn and LENGTH not in logarithms:
@@ -51,45 +51,45 @@ class LearnedFlow:
         return LearnedFlow({name: logarithms[name] for name in order if name in logarithms})
 
     def trained_by(self, spec: JobSpec) -> dict[str, Tensor]:
-        """Those that the spec's method trains; the others stay as they were learned before."""
+        """The logarithms that the spec's method trains; the others stay as an earlier method learned them."""
         prefixes = {"length": LENGTH, "proximal": PROXIMAL, "rates": RATES}
         own = tuple(prefixes[name] for name in spec.method.learned)
         return {name: tensor for name, tensor in self.logarithms.items() if name.startswith(own)}
 
     @classmethod
     def among(cls, tensors: Mapping[str, Tensor]) -> LearnedFlow:
-        """What a file's tensors hold of it."""
+        """The learned flow among the tensors of a file."""
         return cls({name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)})
 
     @property
     def length(self) -> float | None:
-        """T, where it is learned."""
+        """The learned T, if it is learned."""
         return _exponential(self.logarithms.get(LENGTH))
 
     @property
     def proximal(self) -> float | None:
-        """ρ, where it is learned."""
+        """The learned ρ, if it is learned."""
         return _exponential(self.logarithms.get(PROXIMAL))
 
     @property
     def rates(self) -> dict[str, Tensor] | None:
-        """α by parameter name, where they are learned."""
+        """The learned α by parameter name, if they are learned."""
         own = {name.removeprefix(RATES): tensor.exp() for name, tensor in self._log_rates.items()}
         return own or None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Length, proximal strength and the mean of the rates, those that are learned."""
+        """The metrics `learned_length`, `learned_proximal` and `learned_rates` (their mean), of those that are learned."""
         metrics = {LEARNED_LENGTH: self.length, LEARNED_PROXIMAL: self.proximal, LEARNED_RATES: self._mean_rate}
         return {name: value for name, value in metrics.items() if value is not None}
 
     def arguments(self, spec: JobSpec) -> dict[str, Any]:
-        """Of `meta_gradient`, beside the length."""
+        """The arguments of `meta_gradient` that the learned flow determines, except the length."""
         given = {"proximal": self.proximal, "rates": self.rates, "wrt": list(spec.method.learned) or None}
         return {name: value for name, value in given.items() if value is not None}
 
     def flow(self, spec: JobSpec, iteration: int, solver: Solver) -> Flow:
-        """The inner flow in this meta-iteration (from 0): what is learned of it, and the spec's for the rest."""
+        """The inner flow in this meta-iteration (from 0): its learned quantities, and those of the spec for the rest."""
         return Flow(
             self.length or length_at(spec.trajectory, iteration),
             solver,
@@ -98,8 +98,8 @@ class LearnedFlow:
         )
 
     def gradients(self, spec: JobSpec, result: Estimate) -> dict[str, Tensor]:
-        """dJ/d logarithm by name, for each task with a first axis B, from the solve that gave θ's meta-gradient; of those that
-        the spec's method trains."""
+        """The derivatives of each task's loss with respect to the logarithms that the spec's method trains, by name and with a
+        first axis B. `result` is the meta-gradient of θ, whose solve computed them too."""
         learn = spec.method.learned
         if not learn:
             return {}
@@ -116,9 +116,9 @@ class LearnedFlow:
         return gradients
 
     def trouble(self) -> str | None:
-        """A sentence about a learned value with which no flow can be solved; None where there is none."""
+        """A sentence about a learned value that makes the flow unsolvable; None if there is none."""
         if self.length is not None and not 0 < self.length <= LONGEST:
-            return f"the learned trajectory length is {self.length:g}, out of (0, {LONGEST:g}]"
+            return f"the learned trajectory length is {self.length:g}, outside (0, {LONGEST:g}]"
         if self.proximal is not None and not math.isfinite(self.proximal):
             return f"the learned proximal strength is {self.proximal:g}"
         if not all(bool((rates.isfinite() & (rates > 0)).all()) for rates in (self.rates or {}).values()):

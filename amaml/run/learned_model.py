@@ -1,4 +1,4 @@
-"""A network at the θ that a run has learned, with all that using it takes."""
+"""A network with the parameters that a run has learned, and all that is needed to use it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from amaml.spec import JobSpec
 
 @dataclass(frozen=True)
 class LearnedModel:
-    """Its network maps standardised inputs [n, d] to standardised targets [n, o], or to a score a class."""
+    """The network maps standardised inputs [n, d] to standardised targets [n, o], or to a score for each class."""
 
     module: nn.Module
     spec: JobSpec
     objective: Objective
     """The losses that trained the network, and the metric."""
     scaling: Scaling
-    """Raw units ↔ standardised ones."""
+    """The conversion between raw and standardised units."""
     inputs: list[str]
-    """What each input is, as `Family.inputs`."""
+    """The name of each input, as in `Family.inputs`."""
     outputs: list[str]
-    """What each output is: a quantity, or the class whose score it is."""
+    """The name of each output: a quantity, or the class whose score it is."""
     learned: LearnedFlow
-    """What was trained of the flow."""
+    """The quantities of the flow that were trained in addition to θ."""
     metadata: Mapping[str, str]
-    """All that the file says of itself."""
+    """The metadata of the file."""
 
     @property
     def in_features(self) -> int:
@@ -48,12 +48,13 @@ class LearnedModel:
 
     @property
     def iteration(self) -> int:
-        """The meta-iteration after which θ was so."""
+        """The number of meta-iterations after which θ was taken."""
         return int(self.metadata["iteration"])
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LearnedModel:
-        """Raises InitializationError for a foreign or damaged file, OSError if it can't be read."""
+        """Reads an initialization or a checkpoint. Raises InitializationError for a file that is neither or is damaged, OSError
+        if it can't be read."""
         tensors, metadata = read(Path(path))
         try:
             spec = JobSpec.model_validate_json(metadata["spec"])
@@ -64,8 +65,8 @@ class LearnedModel:
             picture = json.loads(metadata["picture"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InitializationError(
-                f"{path}: its metadata can't be read ({_sentence(error)}): it was made by another version of amaml, or a "
-                "family or model of an entry point that isn't installed here"
+                f"{path}: its metadata can't be read ({_sentence(error)}): it was made by another version of amaml, or with a "
+                "family or model from a package that isn't installed here"
             ) from error
         module = build_model(spec.model, seed=spec.runtime.seed, picture=picture and tuple(picture), **sizes)
         put(module, theta_among(tensors), path)
@@ -75,14 +76,14 @@ class LearnedModel:
 
     @staticmethod
     def of(module: nn.Module) -> LearnedModel | None:
-        """What a network that `load` gave, or a copy of one, belongs to; None for a network of the caller's own."""
+        """The LearnedModel of a network from `load` or of a copy of one; None for any other network."""
         found: LearnedModel | None = vars(module).get("learned_model")
         return found
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
-    """The network at θ, rebuilt from the file alone (an initialization or a checkpoint); its attribute `learned_model` is the
-    LearnedModel that it belongs to. Raises as `LearnedModel.read`."""
+    """The network with the parameters θ, rebuilt from the file alone (an initialization or a checkpoint). Its attribute
+    `learned_model` is its LearnedModel. Raises as `LearnedModel.read`."""
     return LearnedModel.read(path).module
 
 

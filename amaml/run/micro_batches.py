@@ -1,7 +1,7 @@
-"""A batch of tasks that doesn't fit into memory is taken in micro-batches, halved until they do.
+"""A batch of tasks that doesn't fit into memory is solved in micro-batches, whose size is halved until they fit.
 
-Tasks are independent, so a micro-batch changes no task's result in its meaning. Its last bits it may change: those of a batched
-product depend on the number of tasks in it. (The compiled kernel takes a task at a time, so its bits stay.)
+Tasks are independent, so micro-batches change a task's result at most in its last bits: those of a batched product depend on the
+number of tasks in it. The compiled kernel solves one task at a time, so its bits don't change.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Tasks = dict[str, Tensor]
 
 
 def in_micro_batches(estimate: Callable[[Tasks], Estimate], tasks: Tasks, size: int) -> Generator[None, None, Estimate]:
-    """The estimate for all tasks, of which `size` at most are taken at once; yields after each of several micro-batches. Raises
-    SolveError for all tasks that failed, by their places in the whole batch."""
+    """The estimate for all tasks, computed for at most `size` tasks at once; yields after each micro-batch if there are several.
+    Raises SolveError for all tasks that failed, with their indices in the whole batch."""
     batch = len(tasks["support_x"])
     if size >= batch:
         return estimate(tasks)
@@ -46,8 +46,8 @@ def in_micro_batches(estimate: Callable[[Tasks], Estimate], tasks: Tasks, size: 
 def halved(error: Exception, size: int, what: str, spec: JobSpec, device: torch.device) -> int:
     """The size of micro-batches to try next, after `what` raised this error with `size` tasks at once.
 
-    Raises the error itself where it doesn't say that memory was refused, and where other processes hold the memory; OutOfMemory
-    where one task alone doesn't fit. Call `memory.release` once the error, whose frames hold tensors, is gone.
+    Raises the error itself where it isn't about memory, and where other processes hold the memory; OutOfMemory where a single
+    task doesn't fit. Call `memory.release` outside the `except` block, since the error's frames hold tensors.
     """
     if not memory.is_out_of_memory(error):
         raise error

@@ -1,4 +1,4 @@
-"""How a run can fail, beside the solves' own SolveError and the data's DataError."""
+"""The errors with which a run can fail, in addition to SolveError of a solve and DataError of the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Diverged(Exception):
 
     @classmethod
     def in_training(cls, iteration: int, iterations: int, what: str) -> Diverged:
-        """After so many of the meta-iterations; `what` did."""
+        """The error of meta-training after `iteration` meta-iterations; `what` says which quantity diverged."""
         return cls(
             f"meta-training diverged after {iteration} of {iterations} meta-iterations ({what}): lower "
             "meta.optimizer.lr, trajectory.length or solver.step, set meta.clip, or leave solver.guard and method.adjoint to the "
@@ -22,7 +22,7 @@ class Diverged(Exception):
 
 
 class CertificateFailed(Exception):
-    """The meta-gradients' certificates were over runtime.certify_limit too often in a row."""
+    """Too many certificates in a row were above runtime.certify_limit."""
 
 
 class TimedOut(Exception):
@@ -30,18 +30,18 @@ class TimedOut(Exception):
 
 
 class OutOfMemory(Exception):
-    """One task alone doesn't fit into the device's memory."""
+    """A single task doesn't fit into the device's memory."""
 
     @classmethod
     def of_one_task(cls, error: Exception, what: str, spec: JobSpec, device: torch.device) -> OutOfMemory:
-        """`what` was being computed when the error said that memory was refused."""
+        """`error` says that there wasn't enough memory to compute `what`."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "memory that the process may have"
         whole, wanted = memory.total(device), memory.asked_for(error)
         much = "" if whole is None else f"{memory.in_words(whole)} of "
         last = "" if wanted is None else f", {wanted} was asked for last"
         precision = "" if spec.runtime.dtype == "float32" else "set runtime.dtype to float32, "
         return cls(
-            f"{what} of one task alone doesn't fit into the {much}{name}{last}: lower family.shots, family.queries or "
+            f"{what} of a single task doesn't fit into the {much}{name}{last}: lower family.shots, family.queries or "
             f"the size of model, {precision}set method.adjoint.checkpoints to a small number where the adjoint has "
-            "checkpoints, or run it on a worker with more memory"
+            "checkpoints, or run the job on a worker with more memory"
         )

@@ -1,4 +1,4 @@
-"""What changes over a run: the meta-optimizer's rate and the trajectory's length, functions of the meta-iteration."""
+"""The schedules of a run: the meta-optimizer's learning rate and the trajectory length as functions of the meta-iteration."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ INVERSE_SQRT_AFTER = 1000
 
 
 def rate_factor(optimizer: OptimizerSpec, iteration: int, iterations: int) -> float:
-    """What the meta-optimizer's rate is multiplied by in this meta-iteration (from 0): 1; 1/√(1 + i/1000); or half a cosine
-    from 1 to 0; during the warm-up less."""
+    """The factor of the meta-optimizer's learning rate in this meta-iteration i (from 0): 1 (constant), 1/√(1 + i/1000)
+    (inverse_sqrt) or half a cosine wave from 1 to 0 (cosine); during the warm-up, times a factor that rises linearly to 1."""
     warmth = min(1.0, (iteration + 1) / optimizer.warmup) if optimizer.warmup else 1.0
     match optimizer.schedule:
         case "constant":
@@ -24,8 +24,8 @@ def rate_factor(optimizer: OptimizerSpec, iteration: int, iterations: int) -> fl
 
 
 def length_at(trajectory: TrajectorySpec, iteration: int) -> float:
-    """T in this meta-iteration (from 0): the last horizon if there are horizons; else the last entry of the schedule
-    that has begun, and `length` before the first."""
+    """T in this meta-iteration (from 0): the last horizon, if there are horizons; otherwise the length of the last entry of the
+    schedule that has begun, and `length` before the first entry."""
     if trajectory.horizons is not None:
         return trajectory.horizons[-1].at
     begun = [length for start, length in trajectory.schedule or [] if start <= iteration]

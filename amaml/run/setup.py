@@ -1,4 +1,4 @@
-"""What a spec names, built: all of a run that stays as it is while the run goes on."""
+"""The parts of a run that don't change while it goes on, built from its spec."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from amaml.spec import JobSpec
 
 @dataclass(frozen=True)
 class Phase:
-    """Some of the meta-iterations (from 0), and what holds for them."""
+    """A range of meta-iterations (from 0) with the same method, solver and optimizer."""
 
     iterations: range
     spec: JobSpec
     solver: Solver
     estimator: Estimator | None
-    """None for the method that trains nothing."""
+    """None for the method `random`, which trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,35 +35,37 @@ class Setup:
     threads: int
     family: Family
     net: nn.Module
-    """The architecture, at the random start."""
+    """The network with the random start as its parameters."""
     losses: tuple[Loss, Loss]
-    """Of the support and of the query set, by parameters and task."""
+    """The support loss and the query loss, functions of parameters and task."""
     phases: tuple[Phase, ...]
     baselines: dict[str, Tensor] = field(default_factory=dict)
-    """What the test tasks score without a trained network, name → [B]: filled by the first assessment."""
+    """The scores [B] of the test tasks by each baseline; the first assessment fills them in."""
 
     def phase(self, iteration: int) -> Phase:
-        """The one that does this meta-iteration (from 0); the last one where there is none any more."""
+        """The phase of this meta-iteration (from 0); after the last meta-iteration, the last phase."""
         return next((phase for phase in self.phases if iteration in phase.iterations), self.phases[-1])
 
     @property
     def random_start(self) -> dict[str, Tensor]:
-        """By parameter name, as the network has them: those that are frozen don't ask for a gradient."""
+        """The network's parameters by name; frozen ones have requires_grad=False."""
         return dict(self.net.named_parameters())
 
 
 def build(spec: JobSpec, datasets: Mapping[str, Path], threads: int) -> Setup:
-    """Process-wide it sets torch's number of threads, its deterministic algorithms, and that products of float32 aren't rounded
-    to fewer bits.
+    """Builds a run's parts, and sets for the whole process: torch's number of threads, deterministic algorithms, and float32
+    products of full precision.
 
-    Raises DataError if the data can't serve the spec, ValueError for a device that isn't there.
+    Raises DataError if the data can't serve the spec, ValueError for a device that doesn't exist.
     """
     device, dtype, seed = device_of(spec), getattr(torch, spec.runtime.dtype), spec.runtime.seed
     _be_deterministic(threads)
     paths = {str(name): Path(path) for name, path in datasets.items()}
     family = build_family(spec.family, seed=seed, dtype=dtype, device=device, datasets=paths)
     if spec.evaluation.select == "validation":
-        family.evaluation_batch("validation", 1)  # a split without tasks is told now, not amid the run
+        family.evaluation_batch(
+            "validation", 1
+        )  # raises at once, and not during the run, if there are no validation tasks
     sizes = {"in_features": family.in_features, "out_features": family.out_features}
     net = build_model(spec.model, seed=seed, picture=family.picture, **sizes).to(device, dtype)
     return Setup(
@@ -81,7 +83,7 @@ def build(spec: JobSpec, datasets: Mapping[str, Path], threads: int) -> Setup:
 
 
 def device_of(spec: JobSpec) -> torch.device:
-    """Where the run computes. Raises ValueError for a device that isn't there."""
+    """The device of the run. Raises ValueError for a device that doesn't exist."""
     name: str = spec.runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,12 +93,12 @@ def device_of(spec: JobSpec) -> torch.device:
 
 
 def _be_deterministic(threads: int) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS needs to be deterministic
     torch.use_deterministic_algorithms(True)
-    # Every tensor is written before it is read, so torch needn't fill new ones.
+    # Every tensor is written before it is read, so new ones need not be filled.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False  # which of several algorithms is the fastest differs from run to run
-    # On a GPU both would round the factors of a product in float32 to 10 bits (TF32).
+    torch.backends.cudnn.benchmark = False  # it would choose the fastest algorithm, which differs from run to run
+    # Otherwise GPUs would round the factors of float32 products to 10 bits (TF32).
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(threads)

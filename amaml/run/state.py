@@ -1,4 +1,4 @@
-"""All of a run that changes while it goes on: where it starts, and how a checkpoint brings it back."""
+"""The state of a run, which changes while it goes on: how it starts, and how it is restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amaml.run import checkpoint as checkpoints
 from amaml.run import initialization as initializations
-from amaml.run.checkpoint import Checkpoint, Progress
+from amaml.run.checkpoint import Checkpoint, RunProgress
 from amaml.run.initialization import InitializationError
 from amaml.run.learned_flow import RATES, LearnedFlow
 from amaml.run.setup import Phase, Setup
@@ -22,44 +22,44 @@ from amaml.spec import JobSpec
 @dataclass
 class State:
     theta: dict[str, Tensor]
-    """By parameter name; those that are frozen don't ask for a gradient."""
+    """The parameters by name; frozen ones have requires_grad=False."""
     learned: LearnedFlow
-    """What is trained of the flow beside it."""
+    """The quantities of the flow that are trained in addition to θ."""
     optimizer: torch.optim.Optimizer
-    progress: Progress
+    progress: RunProgress
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The best θ on validation tasks so far, with what was trained beside it; empty where there is none."""
+    """The best of `current` on validation tasks so far; empty if there is none."""
     average: dict[str, Tensor] = field(default_factory=dict)
-    """The moving average of θ and what is trained beside it; empty where none is taken."""
+    """The moving average of all that is trained; empty if none is taken."""
     norms: list[float] = field(default_factory=list)
-    """Of the gradients that were seen lately, for the clip's median."""
+    """The norms of the latest gradients, of which the clip takes the median."""
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """θ and the logarithms of the flow's quantities, by the names that they have in files."""
+        """θ and the logarithms of the flow's learned quantities, by their names in files."""
         return {**self.theta, **self.learned.logarithms}
 
     @property
     def current(self) -> dict[str, Tensor]:
-        """What evaluations judge: the moving average of all that is trained where one is taken, else what is trained."""
+        """What evaluations use: the moving average of all that is trained, if one is taken, otherwise the latest values."""
         if not self.average:
             return self.trained
-        # As frozen as what they are averages of: those neither flow nor are they fine-tuned.
+        # The averages of frozen parameters are frozen too, so that neither flow nor fine-tuning changes them.
         return {
             name: self.average[name].detach().requires_grad_(tensor.requires_grad)
             for name, tensor in self.trained.items()
         }
 
     def follow(self, decay: float) -> None:
-        """Moves the average on: so much stays as it was."""
+        """Updates the moving average, of which the fraction `decay` is kept."""
         for name, tensor in self.trained.items():
-            if tensor.requires_grad or name not in self.theta:  # what is frozen stays the same to the last bit
+            if tensor.requires_grad or name not in self.theta:  # a frozen parameter keeps all of its bits
                 self.average.setdefault(name, tensor.detach().clone()).mul_(decay).add_(
                     tensor.detach(), alpha=1 - decay
                 )
 
     def enter(self, phase: Phase) -> None:
-        """Goes on by the next phase: what it learns joins what was learned, the optimizer and the clip's norms begin anew."""
+        """Begins the next phase: the quantities that it learns are added, and the optimizer and the clip's norms start anew."""
         self.learned = self.learned.joined(phase.spec, self.theta)
         self.optimizer = _optimizer(phase.spec, self.theta, self.learned)
         self.norms = []
@@ -69,16 +69,16 @@ class State:
 
     @property
     def chosen(self) -> dict[str, Tensor]:
-        """What the run has learned so far, copied: the best of it on validation tasks where they choose, else the last of it."""
+        """A copy of what the run has learned so far: the best on validation tasks, if they select it, otherwise the latest."""
         return copied(self.best or self.current)
 
     @property
     def chosen_at(self) -> int:
-        """The meta-iteration after which it was so."""
+        """The number of meta-iterations after which `chosen` was taken."""
         return self.progress.best[0] if self.best and self.progress.best else self.progress.iteration
 
     def checkpoint(self) -> Checkpoint:
-        """What of it a file holds."""
+        """The state as it is stored in a file."""
         own = self.optimizer.state_dict()["state"]
         tensors = {index: {key: value for key, value in one.items() if value is not None} for index, one in own.items()}
         return Checkpoint(
@@ -87,7 +87,8 @@ class State:
 
 
 def start(setup: Setup, initialization: Path | None) -> State:
-    """A run's beginning: at the random start, or at what meta.init_from takes over from a file (θ alone where that is null).
+    """The state at the start of a run: the random start, or what meta.init_from takes over from the file `initialization` (θ
+    alone where meta.init_from is null).
 
     Raises ValueError where the spec starts from a job whose file isn't given, InitializationError or CheckpointError for a file
     that doesn't fit.
@@ -105,23 +106,23 @@ def start(setup: Setup, initialization: Path | None) -> State:
         theta = _of_file(setup, tensors, initialization)
         if source is not None and source.state == "learned":
             learned = LearnedFlow.among(tensors)
-            _require_that_it_flows(setup, 0, learned, initialization)
+            _require_usable_flow(setup, 0, learned, initialization)
             learned = _learned_like(setup, learned)
     learned = learned.joined(first.spec, theta)
     average = copied({**theta, **learned.logarithms}) if spec.meta.average is not None else {}
-    progress = Progress(threads=setup.threads)
+    progress = RunProgress(threads=setup.threads)
     if first.estimator is None:  # nothing is trained: all iterations count as done, and the start is evaluated
         progress.iteration = spec.meta.iterations
     return State(theta, learned, _optimizer(first.spec, theta, learned), progress, average=average)
 
 
 def resume(setup: Setup, saved: Checkpoint) -> State:
-    """Where the run was when the checkpoint was written."""
+    """The state of the run when the checkpoint was written."""
     theta, now = _like(setup, saved.theta), setup.phase(saved.progress.iteration)
     learned = LearnedFlow(_on(setup, saved.learned)).joined(now.spec, theta)
     optimizer = _optimizer(now.spec, theta, learned)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.optimizer})
-    order = {**theta, **learned.logarithms}  # sums are taken in it, and files have another
+    order = {**theta, **learned.logarithms}  # the order of sums, on which bits depend; files have another
     best, average = (
         _on(setup, {name: one[name] for name in order if name in one}) for one in (saved.best, saved.average)
     )
@@ -129,12 +130,13 @@ def resume(setup: Setup, saved: Checkpoint) -> State:
 
 
 def _forked(setup: Setup, path: Path) -> State:
-    """Another run's state, from which this one goes on. Raises InitializationError where it can't."""
+    """The state of another run, read from its checkpoint, from which this run continues. Raises InitializationError where it
+    can't."""
     saved, metadata = checkpoints.load(path)
     spec, at = JobSpec.model_validate_json(metadata["spec"]), saved.progress.iteration
     if at >= setup.spec.meta.iterations:
         raise InitializationError(
-            f"{path}: it was written after {at} meta-iterations, and meta.iterations is {setup.spec.meta.iterations}, of which "
+            f"{path}: it was written after {at} meta-iterations, and meta.iterations is {setup.spec.meta.iterations}, so that "
             "none is left: raise it, or set meta.init_from.state to learned"
         )
     theirs = next((own for iterations, own in spec.phases if at in iterations), spec.phases[-1][1])
@@ -146,43 +148,43 @@ def _forked(setup: Setup, path: Path) -> State:
     ):
         if then != now:
             raise InitializationError(
-                f"{path}: the run that wrote it has {what} {then}, and this one {now}, so that its optimizer can't go on: make "
-                "them alike, or set meta.init_from.state to learned"
+                f"{path}: the run that wrote it has {what} {then}, and this one {now}, so its optimizer can't be continued: make "
+                "them equal, or set meta.init_from.state to learned"
             )
     _of_file(setup, saved.theta, path)
-    _require_that_it_flows(setup, at, LearnedFlow(saved.learned), path)
+    _require_usable_flow(setup, at, LearnedFlow(saved.learned), path)
     progress = replace(
         saved.progress, threads=setup.threads, seconds=0.0, random=None, over_limit=0, undecided=None, ended_by=None,
         micro_batch=None, evaluation_micro_batch=None,
     )  # fmt: skip
-    if not _is_judged_alike(spec, setup.spec):  # scores of other tasks or another flow don't compare
+    if not _has_comparable_scores(spec, setup.spec):
         progress, saved = replace(progress, evaluated=-1, best=None, worse=0), replace(saved, best={})
     average = saved.average or {**saved.theta, **saved.learned}
     norms = saved.norms if ours.meta.clip is not None else []
     return resume(setup, replace(saved, progress=progress, average=average if ours.meta.average else {}, norms=norms))
 
 
-def _is_judged_alike(one: JobSpec, other: JobSpec) -> bool:
-    """Whether scores on validation tasks compare between runs of these specs."""
+def _has_comparable_scores(one: JobSpec, other: JobSpec) -> bool:
+    """Whether scores on validation tasks can be compared between runs of these specs: they have the same tasks and flow."""
     parts = ("family", "model", "trajectory", "solver", "evaluation")
     return one.runtime.seed == other.runtime.seed and all(getattr(one, part) == getattr(other, part) for part in parts)
 
 
 def _of_file(setup: Setup, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """θ among a file's tensors."""
+    """θ from the tensors of a file. Raises InitializationError where it doesn't fit the run's network."""
     theta = initializations.theta_among(tensors)
     initializations.require_like(setup.net, theta, path)
     return _like(setup, theta)
 
 
-def _require_that_it_flows(setup: Setup, at: int, learned: LearnedFlow, path: Path) -> None:
-    """Raises InitializationError where a phase from this meta-iteration on can't flow by what was learned."""
+def _require_usable_flow(setup: Setup, at: int, learned: LearnedFlow, path: Path) -> None:
+    """Raises InitializationError where a phase from this meta-iteration on can't use the learned flow."""
     for phase in setup.phases[setup.phases.index(setup.phase(at)) :]:
         method, trajectory = phase.spec.method, phase.spec.trajectory
         if learned.logarithms and not method.flow_can_be_learned:
             raise InitializationError(
-                f"{path}: it holds what was learned of the flow, by which {method.kind} doesn't flow: use amaml or comln, or set "
-                "meta.init_from.state to theta"
+                f"{path}: it holds learned quantities of the flow, which method {method.kind} doesn't use: use amaml or comln, "
+                "or set meta.init_from.state to theta"
             )
         if learned.length is not None and (trajectory.schedule is not None or trajectory.horizons is not None):
             raise InitializationError(
@@ -192,7 +194,7 @@ def _require_that_it_flows(setup: Setup, at: int, learned: LearnedFlow, path: Pa
 
 
 def _learned_like(setup: Setup, learned: LearnedFlow) -> LearnedFlow:
-    """What was learned of the flow, on the run's device, rates of the dtype of θ."""
+    """The learned flow on the run's device, with rates in the dtype of θ."""
     like = setup.random_start
     return LearnedFlow(
         {
@@ -213,7 +215,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _like(setup: Setup, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of θ as the run's network has it: on its device, of its dtype, with the same parameters frozen."""
+    """A copy of θ with the device and dtype of the run's network, and with the same parameters frozen."""
     return {
         name: theta[name].detach().to(own.device, own.dtype, copy=True).requires_grad_(own.requires_grad)
         for name, own in setup.random_start.items()
@@ -221,8 +223,8 @@ def _like(setup: Setup, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _optimizer(phase: JobSpec, theta: Mapping[str, Tensor], learned: LearnedFlow) -> torch.optim.Optimizer:
-    """Over θ, and beside it what is learned of the flow, at a rate of its own and without decay. A group's `base_lr` is the rate
-    that the schedule starts from."""
+    """The meta-optimizer of θ and of the flow's learned quantities, which have their own learning rate and no weight decay. A
+    group's `base_lr` is the learning rate before the schedule's factor."""
     meta = phase.meta
     spec, own = meta.optimizer, dict[str, Any]()
     kind: type[Any] = torch.optim.SGD

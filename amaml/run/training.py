@@ -1,4 +1,5 @@
-"""The meta-training loop: draw tasks, get the meta-gradient, step θ; evaluate now and then; resumable to the bit."""
+"""The meta-training loop: draw tasks, estimate the meta-gradient, update θ, evaluate at intervals. It can be interrupted and
+resumed to the same bits."""
 
 from __future__ import annotations
 
@@ -52,15 +53,16 @@ __all__ = ["CertificateFailed", "Diverged", "OutOfMemory", "Report", "TimedOut",
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 CERTIFICATES_IN_A_ROW = 3
-"""Certificates over their limit that fail a run: one may be of a batch with an odd task."""
+"""The number of certificates in a row above their limit that fails a run: a single one may come from an unusual task."""
 MAY_BE_LEFT_OUT = 0.01
-"""Share of a run's tasks that may be left out because they can't be solved; one in any case. More aren't accidents."""
+"""The fraction of a run's tasks that may be left out because their solves became infinite or NaN; a single one is always
+allowed."""
 _NO_DATA: Mapping[str, Path] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Report:
-    """The run got further."""
+    """A report of progress."""
 
     phase: str
     """`training` or `evaluating`."""
@@ -68,7 +70,7 @@ class Report:
     """Meta-iterations done."""
     metrics: dict[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    """What the metrics of an evaluation are means of."""
+    """The scores whose means are the metrics, after an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class TrainingRun:
     initialization: dict[str, Tensor]
     """θ by parameter name."""
     learned: LearnedFlow
-    """What was trained of the flow beside it."""
+    """The quantities of the flow that were trained in addition to θ."""
     metrics: dict[str, list[tuple[int, float]]]
     """name → [(meta-iteration, value), …]."""
     evaluations: dict[int, Evaluation]
-    """Meta-iteration → what every test task scored, with its fine-tuning curve."""
+    """Meta-iteration → scores of all test tasks, with their fine-tuning curves."""
     training: Training
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -97,8 +99,8 @@ def train(
     *,
     initialization: str | os.PathLike[str] | None = None,
 ) -> TrainingRun:
-    """Runs the spec (or what validates as one) in this process. `datasets`: data set id → path; `initialization`: the file
-    that θ starts from.
+    """Runs the spec (a JobSpec, or a mapping that is valid as one) in this process. `datasets`: data set id → path;
+    `initialization`: the file from which θ starts.
 
     Raises DataError, SolveError, Diverged, CertificateFailed, OutOfMemory, TimedOut, InitializationError.
     """
@@ -117,8 +119,8 @@ def train(
 
 
 class Training:
-    """A run that can be stopped at every report and resumed elsewhere from its checkpoint, ending in the same bits
-    on the same kind of CPU. Iterating over it runs it."""
+    """A run, which iteration over this object executes. It can be stopped after every report and resumed elsewhere from its
+    checkpoint, and ends in the same bits on the same kind of CPU."""
 
     def __init__(self, setup: Setup, state: State) -> None:
         """See `start` and `resume`."""
@@ -130,18 +132,19 @@ class Training:
     def start(
         cls, spec: JobSpec, datasets: Mapping[str, Path] = _NO_DATA, *, initialization: Path | None = None
     ) -> Training:
-        """A new run, from the random start or the θ of a file; `datasets`: data set id → path. Process-wide it sets torch's
-        number of threads and its deterministic algorithms.
+        """A new run, from the random start or the θ of a file; `datasets`: data set id → path. Sets torch's number of threads and
+        deterministic algorithms for the whole process.
 
-        Raises DataError if the data can't serve the spec, ValueError for a device or file that isn't there,
-        InitializationError.
+        Raises DataError if the data can't serve the spec, ValueError for a device or file that doesn't exist,
+        InitializationError for a file that doesn't fit.
         """
         setup = setups.build(spec, datasets, spec.runtime.threads or torch.get_num_threads())
         return cls(setup, states.start(setup, initialization))
 
     @classmethod
     def resume(cls, spec: JobSpec, checkpoint: Path, datasets: Mapping[str, Path] = _NO_DATA) -> Training:
-        """The run that wrote the checkpoint, where it was, with its number of threads. Raises CheckpointError too."""
+        """The run that wrote the checkpoint, in the state it had then and with the same number of threads. Raises as `start`, and
+        CheckpointError."""
         saved = checkpoints.restore(checkpoint, spec, setups.device_of(spec))
         setup = setups.build(spec, datasets, saved.progress.threads)
         return cls(setup, states.resume(setup, saved))
@@ -153,22 +156,22 @@ class Training:
 
     @property
     def parameters(self) -> int:
-        """How many numbers θ has."""
+        """The number of parameters: the size of θ."""
         return sum(tensor.numel() for tensor in self.state.theta.values())
 
     @property
     def initialization(self) -> dict[str, Tensor]:
-        """What the run has learned so far: the last θ, or with evaluation.select = validation the best evaluated one."""
+        """The θ that the run has learned so far: the latest, or with evaluation.select = validation the best one evaluated."""
         return {name: tensor for name, tensor in self.state.chosen.items() if not name.startswith(PREFIX)}
 
     @property
     def learned(self) -> LearnedFlow:
-        """What of the flow was trained beside that θ."""
+        """The quantities of the flow that were trained together with that θ."""
         return LearnedFlow.among(self.state.chosen)
 
     @property
     def early_end(self) -> tuple[str, str] | None:
-        """Why the run has ended before its last meta-iteration, if it has: a machine word and a sentence."""
+        """If the run has ended before its last meta-iteration, the reason: a code and a sentence."""
         meta, progress = self.spec.meta, self.state.progress
         if progress.ended_by is None or progress.best is None or self.iteration == self.iterations:
             return None
@@ -185,8 +188,8 @@ class Training:
         )
 
     def __iter__(self) -> Iterator[Report]:
-        """Runs on to the end: a report after every meta-iteration, and now and then within an evaluation, whose metrics come
-        with its last report, and within a certificate, before its meta-iteration counts as done. Raises SolveError, Diverged,
+        """Runs to the end, with a report after every meta-iteration. There are also reports during an evaluation, of which the
+        last has its metrics, and during a certificate, before its meta-iteration is done. Raises SolveError, Diverged,
         CertificateFailed, OutOfMemory, TimedOut."""
         try:
             yield from self._run()
@@ -234,8 +237,8 @@ class Training:
     def _estimate_of_finite(
         self, phase: Phase, tasks: dict[str, Tensor]
     ) -> Generator[Report, None, tuple[Estimate, int]]:
-        """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and how many those are. Raises
-        SolveError where they are all, or with those before them more than a run may leave out."""
+        """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and the number of those. Raises
+        SolveError where none is left, or where the run has left out too many tasks in all."""
         size, solvable = len(tasks["support_x"]), tasks
         rows = list(range(size))
         allowed = max(1.0, MAY_BE_LEFT_OUT * size * (self.iteration + 1))
@@ -254,20 +257,20 @@ class Training:
                 solvable = {name: tensor[rows] for name, tensor in tasks.items()}
 
     def _estimate_that_fits(self, phase: Phase, tasks: dict[str, Tensor]) -> Generator[Report, None, Estimate]:
-        """The meta-gradient, by micro-batches where the whole batch doesn't fit into memory: a report after each. Raises
-        OutOfMemory where one task alone doesn't."""
+        """The meta-gradient, in micro-batches where the whole batch doesn't fit into memory, with a report after each. Raises
+        OutOfMemory where a single task doesn't fit."""
         progress, batch = self.state.progress, len(tasks["support_x"])
         while True:
             size = min(progress.micro_batch or batch, batch)
             work = in_micro_batches(partial(self._estimate, phase), tasks, size)
             try:
                 return (yield from self._watched(work, "training"))
-            except Exception as error:  # noqa: BLE001 - all but refused memory is raised again
+            except Exception as error:  # noqa: BLE001 - `halved` raises it again if it isn't about memory
                 progress.micro_batch = halved(error, size, "a meta-gradient", self.spec, self.setup.device)
             memory.release(self.setup.device)
 
     def _watched(self, work: Generator[None, None, T], phase: str) -> Generator[Report, None, T]:
-        """A report whenever the work shows that it lives; its value is the work's."""
+        """Executes the work with a report whenever it yields; returns the work's value."""
         while True:
             try:
                 next(work)
@@ -292,15 +295,15 @@ class Training:
         )
 
     def _evaluate(self) -> Iterator[Report]:
-        """An assessment, begun anew with half as many tasks at once where it doesn't fit into memory. Raises OutOfMemory
-        where one task alone doesn't."""
+        """An assessment; where it doesn't fit into memory, it is started again with half as many tasks at once. Raises
+        OutOfMemory where a single task doesn't fit."""
         micro_batch = self.state.progress.evaluation_micro_batch
         while True:
             size = tasks_at_once(self.setup, self.state)
             try:
                 metrics, found = yield from self._watched(assess(self.setup, self.state), "evaluating")
                 break
-            except Exception as error:  # noqa: BLE001 - all but refused memory is raised again
+            except Exception as error:  # noqa: BLE001 - `halved` raises it again if it isn't about memory
                 smaller = halved(error, size, "an evaluation", self.spec, self.setup.device)
                 self.state.progress.evaluation_micro_batch = smaller
             memory.release(self.setup.device)
@@ -309,7 +312,7 @@ class Training:
         yield Report("evaluating", self.iteration, metrics, found)
 
     def _certify(self, estimate: Estimate) -> Generator[Report, None, None]:
-        """Measures the meta-gradient's error now and then: a report a task."""
+        """Certifies the meta-gradient every runtime.certify_every meta-iterations, with a report after each task."""
         every = self.spec.runtime.certify_every
         if every is not None and (self.iteration + 1) % every == 0 and isinstance(estimate, MetaGradient):
             for _ in estimate.certify():
@@ -317,7 +320,7 @@ class Training:
                 self._check_time()
 
     def _certified(self, certificate: Certificate) -> dict[str, float]:
-        """The certificate's metrics, of the worst task; counts those in a row that are over the limit."""
+        """The certificate's metrics, those of the worst task; counts the certificates in a row above the limit."""
         error, progress = certificate.error.max().item(), self.state.progress
         over = error > self.spec.runtime.certify_limit
         progress.over_limit = progress.over_limit + 1 if over else 0
@@ -327,12 +330,13 @@ class Training:
         return {CERTIFICATE_ERROR: error, CERTIFICATE_OVER_LIMIT: float(over)}
 
     def _check_certificates(self) -> None:
-        """Raises CertificateFailed, once the report that shows the last of them is out; a run resumed from there, too."""
+        """Raises CertificateFailed after too many certificates in a row above the limit. It is called after the report of the
+        last one, and again in a run that is resumed from there."""
         progress = self.state.progress
         if progress.over_limit >= CERTIFICATES_IN_A_ROW:
             why = "" if progress.undecided is None else f" (it is infinite: {progress.undecided})"
             raise CertificateFailed(
-                f"the meta-gradient's relative error was over runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
+                f"the meta-gradient's relative error was above runtime.certify_limit ({self.spec.runtime.certify_limit:g}) in "
                 f"{progress.over_limit} certificates in a row, the last after meta-iteration {self.iteration} of "
                 f"{self.iterations}{why}: lower solver.rtol and solver.atol or solver.step, set runtime.dtype to float64, "
                 "leave solver.guard and method.adjoint to the solver (null), or raise the limit"
@@ -350,20 +354,20 @@ class Training:
         return time.monotonic() - self._began
 
     def save_checkpoint(self, path: Path) -> None:
-        """Writes all that a resume needs."""
+        """Writes a checkpoint, from which `resume` continues."""
         self.state.progress.seconds = self._seconds()
         metadata = initializations.metadata_of(self.spec, self.setup.family, self.iteration)
         checkpoints.save(path, self.state.checkpoint(), metadata, self.setup.device)
 
     def save_initialization(self, path: Path, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Writes the file that `amaml.load` reads; `metadata` is added to its own (a job's id, say)."""
+        """Writes the file that `amaml.load` reads, with additional `metadata` (a job's id, say)."""
         own = initializations.metadata_of(self.spec, self.setup.family, self.state.chosen_at)
         initializations.write(path, self.state.chosen, {**own, **metadata})
 
 
 def _of_solve(estimate: Estimate) -> dict[str, float]:
-    """What the solves took, a task on average, and the stiffest task's λmax."""
+    """The mean numbers of evaluations for a task, and the largest λmax of the tasks."""
     stats = estimate.stats
     metrics = {GRADIENTS: stats.gradients.double().mean().item(), HVPS: stats.hvps.double().mean().item()}
     lambda_max = stats.lambda_max.max().item()
-    return metrics if math.isnan(lambda_max) else {**metrics, LAMBDA_MAX: lambda_max}  # NaN: nothing estimated it
+    return metrics if math.isnan(lambda_max) else {**metrics, LAMBDA_MAX: lambda_max}  # NaN: there was no estimate

@@ -165,7 +165,7 @@ void amaml_order(int64_t wanted) { order = wanted; }
 // Leaves out every so many'th barrier, to see whether that is found out; 0: none.
 void amaml_leave_out(int64_t every) { Block::left_out = every; }
 int64_t amaml_problem_bytes() { return sizeof(Problem<float>); }
-int64_t amaml_near_bytes_float32() { return NUMBERS * sizeof(float); }
+int64_t amaml_shared_bytes_float32() { return NUMBERS * sizeof(float); }
 int64_t amaml_solve_float32(const Problem<float>* problem) { return solve(*problem); }
 int64_t amaml_solve_float64(const Problem<double>* problem) { return solve(*problem); }
 }

@@ -97,8 +97,8 @@ def test_states_that_are_not_cheap_are_made_again_with_the_same_bits(
         assert bool((thinned.stats.gradients > 1.5 * thinned.stats.steps).all())
 
 
-@pytest.mark.parametrize(("length", "spare"), [(1, 0), (2, 0), (9, 1), (30, 3), (64, 2), (100, 40)])
-def test_states_backwards_gives_every_state_and_keeps_few(length: int, spare: int) -> None:
+@pytest.mark.parametrize(("length", "slots"), [(1, 0), (2, 0), (9, 1), (30, 3), (64, 2), (100, 40)])
+def test_states_backwards_gives_every_state_and_keeps_few(length: int, slots: int) -> None:
     alive: set[int] = set()
 
     class Counted(torch.Tensor):
@@ -119,15 +119,15 @@ def test_states_backwards_gives_every_state_and_keeps_few(length: int, spare: in
         return fresh(number + 1)
 
     origin = fresh(0)
-    for number, state in states_backwards(0, length, origin, spare, advance):
+    for number, state in states_backwards(0, length, origin, slots, advance):
         assert int(state) == number
         seen.append(number)
         most = max(most, len(alive))
     assert seen == list(reversed(range(length)))
-    assert most <= spare + 2  # the first, the spare ones, the current
-    if spare == 0:
+    assert most <= slots + 2  # the first, those in slots, the current
+    if slots == 0:
         assert calls == length * (length - 1) // 2
-    if spare >= length:
+    if slots >= length:
         assert calls == length - 1
 
 

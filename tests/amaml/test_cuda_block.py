@@ -165,7 +165,7 @@ def test_single_precision(block: library.Kernel) -> None:
 
 
 def test_python_knows_how_much_of_a_multiprocessors_memory_a_block_takes(block: library.Kernel) -> None:
-    assert 4 * cuda.numbers_near(RAGGED.widths, 65) == block.library.amaml_near_bytes_float32()
+    assert 4 * cuda.numbers_in_shared_memory(RAGGED.widths, 65) == block.library.amaml_shared_bytes_float32()
 
 
 @pytest.mark.nightly

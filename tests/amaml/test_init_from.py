@@ -105,7 +105,7 @@ def test_it_holds_though_the_method_learns_it_no_more(source: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "file", "sentence"),
     [
-        ({"meta": {"iterations": 7}}, "7", "after 7 meta-iterations, and meta.iterations is 7, of which none is left"),
+        ({"meta": {"iterations": 7}}, "7", "after 7 meta-iterations, and meta.iterations is 7, so that none is left"),
         ({"meta": {"optimizer": {"kind": "sgd"}}}, "7", "has meta.optimizer.kind adamw, and this one sgd"),
         ({"method": {"learn": []}}, "7", r"has method.learn \['rates'\], and this one \[\]"),
         ({"model": {"hidden": [9]}}, "7", "give an initialization of the same model"),
@@ -149,10 +149,10 @@ def test_a_run_of_phases_is_forked_at_its_end(tmp_path: Path) -> None:
     list(fork)
     assert fork.iteration == 6
     reptile = small(method={"kind": "reptile"}, meta={**how, "init_from": {**init, "state": "learned"}})
-    with pytest.raises(InitializationError, match="by which reptile doesn't flow"):
+    with pytest.raises(InitializationError, match="which method reptile doesn't use"):
         Training.start(reptile, initialization=tmp_path / "4")
     later = [{"method": {"kind": "amaml"}, "share": 0.5}, {"method": {"kind": "reptile"}, "share": 0.5}]
-    with pytest.raises(InitializationError, match="by which reptile doesn't flow"):
+    with pytest.raises(InitializationError, match="which method reptile doesn't use"):
         Training.start(
             small(meta={"phases": later, "init_from": {**init, "state": "learned"}}), initialization=tmp_path / "4"
         )
@@ -185,5 +185,5 @@ def test_a_method_that_does_not_flow_by_what_was_learned_is_refused(source: Path
     reptile: dict[str, Any] = {"method": {"kind": "reptile"}, "meta": {"iterations": 2, "init_from": {"job": JOB}}}
     assert train(small(**reptile), initialization=source / "init").training.iteration == 2
     reptile["meta"]["init_from"]["state"] = "learned"
-    with pytest.raises(InitializationError, match="by which reptile doesn't flow: use amaml or comln"):
+    with pytest.raises(InitializationError, match="which method reptile doesn't use: use amaml or comln"):
         train(small(**reptile), initialization=source / "init")

@@ -139,7 +139,7 @@ def test_metadata_without_a_field(tmp_path: Path) -> None:
 def test_parameters_of_another_model(tmp_path: Path) -> None:
     other = MLP(2, [4, 4], 1)
     write(tmp_path / "x", dict(other.named_parameters()), metadata())
-    with pytest.raises(InitializationError, match=r"parameter 2.weight has shape \(4, 4\), the model's has \(3, 4\)"):
+    with pytest.raises(InitializationError, match=r"parameter 2.weight has shape \(4, 4\), but in the model \(3, 4\)"):
         load(tmp_path / "x")
     with pytest.raises(InitializationError, match=r"parameter 4\.weight has shape none"):
         put(MLP(2, [4, 3], 1), {name: tensor for name, tensor in theta().items() if name[0] != "4"}, "a file")

@@ -378,5 +378,5 @@ def test_the_kernel_itself_refuses_inconsistent_sizes(field: str, kernel: librar
     asked = kernel_solve._ask(problem, set(), backward=True)
     assert asked is not None
     setattr(asked.c, field, getattr(asked.c, field) + (10 if field == "activation" else -1))
-    with pytest.raises(ValueError, match="sizes that aren't its network's"):
+    with pytest.raises(ValueError, match="sizes don't match its network"):
         asked.carried()

@@ -181,7 +181,7 @@ def test_one_task_that_does_not_fit_fails_the_run_with_what_to_do(tmp_path: Path
     found = with_little_memory(32, tmp_path, family=family, model={"hidden": [128, 128]}, runtime={"dtype": "float64"})
     assert found["error"] == "OutOfMemory", found
     assert re.match(
-        r"an? (meta-gradient|evaluation) of one task alone doesn't fit into the \d+\.\d GiB of memory that the "
+        r"an? (meta-gradient|evaluation) of a single task doesn't fit into the \d+\.\d GiB of memory that the "
         r"process may have, \d+\.\d MiB "
         r"was asked for last: lower family\.shots, .*set runtime\.dtype to float32, set method\.adjoint\.checkpoints",
         found["sentence"],

@@ -29,7 +29,7 @@ def test_the_setting_is_taken_at_its_word(value: str, expected: list[str]) -> No
 
 
 def test_no_gpu_gets_two_workers() -> None:
-    with pytest.raises(StartFailed, match="AMAML_GPUS=0,1,0 names GPU 0 twice: name each once"):
+    with pytest.raises(StartFailed, match="AMAML_GPUS=0,1,0 names GPU 0 twice: name each GPU once"):
         assigned({"AMAML_GPUS": "0,1,0"})
 
 

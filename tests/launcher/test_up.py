@@ -207,11 +207,11 @@ def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
         assert one.get("/v1/jobs")[0] == two.get("/v1/jobs")[0] == 200
 
         with stack(tmp_path / "one") as refused:
-            refused.wait_for("another launcher runs on")
+            refused.wait_for("another launcher uses")
             assert refused.process.wait(CEILING_SECONDS) == 1
         port = int(one.url.rpartition(":")[2])
         with stack(tmp_path / "three", port) as refused:
-            refused.wait_for(f"port {port} is taken: name another by AMAML_PORT")
+            refused.wait_for(f"port {port} is taken: set AMAML_PORT to another one")
             assert refused.process.wait(CEILING_SECONDS) == 1
 
         two.process.kill()
@@ -221,7 +221,7 @@ def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
         before = one.pids()
         for name in ["api", "worker", "valkey", "postgres"]:
             os.kill(before[name], signal.SIGKILL)
-            one.wait_for(rf"launcher \| {name} was ended by SIGKILL; starting it again")
+            one.wait_for(rf"launcher \| {name} was ended by SIGKILL; restarting it")
         one.becomes_ready_again()
         after = one.pids()
         assert set(after) == set(before)
@@ -238,7 +238,7 @@ def test_a_worker_for_each_gpu_and_one_for_the_cpu(tmp_path: Path) -> None:
         assert seen == {"worker": "", "worker-gpu0": "0", "worker-gpu1": "GPU-8f3c2a1e"}
         wait_until(lambda: len(json.loads(running.get("/v1/workers")[1])["data"]) == len(workers))
         os.kill(workers["worker-gpu1"], signal.SIGKILL)
-        running.wait_for(r"launcher \| worker-gpu1 was ended by SIGKILL; starting it again")
+        running.wait_for(r"launcher \| worker-gpu1 was ended by SIGKILL; restarting it")
         assert running.stop() == 0
     all_gone(home)
     stopped = [line.split()[-1] for line in running.lines if line.startswith("launcher | stopping")]

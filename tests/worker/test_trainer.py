@@ -268,7 +268,7 @@ def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the
         trainer.kill()
     assert isinstance(failed, Failed)
     assert failed.reason == "out_of_memory"
-    assert "one task alone doesn't fit" in failed.detail
+    assert "a single task doesn't fit" in failed.detail
 
 
 STARTER = """

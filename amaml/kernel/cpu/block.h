@@ -1,5 +1,5 @@
-// What task.h needs of a machine, on a processor. There a task is solved by a block of threads that go through the code in step;
-// here that block is one thread: loops are loops, long vectors come from the heap, and what fails is thrown.
+// The machine-dependent operations of task.h, on a CPU. The block of threads that solves a task is a single thread here: loops
+// are plain loops, long vectors come from the heap, and failures are thrown.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -9,13 +9,13 @@
 #include "problem.h"
 #include "vectors.h"
 
-#define OUT_OF_LINE  // compilers for processors know best
+#define OUT_OF_LINE  // the choice is left to the compiler
 
-// What a kernel for GPUs is compiled for.
+// The kinds of solver and adjoint, which are compile-time constants on a GPU.
 template <class T> bool is_adaptive(const Problem<T>& p) { return p.adaptive; }
 template <class T> bool is_controlled(const Problem<T>& p) { return p.controlled; }
 
-// Where long vectors come from, and a vector of n numbers from there.
+// The source of long vectors, and a vector of n numbers from it.
 struct Memory {};
 template <class T> Values<T> take(Memory&, int64_t n) { return Values<T>(n); }
 
@@ -53,13 +53,14 @@ template <class T> class States {
 template <class F> INLINE void each(int64_t n, F run) {
     for (int64_t i = 0; i < n; ++i) run(i);
 }
-// out[i] = term(i) for all i < n, where a term reads nothing that another one writes.
+// out[i] = term(i) for all i < n, where term(i) reads no other entry of out.
 template <class T, class F> INLINE void fill(int64_t n, T* out, F term) {
     for (int64_t i = 0; i < n; ++i) out[i] = term(i);
 }
 template <class T> void copy(int64_t n, const T* from, T* to) { std::memcpy(to, from, n * sizeof(T)); }
 
-// out = from + h·Σ_j c_j v_j, j < count, of vectors v one behind another; without `from` the sum alone. May be in place.
+// out = from + h·Σ_j c_j v_j for j < count, with the vectors v_j stored one after another; without `from`, only the sum. out may
+// be from.
 template <class T>
 void add_weighted(int64_t n, const T* from, T h, const double* c, int64_t count, const T* vectors, T* out) {
     if (!from) std::fill_n(out, n, T(0));
@@ -81,7 +82,7 @@ template <class F> double total(int64_t n, F term) {
     return part[0];
 }
 
-// The largest term(i), 0 at least; NaN if any is NaN.
+// The largest term(i), or 0 if all are negative; NaN if any is NaN.
 template <class T, class F> T largest(int64_t n, F term) {
     constexpr int parts = 32;
     T part[parts] = {};
@@ -100,7 +101,7 @@ template <class T, class F> T largest(int64_t n, F term) {
     return most;
 }
 
-// A result, which one thread of the block writes.
+// Writes a result; on a GPU, one thread of the block does.
 template <class T> void put(T* to, T value) { *to = value; }
 
 [[noreturn]] inline void fail(Failure failure) { throw failure; }

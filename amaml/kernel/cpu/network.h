@@ -1,7 +1,8 @@
 // Loss ½·mean((net(x) − y)²) of a fully connected network on one task: gradient and Hessian-vector product.
 //
-// Points come in chunks, so that everything stays in cache whatever their number. Parameters lie flat: a layer's weight
-// [outputs][inputs], then its bias.
+// Points are taken in chunks, so that intermediate results stay in the cache. Parameters are one flat vector: each layer's weight
+// [outputs][inputs], then its bias. δ is the derivative of the loss with respect to a layer's outputs (before the activation).
+// moved_x is R{x}, the derivative of x along v (Pearlmutter's R-operator).
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -11,13 +12,14 @@
 #include "block.h"
 #include "products.h"
 
-// How an array of points × features lies in memory: point by point or feature by feature, as fills vectors better.
+// The order of an array of points × features in memory: point by point or feature by feature, whichever wastes fewer vector
+// lanes.
 template <class T> struct Layout {
-    int64_t point, feature, size;  // steps to the next point and feature; numbers, with those that only fill up vectors
+    int64_t point, feature, size;  // strides of point and feature; numbers in the array, padding to whole vectors included
 
     Layout(int64_t points, int64_t features) {
         const int64_t by_point = points * whole_vectors<T>(features), by_feature = features * whole_vectors<T>(points);
-        // Weight gradients of arrays that lie feature by feature need sums across lanes, which cost about a tenth.
+        // Weight gradients from arrays stored feature by feature need sums across lanes, which cost about a tenth more.
         if (10 * by_point <= 11 * by_feature) point = whole_vectors<T>(features), feature = 1, size = by_point;
         else point = 1, feature = whole_vectors<T>(points), size = by_feature;
     }
@@ -26,13 +28,13 @@ template <class T> struct Layout {
     Matrix<const T> matrix(const T* at) const { return {at, point, feature}; }
 };
 
-// Points of a task in chunks of equal length; those that fill up the last chunk weigh nothing.
+// Points of a task in chunks of equal length; the points that pad the last chunk have weight 0.
 template <class T> struct Points {
     int64_t count, inputs, outputs, chunks, length;
     Layout<T> in, out;
     Values<T> x, y, weight;  // [chunk][in.size], [chunk][out.size] twice; weight: 1/(points·outputs)
 
-    // In chunks of `most` points at most.
+    // Chunks have at most `most` points.
     Points(Memory&, int64_t points, int64_t inputs, int64_t outputs, int64_t most)
         : count(points), inputs(inputs), outputs(outputs), chunks((points + most - 1) / most),
           length((points + chunks - 1) / chunks), in(length, inputs), out(length, outputs),
@@ -40,7 +42,7 @@ template <class T> struct Points {
         const std::vector<T> equal(points * outputs, T(1) / T(points * outputs));
         spread(equal.data(), outputs, out, weight);
     }
-    // Takes over those of the task'th task from [task][point][feature].
+    // Copies the points of a task from arrays [task][point][feature].
     void fill(const T* all_x, const T* all_y, int64_t task) {
         spread(all_x + task * count * inputs, inputs, in, x);
         spread(all_y + task * count * outputs, outputs, out, y);
@@ -63,10 +65,10 @@ template <class T> class Network {
     const int64_t layers;
     int64_t parameters = 0;
 
-    // `longest`: points in a chunk, at most. `slots`: at how many points u activations can be remembered at once.
+    // `longest`: the most points in a chunk. `slots`: for how many states u activations can be kept at once.
     Network(Memory&, int64_t layers, const int64_t* widths, Activation activation, int64_t longest, int64_t slots)
         : layers(layers), widths_(widths, widths + layers + 1), activation_(activation), ones_(longest, 1) {
-        const auto array = [=](int64_t width) {  // in either layout, and what tiles read behind it
+        const auto array = [=](int64_t width) {  // large enough for both layouts, and for what tiles read past the end
             return std::max((longest + LARGEST_TILE) * whole_vectors<T>(width),
                             (width + LARGEST_TILE) * whole_vectors<T>(longest));
         };
@@ -92,12 +94,12 @@ template <class T> class Network {
     void start() {}
     int64_t slots() const { return int64_t(slots_.size()); }
 
-    // `scale` times the gradient at u into out; returns the loss.
+    // Writes `scale` times the gradient at u to out; returns the loss.
     T gradient(const Points<T>& set, const T* u, T* out, int64_t slot = 0, T scale = 1) {
         T loss = 0;
         pack(set, u, at_);
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
-            T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
+            T *delta = buffers_[0].data(), *below = buffers_[1].data();
             forward(set, chunk, slot);
             loss += residual(set, chunk, slot, delta);
             for (int64_t l = layers - 1; l >= 0; --l) {
@@ -106,11 +108,11 @@ template <class T> class Network {
                 const auto d = layout(set, l + 1).matrix(static_cast<const T*>(delta));
                 collect(set, chunk, l, 1, {{d.turned(), in.matrix(a)}});
                 if (!l) break;
-                pull(set, l, in.matrix(pulled), 1, {{d, backwards(set, at_, l)}});
+                backward_product(set, l, in.matrix(below), 1, {{d, backwards(set, at_, l)}});
                 with<T>(activation_, [=](auto f) {
-                    by_vectors<T>(in.size, [=](int64_t p) { store(pulled + p, load(pulled + p) * f.slope(load(a + p))); });
+                    by_vectors<T>(in.size, [=](int64_t p) { store(below + p, load(below + p) * f.slope(load(a + p))); });
                 });
-                std::swap(delta, pulled);
+                std::swap(delta, below);
             }
         }
         unpack(set, out);
@@ -118,12 +120,12 @@ template <class T> class Network {
         return loss;
     }
 
-    // ∇²L(u)·v into out, by Pearlmutter's R-operator. `known`: the slot holds the activations at this u.
+    // Writes ∇²L(u)·v to out, by Pearlmutter's R-operator. `known`: the slot already holds the activations at this u.
     void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t slot = 0, bool known = false) {
         pack(set, u, at_), pack(set, v, along_);
         for (int64_t chunk = 0; chunk < set.chunks; ++chunk) {
-            T *delta = buffers_[0].data(), *pulled = buffers_[1].data();
-            T *moved_delta = buffers_[2].data(), *moved_pulled = buffers_[3].data();
+            T *delta = buffers_[0].data(), *below = buffers_[1].data();
+            T *moved_delta = buffers_[2].data(), *moved_below = buffers_[3].data();
             if (!known || set.chunks > 1) forward(set, chunk, slot);
             tangents(set, chunk, slot);
             residual(set, chunk, slot, delta);
@@ -139,25 +141,25 @@ template <class T> class Network {
                 collect(set, chunk, l, l ? 2 : 1, {{moved_d.turned(), in.matrix(a)}, {d.turned(), moved}});
                 if (!l) break;
                 const auto w = backwards(set, at_, l), moved_w = backwards(set, along_, l);
-                pull(set, l, in.matrix(pulled), 1, {{d, w}});
-                pull(set, l, in.matrix(moved_pulled), 2, {{moved_d, w}, {d, moved_w}});
+                backward_product(set, l, in.matrix(below), 1, {{d, w}});
+                backward_product(set, l, in.matrix(moved_below), 2, {{moved_d, w}, {d, moved_w}});
                 with<T>(activation_, [=, pre = pre_[l - 1].data()](auto f) {
                     by_vectors<T>(in.size, [=](int64_t p) {
-                        const auto at = load(a + p), slope = f.slope(at), pull = load(pulled + p);
-                        const auto bent = pull * f.bend(at, slope) * load(pre + p);
-                        store(moved_pulled + p, load(moved_pulled + p) * slope + bent);
-                        store(pulled + p, pull * slope);
+                        const auto at = load(a + p), slope = f.slope(at), one = load(below + p);
+                        const auto bent = one * f.bend(at, slope) * load(pre + p);
+                        store(moved_below + p, load(moved_below + p) * slope + bent);
+                        store(below + p, one * slope);
                     });
                 });
-                std::swap(delta, pulled), std::swap(moved_delta, moved_pulled);
+                std::swap(delta, below), std::swap(moved_delta, moved_below);
             }
         }
         unpack(set, out);
     }
 
   private:
-    // Parameters, or their gradient, as products need them: flat as they came, and where vectors lie along their rows on
-    // cache lines, a weight as [outputs][inputs] (straight) or as [inputs][outputs] (turned).
+    // Parameters, or their gradient, as the products need them: the flat vector; and each weight as [outputs][inputs] (straight)
+    // or as [inputs][outputs] (turned), with rows padded to whole vectors.
     struct Layers {
         const T* flat;
         std::vector<Values<T>> straight, turned, bias;
@@ -185,9 +187,9 @@ template <class T> class Network {
             std::copy_n(gradient_.bias[l].data(), outputs, w + outputs * in);
         }
     }
-    // Whether the weight gradient of layer l comes as [inputs][outputs].
+    // Whether the weight gradient of layer l is computed as [inputs][outputs].
     bool sums_turned(const Points<T>& set, int64_t l) const { return !by_point(set, l) && by_point(set, l + 1); }
-    // Layer l's weight [inputs][outputs] on the way forward, [outputs][inputs] on the way back.
+    // The weight of layer l: [inputs][outputs] for the forward product, [outputs][inputs] for the backward product.
     Matrix<const T> forwards(const Points<T>& set, Layers& of, int64_t l) {
         return (by_point(set, l + 1) ? turned(of, l) : backwards(set, of, l)).turned();
     }
@@ -198,13 +200,14 @@ template <class T> class Network {
     }
     Layout<T> layout(const Points<T>& set, int64_t l) const { return {set.length, widths_[l]}; }
 
-    // Output of layer l − 1, or the inputs for l = 0.
+    // The output of layer l − 1; for l = 0 the inputs x.
     const T* activation(const Points<T>& set, int64_t chunk, int64_t slot, int64_t l) const {
         return l ? slots_[slot][l - 1].data() : set.x.data() + chunk * set.in.size;
     }
     const T* weights(const Points<T>& set, int64_t chunk) const { return set.weight.data() + chunk * set.out.size; }
 
-    // Adds a chunk's part to the gradient of layer l: δᵀ·a to its weight's, and the sums of the first δ to its bias's.
+    // Adds a chunk's contribution to the gradient of layer l: δᵀ·a to that of the weight, and the sums of the first δ to that of
+    // the bias.
     void collect(const Points<T>& set, int64_t chunk, int64_t l, int count, const Factors<T> (&terms)[2]) {
         const int64_t outputs = widths_[l + 1];
         const auto weight = sums_turned(set, l) ? turned(gradient_, l) : straight(gradient_, l);
@@ -217,13 +220,13 @@ template <class T> class Network {
         else add_row_sums(outputs, set.length, delta, bias.at);
     }
 
-    // How the loss depends on the inputs of layer l, from how it does on its outputs.
-    void pull(const Points<T>& set, int64_t l, const Matrix<T>& out, int count, const Factors<T> (&terms)[2]) {
+    // The derivative of the loss with respect to the inputs of layer l, from δ of its outputs.
+    void backward_product(const Points<T>& set, int64_t l, const Matrix<T>& out, int count, const Factors<T> (&terms)[2]) {
         multiply<T>({set.length, widths_[l], widths_[l + 1], out, none, count, {terms[0], terms[1]}});
     }
 
-    // The inputs of layer l's activation, from its own inputs.
-    void push(const Points<T>& set, int64_t l, T* out, const T* bias, int count, const Factors<T> (&terms)[2]) {
+    // The outputs of layer l before its activation, from its inputs.
+    void forward_product(const Points<T>& set, int64_t l, T* out, const T* bias, int count, const Factors<T> (&terms)[2]) {
         const auto to = layout(set, l + 1).matrix(out);
         multiply<T>({set.length, widths_[l + 1], widths_[l], to, {bias, 0, 1}, count, {terms[0], terms[1]}});
     }
@@ -232,7 +235,7 @@ template <class T> class Network {
         for (int64_t l = 0; l < layers; ++l) {
             T* z = slots_[slot][l].data();
             const auto a = layout(set, l).matrix(activation(set, chunk, slot, l));
-            push(set, l, z, at_.bias[l].data(), 1, {{a, forwards(set, at_, l)}});
+            forward_product(set, l, z, at_.bias[l].data(), 1, {{a, forwards(set, at_, l)}});
             if (l + 1 == layers) break;
             with<T>(activation_, [=, size = layout(set, l + 1).size](auto f) {
                 by_vectors<T>(size, [=](int64_t p) { store(z + p, f.value(load(z + p))); });
@@ -240,7 +243,7 @@ template <class T> class Network {
         }
     }
 
-    // δ of the output layer; returns the chunk's part of the loss.
+    // Writes δ of the output layer; returns the chunk's contribution to the loss.
     T residual(const Points<T>& set, int64_t chunk, int64_t slot, T* delta) const {
         const T *out = slots_[slot].back().data(), *y = set.y.data() + chunk * set.out.size, *weight = weights(set, chunk);
         Vec<T> loss{};
@@ -254,7 +257,7 @@ template <class T> class Network {
         return total / 2;
     }
 
-    // How every layer's input to its activation (pre) and output (moved) move along v.
+    // The derivatives along v of every layer's outputs before (pre) and after its activation (moved).
     void tangents(const Points<T>& set, int64_t chunk, int64_t slot) {
         for (int64_t l = 0; l < layers; ++l) {
             const auto in = layout(set, l);
@@ -262,7 +265,7 @@ template <class T> class Network {
             const auto moved_a = in.matrix(l ? static_cast<const T*>(moved_[l - 1].data()) : nullptr);
             T *moved = moved_[l].data(), *pre = l + 1 < layers ? pre_[l].data() : moved;
             const Factors<T> terms[2] = {{a, forwards(set, along_, l)}, {moved_a, forwards(set, at_, l)}};
-            push(set, l, pre, along_.bias[l].data(), l ? 2 : 1, terms);
+            forward_product(set, l, pre, along_.bias[l].data(), l ? 2 : 1, terms);
             if (l + 1 == layers) break;
             with<T>(activation_, [=, value = activation(set, chunk, slot, l + 1), size = layout(set, l + 1).size](auto f) {
                 by_vectors<T>(size, [=](int64_t p) { store(moved + p, load(pre + p) * f.slope(load(value + p))); });
@@ -272,7 +275,7 @@ template <class T> class Network {
 
     static constexpr T zero = 0;
     static constexpr Matrix<const T> none{&zero, 0, 0};
-    Values<int64_t> widths_, offsets_;  // offsets_: where each layer's parameters begin
+    Values<int64_t> widths_, offsets_;  // offsets_: the first parameter of each layer
     Activation activation_;
     Values<T> ones_;
     Layers at_, along_, gradient_;                // u, v and the sum over chunks

@@ -1,15 +1,15 @@
-// Products of matrices whose rows or columns lie one number after another, in tiles of sums that stay in registers.
+// Products of matrices whose rows or columns are contiguous, computed in tiles of sums that stay in registers.
 #pragma once
 #include <algorithm>
 #include <cstddef>
 
 #include "vectors.h"
 
-template <class T> constexpr int64_t whole_vectors(int64_t count) {  // the least that vectors hold of at least `count`
+template <class T> constexpr int64_t whole_vectors(int64_t count) {  // `count` rounded up to whole vectors
     return (count + Simd<T>::lanes - 1) / Simd<T>::lanes * Simd<T>::lanes;
 }
 
-constexpr int64_t LARGEST_TILE = 16;  // rows or columns: that many more than are used can be read of every matrix
+constexpr int64_t LARGEST_TILE = 16;  // rows or columns; reads may go this far past the end of a matrix
 
 // Entry (r, c) is at[r·row + c·column].
 template <class T> struct Matrix {
@@ -30,8 +30,8 @@ template <class T> struct Product {
     Factors<T> terms[2];
 };
 
-// Rows from r and vectors from column c on. Few sums would wait for one another: then there are several for each entry,
-// each over its own share of `inner`.
+// Computes the tile at row r and column c. A tile of few sums would wait for its own additions, so it has several sums for each
+// entry, each over its own share of `inner`.
 template <class T, int rows, int columns> void tile(const Product<T>& p, int64_t r, int64_t c) {
     using V = Vec<T>;
     constexpr int lanes = Simd<T>::lanes, size = rows * columns, shares = std::clamp(REGISTERS / 2 / size, 1, 4);
@@ -78,14 +78,14 @@ template <class T, int rows, int columns> void tile(const Product<T>& p, int64_t
     }
 }
 
-// All rows from r on of some vectors: `rows` at a time, the rest in halves of it.
+// All rows from r on, of `columns` vectors from column c on: `rows` rows at a time, the remainder by tiles of half the height.
 template <class T, int rows, int columns> void tiles(const Product<T>& p, int64_t r, int64_t c) {
     for (; r + rows <= p.rows; r += rows) tile<T, rows, columns>(p, r, c);
     if constexpr (rows > 1)
         if (r < p.rows) tiles<T, rows / 2, columns>(p, r, c);
 }
 
-// By tiles of sums that stay in registers, where the rows of `right` and `out` lie in memory one number after another.
+// The product by tiles of sums in registers, where the rows of `right` and `out` are contiguous.
 template <class T> void by_tiles(const Product<T>& p) {
     constexpr int lanes = Simd<T>::lanes, height = REGISTERS / 4;
     const int64_t most = p.rows < height ? 4 : 3;
@@ -102,7 +102,7 @@ template <class T> void by_tiles(const Product<T>& p) {
     }
 }
 
-// The way out of the tile at (i, j) of by_sums: its entries one after another, row by row.
+// Writes the tile at (i, j) of by_sums, whose entries are in `sum` row by row.
 template <class T, int height, int width> INLINE void finish(const Product<T>& p, int64_t i, int64_t j, const Vec<T>* sum) {
     constexpr int lanes = Simd<T>::lanes, size = height * width;
     if (width == 1 && p.out.row == 1 && p.start.row == 0) {
@@ -119,8 +119,8 @@ template <class T, int height, int width> INLINE void finish(const Product<T>& p
                 p.start.at[r * p.start.row + c * p.start.column] + sums[(r - i) * width + c - j];
 }
 
-// By sums across lanes, where the rows of `left` and the columns of `right` lie in memory one number after another:
-// height × width sums at a time. It reads, and doesn't use, what follows the last row or column up to a whole tile.
+// The product by sums across lanes, where the rows of `left` and the columns of `right` are contiguous: height × width sums at a
+// time. It reads past the last row or column up to a whole tile, and doesn't use what it reads there.
 template <class T, int height, int width> void by_sums(const Product<T>& p) {
     constexpr int lanes = Simd<T>::lanes, size = height * width;
     for (int64_t i = 0; i < p.rows; i += height)
@@ -153,8 +153,8 @@ template <class T> Product<T> turned(const Product<T>& p) {  // (A·B)ᵀ = Bᵀ
     return {p.columns, p.rows, p.inner, p.out.turned(), p.start.turned(), p.count, {turn(p.terms[0]), turn(p.terms[1])}};
 }
 
-// Computes a product in the way that its matrices' places in memory allow. Numbers that only fill up vectors may be
-// anything: whatever they are, they meet no others.
+// Computes a product by the algorithm that fits the strides of its matrices. The numbers that pad vectors may be anything, since
+// results never depend on them.
 template <class T> void multiply(const Product<T>& p) {
     if (p.out.column == 1 && p.terms[0].right.column == 1) by_tiles(p);
     else if (p.out.row == 1 && p.terms[0].left.row == 1) by_tiles(turned(p));
@@ -163,7 +163,7 @@ template <class T> void multiply(const Product<T>& p) {
     else by_sums<T, 4, 4>(p);
 }
 
-// out[i] += Σ over k < inner of matrix(i, k), whose rows lie one number after another.
+// out[i] += Σ over k < inner of matrix(i, k), whose rows are contiguous.
 template <class T> void add_row_sums(int64_t rows, int64_t inner, Matrix<const T> matrix, T* out) {
     constexpr int lanes = Simd<T>::lanes;
     for (int64_t i = 0; i < rows; i += lanes) {
@@ -179,7 +179,7 @@ template <class T> void add_row_sums(int64_t rows, int64_t inner, Matrix<const T
     }
 }
 
-// to(c, r) = from(r, c), squares of whole vectors first; the rows of both lie in memory one number after another.
+// to(c, r) = from(r, c), first by squares of whole vectors; the rows of both matrices are contiguous.
 template <class T> void transpose(Matrix<const T> from, int64_t rows, int64_t columns, Matrix<T> to) {
     constexpr int lanes = Simd<T>::lanes;
     const int64_t high = rows / lanes * lanes, wide = columns / lanes * lanes;

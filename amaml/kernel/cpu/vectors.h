@@ -1,5 +1,5 @@
-// Vectors of the machine's own width by the compiler's vector extension, sums of many at once, elementary functions; and
-// memory for long vectors.
+// Vectors of the machine's register width by the compiler's vector extension, with sums across lanes, transposition and
+// elementary functions; and aligned memory for long vectors.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -41,7 +41,7 @@ template <class T> inline Vec<T> load(const T* from) {
 template <class T> inline Vec<T> broadcast(T x) { return x - Vec<T>{}; }  // x + 0 would cost an addition: it turns −0 into 0
 template <class T> inline void store(T* to, Vec<T> v) { std::memcpy(to, &v, sizeof v); }
 
-// Lanes of a, then of b, by number.
+// The numbered lanes of a and b, where b's are counted after a's.
 template <class T, int... lane> INLINE Vec<T> pick(Vec<T> a, Vec<T> b) {
 #ifdef __clang__
     return __builtin_shufflevector(a, b, lane...);
@@ -50,14 +50,15 @@ template <class T, int... lane> INLINE Vec<T> pick(Vec<T> a, Vec<T> b) {
 #endif
 }
 
-// Halves of every block of 2·half lanes: (Σ of a's two, Σ of b's two). The first pick moves no lane: that is cheaper.
+// For every block of 2·half lanes: the sum of the two halves of a, then that of the two halves of b. The first pick moves no
+// lane, which is cheaper.
 template <class T, int half, int... lane> INLINE Vec<T> fold(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
     constexpr int n = Simd<T>::lanes;
     return pick<T, (lane % (2 * half) < half ? lane : n + lane)...>(a, b) +
            pick<T, (lane % (2 * half) < half ? lane + half : n + lane - half)...>(a, b);
 }
 
-// v[0] becomes (Σ of v[0]'s lanes, Σ of v[1]'s, …): a vector of sums for as many vectors as one has lanes.
+// Sums the lanes of as many vectors as one vector has lanes: v[0] becomes (Σ of v[0], Σ of v[1], …).
 template <class T, int half = Simd<T>::lanes / 2> INLINE void sum_lanes(Vec<T>* v) {
     if constexpr (half > 0) {
 #pragma GCC unroll 16
@@ -67,7 +68,7 @@ template <class T, int half = Simd<T>::lanes / 2> INLINE void sum_lanes(Vec<T>* 
     }
 }
 
-// Transposes a square of as many vectors as one has lanes.
+// Transposes a square: as many vectors as one vector has lanes.
 template <class T, int half, int... lane> INLINE void swap_halves(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, lane...>) {
     constexpr int n = Simd<T>::lanes;
     const Vec<T> lower = pick<T, (lane & half ? n + lane - half : lane)...>(a, b);
@@ -82,7 +83,7 @@ template <class T, int half = Simd<T>::lanes / 2> INLINE void turn(Vec<T>* v) {
     }
 }
 
-// v with zeros behind its first `count` lanes.
+// v with all but its first `count` lanes set to 0.
 template <class T> inline Vec<T> first_lanes(Vec<T> v, int64_t count) {
     using Bits = typename Simd<T>::Bits;
     Bits number;
@@ -90,7 +91,7 @@ template <class T> inline Vec<T> first_lanes(Vec<T> v, int64_t count) {
     return (Vec<T>)((Bits)v & (Bits)(number < Bits{} + typename Simd<T>::Word(count)));
 }
 
-// Σ coefficient(n)·xⁿ over n < terms. Even and odd powers are summed apart, since one sum alone would wait for itself.
+// Σ coefficient(n)·xⁿ over n < terms. Even and odd powers are summed separately, so that additions don't wait for each other.
 template <class T, int terms, class F> INLINE Vec<T> series(Vec<T> x, F coefficient) {
     const Vec<T> square = x * x;
     Vec<T> sum[2];
@@ -100,13 +101,13 @@ template <class T, int terms, class F> INLINE Vec<T> series(Vec<T> x, F coeffici
     return sum[0] + x * sum[1];
 }
 
-// e^x = scale·(1 + tail) for |x| up to 88 in float32, 708 in float64: x = k·ln 2 + r, scale = 2^k, tail = e^r − 1.
+// e^x = scale·(1 + tail) for |x| up to 88 in float32, 708 in float64, where x = k·ln 2 + r, scale = 2^k and tail = e^r − 1.
 template <class T> struct Exponential {
     using V = Vec<T>;
     using Bits = typename Simd<T>::Bits;
     static constexpr bool single = sizeof(T) == 4;
     static constexpr int mantissa = single ? 23 : 52, bias = single ? 127 : 1023, degree = single ? 7 : 13;
-    // 1.5·2^mantissa + bias: adding it rounds to an integer, which is left in the lowest bits with the exponent's bias.
+    // 1.5·2^mantissa + bias: adding it rounds to an integer, and leaves that integer plus the exponent's bias in the lowest bits.
     static constexpr T round = T(single ? 12582912 : 6755399441055744) + bias;
     static constexpr T ln2_high = single ? 0.693359375 : 6.93145751953125e-1;  // few bits, so that k·ln2_high is exact
     static constexpr T ln2_low = single ? -2.12194440054690583e-4 : 1.42860682030941723212e-6;
@@ -126,7 +127,7 @@ template <class T> struct Exponential {
     V minus_one() const { return scale * tail + (scale - T(1)); }
 };
 
-template <class T> inline Vec<T> sign(Vec<T> x) {  // its sign bits
+template <class T> inline Vec<T> sign(Vec<T> x) {  // the sign bits of x
     using Bits = typename Simd<T>::Bits;
     return (Vec<T>)((Bits)x & (Bits{} + (typename Simd<T>::Word(1) << (8 * sizeof(T) - 1))));
 }
@@ -136,7 +137,8 @@ template <class T> inline Vec<T> flip(Vec<T> x, Vec<T> signs) {
 }
 template <class T> inline Vec<T> magnitude(Vec<T> x) { return flip<T>(x, sign<T>(x)); }
 
-// Activations: σ(z), σ' from a = σ(z), σ'' from a and σ'. Comparisons are written so that NaN stays NaN.
+// Activations: value is σ(z), slope is σ' from a = σ(z), bend is σ'' from a and σ'. Comparisons are written so that NaN stays
+// NaN.
 template <class T> struct Tanh {
     using V = Vec<T>;
     static V value(V z) {
@@ -193,7 +195,7 @@ template <class T, class F> inline void with(Activation kind, F run) {
     }
 }
 
-// Memory that starts on a cache line: a vector across two of them costs two loads.
+// Memory that starts on a cache line: a vector that crosses two lines costs two loads.
 template <class T> struct Aligned {
     using value_type = T;
     static constexpr std::align_val_t line{64};

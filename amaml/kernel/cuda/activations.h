@@ -1,4 +1,5 @@
-// Activations on a GPU: σ(z), σ' from a = σ(z), and σ''·R{z} from a and R{a} = σ'·R{z}. NaN stays NaN.
+// Activations on a GPU: value is σ(z), slope is σ' from a = σ(z), bent is σ''·R{z} from a and R{a} = σ'·R{z}, where R{z} is the
+// derivative of z along v. NaN stays NaN.
 #pragma once
 
 struct Tanh {

@@ -1,6 +1,6 @@
-// What task.h needs of a machine, on a GPU: a thread block that solves a task. All of its threads go through the code in step, with
-// the same scalars in registers; loops over vectors divide the work among them, and end by a barrier. A sum adds in an order that
-// depends on the vector's length alone, so that bits don't depend on which tasks are solved beside.
+// The machine-dependent operations of task.h, on a GPU, where a thread block solves a task. All of its threads execute the same
+// code with the same scalars in registers; loops over vectors divide the work among them and end with a barrier. The order of a
+// sum depends on the vector's length alone, so that bits don't depend on the other tasks of a launch.
 #pragma once
 #include "arithmetic.h"
 #include "problem.h"
@@ -10,9 +10,9 @@
 #endif
 constexpr int THREADS = AMAML_THREADS, WARP = THREADS < 32 ? THREADS : 32, WARPS = THREADS / WARP;
 #define INLINE __forceinline__
-#define OUT_OF_LINE __noinline__  // what is called in many places: the compiler would take minutes over a copy for each
+#define OUT_OF_LINE __noinline__  // for functions called in many places: inlining all of them would take minutes to compile
 
-// What a block has beside its vectors: room for sums, and where a failure is written.
+// A block's shared variables: room for sums, and the places to which a failure is written.
 struct Scratch {
     double sums[WARPS];
     int64_t* code;
@@ -24,16 +24,16 @@ inline Scratch& scratch_of_block() {
 }
 inline void barrier() { __syncthreads(); }
 
-// The multiprocessor's own memory of a block, as wide loads need it aligned.
+// The dynamic shared memory of a block, aligned for wide loads.
 struct alignas(128) Line {
     char bytes[128];
 };
-template <class T> INLINE T* near() {
+template <class T> INLINE T* shared_memory() {
     extern __shared__ Line memory_of_multiprocessor[];
     return reinterpret_cast<T*>(memory_of_multiprocessor);
 }
 
-// The device's memory of a block. From nowhere it only counts, to find out how much is needed.
+// Allocates a block's vectors in global memory. Started from a null pointer, it only counts how much is needed.
 class Memory {
   public:
     explicit Memory(char* from) : from_(from) {}
@@ -49,7 +49,7 @@ class Memory {
     int64_t used_ = 0;
 };
 
-// A vector in the device's memory.
+// A vector in global memory.
 template <class T> class Values {
   public:
     explicit Values(T* at) : at_(at) {}
@@ -70,7 +70,7 @@ template <class T> Values<T> take(Memory& memory, int64_t n) { return Values<T>(
     __builtin_unreachable();
 }
 
-// A list that grows at its end, to at most `most` entries. Every thread writes the same entry, and knows how many there are.
+// A list that grows at its end, to at most `most` entries. Every thread writes the same entry and holds the same count.
 template <class T> class List {
   public:
     List(Memory& memory, int64_t most) : at_(memory.take<T>(most)), most_(most) {}
@@ -108,8 +108,8 @@ template <class F> INLINE void each(int64_t n, F run) {
     for (int i = threadIdx.x; i < int(n); i += THREADS) run(int64_t(i));
     barrier();
 }
-// out[i] = term(i) for all i < n, where a term reads nothing that another one writes: so a thread reads for several before it writes,
-// and waits for the memory but once.
+// out[i] = term(i) for all i < n, where term(i) reads no other entry of out. So a thread computes several terms before it writes
+// them, and waits for memory only once.
 constexpr int AT_ONCE = 5;
 template <class T, class F> INLINE void fill(int64_t n, T* out, F term) {
     const int last = int(n) - 1;
@@ -126,7 +126,8 @@ template <class T, class F> INLINE void fill(int64_t n, T* out, F term) {
 }
 template <class T> OUT_OF_LINE void copy(int64_t n, const T* from, T* to) { fill(n, to, [=](int64_t i) { return from[i]; }); }
 
-// out = from + h·Σ_j c_j v_j, j < count, of vectors v one behind another; without `from` the sum alone. May be in place.
+// out = from + h·Σ_j c_j v_j for j < count, with the vectors v_j stored one after another; without `from`, only the sum. out may
+// be from.
 template <class T>
 OUT_OF_LINE void add_weighted(int64_t n, const T* from, T h, const double* c, int64_t count, const T* vectors, T* out) {
     fill(n, out, [=](int64_t i) {
@@ -141,9 +142,9 @@ struct Sum {
     double operator()(double a, double b) const { return a + b; }
 };
 struct Largest {
-    double operator()(double a, double b) const { return missing(a) || a > b ? a : b; }
+    double operator()(double a, double b) const { return is_nan(a) || a > b ? a : b; }
 };
-// The threads' numbers joined by `join`, the same for all threads.
+// Combines one number of each thread by `join`; every thread gets the result.
 template <class F> OUT_OF_LINE double joined(double mine, F join) {
     for (int apart = WARP / 2; apart; apart /= 2) mine = join(mine, __shfl_xor_sync(0xffffffff, mine, apart));
     if (WARPS == 1) return mine;
@@ -168,14 +169,14 @@ template <class F> INLINE double total(int64_t n, F term) {
         }
     return joined(mine, Sum{});
 }
-// The largest term(i), 0 at least; NaN if any is NaN.
+// The largest term(i), or 0 if all are negative; NaN if any is NaN.
 template <class T, class F> INLINE T largest(int64_t n, F term) {
     double mine = 0;
     for (int i = threadIdx.x; i < int(n); i += THREADS) mine = Largest{}(double(term(int64_t(i))), mine);
     return T(joined(mine, Largest{}));
 }
 
-// A result, which one thread of the block writes.
+// Writes a result; one thread of the block does.
 template <class T> void put(T* to, T value) {
     if (threadIdx.x == 0) *to = value;
 }

@@ -1,25 +1,26 @@
 // Loss ½·mean((net(x) − y)²) of a fully connected network on one task: gradient and Hessian-vector product, by a thread block.
 //
-// Everything lies in the multiprocessor's own memory: weights, and for every layer its outputs feature by feature, [width][STRIDE].
-// Points come in chunks of as many as fit. What comes back through a layer overwrites its outputs.
+// Shared memory holds everything: the weights, and the outputs of every layer feature by feature, [width][STRIDE]. Points are
+// taken in chunks of as many as fit. The derivatives that are propagated back through a layer overwrite its outputs. moved_x is
+// R{x}, the derivative of x along v (Pearlmutter's R-operator); `two` says whether it is computed, too.
 #pragma once
 #include "block.h"
 #include "products.h"
 #include "shape.h"
 
 constexpr int whole_fours(int count) { return (count + 3) / 4 * 4; }
-// An odd number of fours: then the same columns of eight rows one after another lie in different banks of the memory.
+// An odd number of fours, so that the same columns of eight consecutive rows are in different banks of shared memory.
 constexpr int STRIDE = whole_fours(larger(SUPPORT, QUERY)) / 4 % 2 ? whole_fours(larger(SUPPORT, QUERY))
                                                                    : whole_fours(larger(SUPPORT, QUERY)) + 4;
 
-// Where things lie in a multiprocessor's memory, in numbers from its start. A layer's weight is there as [outputs][inputs]
-// (straight) and as [inputs][outputs] (turned), in rows of whole fours, and its bias.
-constexpr int values_at(int l) {  // the outputs of layer l − 1, x for l = 0
+// Places in shared memory, in numbers from its start. A layer's weight is stored as [outputs][inputs] (straight) and as
+// [inputs][outputs] (turned), with rows padded to whole fours, followed by its bias.
+constexpr int values_at(int l) {  // the outputs of layer l − 1; for l = 0 the inputs x
     int at = 0;
     for (int n = 0; n < l; ++n) at += WIDTHS[n] * STRIDE;
     return at;
 }
-constexpr int moved_at(int l) { return values_at(LAYERS + 1) + values_at(l) - WIDTHS[0] * STRIDE; }  // how those move, l > 0
+constexpr int moved_at(int l) { return values_at(LAYERS + 1) + values_at(l) - WIDTHS[0] * STRIDE; }  // their derivatives along v, l > 0
 constexpr int Y = moved_at(LAYERS + 1), WEIGHTS = Y + WIDTHS[LAYERS] * STRIDE;
 constexpr int straight_at(int l) {
     int at = 0;
@@ -29,14 +30,14 @@ constexpr int straight_at(int l) {
 }
 constexpr int turned_at(int l) { return straight_at(l) + WIDTHS[l + 1] * whole_fours(WIDTHS[l]); }
 constexpr int bias_at(int l) { return turned_at(l) + WIDTHS[l] * whole_fours(WIDTHS[l + 1]); }
-constexpr int ALONG = WEIGHTS + straight_at(LAYERS), SPARE_AT = ALONG + straight_at(LAYERS), NUMBERS = SPARE_AT + SPARE;
-constexpr int parameters_at(int l) {  // of layer l in a flat vector
+constexpr int ALONG = WEIGHTS + straight_at(LAYERS), HALF_TILES_AT = ALONG + straight_at(LAYERS), NUMBERS = HALF_TILES_AT + HALF_TILES;
+constexpr int parameters_at(int l) {  // the first parameter of layer l in a flat vector
     int at = 0;
     for (int n = 0; n < l; ++n) at += (WIDTHS[n] + 1) * WIDTHS[n + 1];
     return at;
 }
 
-// Points of a task in chunks of equal length, where they came from.
+// Points of a task in chunks of equal length, read from the caller's arrays.
 template <class T> struct Points {
     int count, chunks, length;
     const T *x = nullptr, *y = nullptr;  // [count][inputs], [count][outputs]
@@ -51,21 +52,21 @@ template <class T> struct Points {
 template <class T> class Network {
   public:
     Network(Memory&, int64_t, const int64_t*, Activation, int64_t, int64_t) {}
-    // Before the first use.
+    // Clears shared memory; to be called before the first use.
     void start() {
-        T* const all = near<T>();
+        T* const all = shared_memory<T>();
         each(NUMBERS, [=](int64_t i) { all[i] = 0; });
         loaded_ = nullptr;
     }
 
     int64_t slots() const { return 1; }
 
-    // `scale` times the gradient at u into out; returns the loss.
+    // Writes `scale` times the gradient at u to out; returns the loss.
     T gradient(const Points<T>& set, const T* u, T* out, int64_t = 0, T scale = 1) {
         return set.length == SUPPORT ? gradient_of<SUPPORT>(set, u, out, scale) : gradient_of<QUERY>(set, u, out, scale);
     }
 
-    // ∇²L(u)·v into out, by Pearlmutter's R-operator.
+    // Writes ∇²L(u)·v to out, by Pearlmutter's R-operator.
     OUT_OF_LINE void hvp(const Points<T>& set, const T* u, const T* v, T* out, int64_t = 0, bool = false) {
         pack(u, WEIGHTS), pack(v, ALONG);
         for (int chunk = 0; chunk < set.chunks; ++chunk) {
@@ -76,7 +77,7 @@ template <class T> class Network {
 #pragma unroll
             for (int l = LAYERS - 1; l >= 0; --l) {
                 collect<true, SUPPORT>(l, chunk > 0, out, T(1));
-                if (l) pull<true, SUPPORT>(l);
+                if (l) backward<true, SUPPORT>(l);
             }
         }
     }
@@ -93,16 +94,16 @@ template <class T> class Network {
 #pragma unroll
             for (int l = LAYERS - 1; l >= 0; --l) {
                 collect<false, points>(l, chunk > 0, out, scale);
-                if (l) pull<false, points>(l);
+                if (l) backward<false, points>(l);
             }
         }
         return T(loss);
     }
 
-    // Brings flat parameters to where products read them.
+    // Copies flat parameters to shared memory, as the products read them.
     OUT_OF_LINE void pack(const T* from, int to) {
         constexpr int last = parameters_at(LAYERS) - 1;
-        T* const all = near<T>() + to;
+        T* const all = shared_memory<T>() + to;
 #pragma unroll 1
         for (int first = threadIdx.x; first <= last; first += AT_ONCE * THREADS) {
             T found[AT_ONCE];
@@ -113,7 +114,7 @@ template <class T> class Network {
         }
         barrier();
     }
-    // The n'th parameter; those beyond the last aren't any.
+    // Stores the n-th parameter; does nothing where n is beyond the last one.
     INLINE void place(int n, T parameter, T* all) {
 #pragma unroll
         for (int l = 0; l < LAYERS; ++l) {
@@ -125,7 +126,7 @@ template <class T> class Network {
             if (l && o < outputs) all[straight_at(l) + o * whole_fours(in) + k] = parameter;
         }
     }
-    // Brings a chunk's points, unless they are here.
+    // Copies a chunk's points to shared memory.
     OUT_OF_LINE void fetch(const Points<T>& set, int chunk) {
         const int first = chunk * set.length, count = smaller(set.length, set.count - first);
         const T *x = set.x + first * WIDTHS[0], *y = set.y + first * WIDTHS[LAYERS];
@@ -136,13 +137,13 @@ template <class T> class Network {
                 to[i] = n < count ? from[n * features + f] : T(0);
             }
         };
-        spread(x, near<T>(), WIDTHS[0]), spread(y, near<T>() + Y, WIDTHS[LAYERS]);
+        spread(x, shared_memory<T>(), WIDTHS[0]), spread(y, shared_memory<T>() + Y, WIDTHS[LAYERS]);
         barrier();
     }
 
-    // The outputs of layer l, with `two` also how they move along v.
+    // The outputs of layer l; with `two` also their derivatives along v.
     template <bool two, int points> INLINE void forward(int l) {
-        T* const all = near<T>();
+        T* const all = shared_memory<T>();
         T *const out = all + values_at(l + 1), *const moved_out = all + moved_at(l + 1);
         const T *const w = all + WEIGHTS, *const v = all + ALONG, *const from = all + values_at(l);
         const bool last = l + 1 == LAYERS;
@@ -162,9 +163,10 @@ template <class T> class Network {
         barrier();
     }
 
-    // How the loss depends on the network's outputs, in their place; returns the chunk's part of the loss, not with `two`.
+    // Replaces the network's outputs by the derivatives of the loss with respect to them; returns the chunk's contribution to the
+    // loss, or 0 with `two`.
     template <bool two> INLINE double residual(const Points<T>& set, int chunk) {
-        T *const out = near<T>() + values_at(LAYERS), *const moved_out = near<T>() + moved_at(LAYERS), *const y = near<T>() + Y;
+        T *const out = shared_memory<T>() + values_at(LAYERS), *const moved_out = shared_memory<T>() + moved_at(LAYERS), *const y = shared_memory<T>() + Y;
         const T weight = T(1) / T(set.count * WIDTHS[LAYERS]);
         const int count = smaller(set.length, set.count - chunk * set.length);
         double loss = 0;
@@ -180,15 +182,15 @@ template <class T> class Network {
         return 0;
     }
 
-    // The gradient of layer l, with `two` its own along v, from how the loss depends on its outputs.
+    // Adds a chunk's contribution to the gradient of layer l, or with `two` to that gradient's derivative along v.
     template <bool two, int points> INLINE void collect(int l, bool more, T* out, T scale) {
-        T* const all = near<T>();
+        T* const all = shared_memory<T>();
         const int in = WIDTHS[l], rows = WIDTHS[l + 1];
         const T *const delta = all + values_at(l + 1), *const moved_delta = all + moved_at(l + 1), *const right = all + values_at(l);
         const Inner<T> product{rows, in, whole_fours(points) / 4, two ? moved_delta : delta, right,
                                two && l ? delta : nullptr, two && l ? all + moved_at(l) : nullptr, STRIDE};
         T *const weight = out + parameters_at(l), *const bias = weight + in * rows;
-        inner(product, all + SPARE_AT, [=](int r, int c, T sum) { weight[r * in + c] = more ? weight[r * in + c] + scale * sum : scale * sum; });
+        inner(product, all + HALF_TILES_AT, [=](int r, int c, T sum) { weight[r * in + c] = more ? weight[r * in + c] + scale * sum : scale * sum; });
         sums<T>(rows, whole_fours(points) / 4, [=](int r, int q) {
             const Four<T> d = load(product.left + r * STRIDE + 4 * q);
             return (d.v[0] + d.v[1]) + (d.v[2] + d.v[3]);
@@ -196,9 +198,9 @@ template <class T> class Network {
         barrier();
     }
 
-    // How the loss depends on the inputs of layer l's activation, in place of the outputs of layer l − 1.
-    template <bool two, int points> INLINE void pull(int l) {
-        T* const all = near<T>();
+    // Replaces the outputs of layer l − 1 by the derivatives of the loss with respect to them, before their activation.
+    template <bool two, int points> INLINE void backward(int l) {
+        T* const all = shared_memory<T>();
         T *const at = all + values_at(l), *const moved = all + moved_at(l);
         const T *const w = all + WEIGHTS + straight_at(l), *const v = all + ALONG + straight_at(l);
         const Outer<T> product{WIDTHS[l], whole_fours(points), WIDTHS[l + 1], w, all + values_at(l + 1), whole_fours(WIDTHS[l]), STRIDE, nullptr};

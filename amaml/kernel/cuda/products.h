@@ -1,5 +1,5 @@
-// Products of matrices in a multiprocessor's own memory, by tiles of 4 × 4 sums in registers. Who adds what in which order depends on
-// the matrices' sizes alone.
+// Products of matrices in shared memory, by tiles of 4 × 4 sums in registers. The order of all sums depends on the matrices'
+// sizes alone.
 #pragma once
 #include "block.h"
 
@@ -11,7 +11,7 @@ template <class T> INLINE void store(T* to, const Four<T>& v) { *reinterpret_cas
 template <class T> struct Tile {
     Four<T> row[4];
 };
-constexpr int SPARE = THREADS * 8;  // numbers of the multiprocessor's memory that `inner` needs: half a tile for each thread
+constexpr int HALF_TILES = THREADS * 8;  // numbers of shared memory that `inner` needs: half a tile for each thread
 
 INLINE constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
 
@@ -30,11 +30,12 @@ template <class T> INLINE void gather(Tile<T>& tile, int rows, int shares) {
             if (i < rows) tile.row[i].v[j] = gathered(tile.row[i].v[j], shares);
 }
 
-// How a warp's threads are laid over tiles: so many down and across, and so many for each tile. Neighbours share what they load.
+// The arrangement of a warp's threads over tiles: down × across tiles, and `shares` threads for each tile. Neighbouring threads
+// load the same numbers.
 struct Layout {
     int down, across, shares, blocks_across, blocks;
 
-    // The most threads a tile, at most `most`, with which all warps find work at once.
+    // Chooses the largest number of threads for each tile, up to `most`, that needs no more blocks than there are warps.
     INLINE constexpr Layout(int tiles_down, int tiles_across, int most)
         : down(WARP < 8 || tiles_down < 2 ? 1 : tiles_down < 4 ? 2 : tiles_down < 8 ? 4 : 8), across(WARP / down), shares(1),
           blocks_across(parts(tiles_across, across)), blocks(blocks_across * parts(tiles_down, down)) {
@@ -48,14 +49,15 @@ struct Layout {
     }
 };
 
-// rows × columns = left · right, the factors by their inner index: left [inner][rows], right [inner][columns], rows of whole fours.
+// A product of rows × columns = leftᵀ · right, with left [inner][rows] and right [inner][columns], whose rows are padded to whole
+// fours.
 template <class T> struct Outer {
     int rows, columns, inner;
     const T *left, *right;
     int left_stride, right_stride;
     const T* start;  // [rows]; null: 0
 };
-// And the same along a direction: moved left · right + left · moved right, the latter unless it is null.
+// The product's derivative along v: moved leftᵀ · right + leftᵀ · moved right, without the second term if moved right is null.
 template <class T> struct Moved {
     const T *left, *right, *start;
 };
@@ -68,7 +70,7 @@ template <class T> INLINE void add(Tile<T>& to, const Four<T>& a, const Four<T>&
             if (i < rows) to.row[i].v[j] += a.v[i] * b.v[j];
 }
 
-// store(r, c, line, moved line) has to write four columns from c on of row r. `two`: whether `moved` counts.
+// store(r, c, line, moved line) has to write four columns of row r, from c on. `two`: whether the derivative is computed, too.
 template <bool two, class T, class F> INLINE void outer(const Outer<T>& p, const Moved<T>& moved, F store) {
     const int down = parts(p.rows, 4), across = parts(p.columns, 4);
     const Layout layout(down, across, p.inner);
@@ -126,16 +128,16 @@ template <class T> INLINE T dot(const Four<T>& a, const Four<T>& b) {
     return (a.v[0] * b.v[0] + a.v[1] * b.v[1]) + (a.v[2] * b.v[2] + a.v[3] * b.v[3]);
 }
 
-// rows × columns = left · rightᵀ, the inner index along both factors' rows.
+// A product of rows × columns = left · rightᵀ.
 template <class T> struct Inner {
-    int rows, columns, fours;       // fours: the inner index counts so many
+    int rows, columns, fours;       // fours: the length of the inner index, in fours
     const T *left, *right;          // [rows][stride], [columns][stride]
     const T *left_two, *right_two;  // a second product to add; null: none
     int stride;
 };
 
-// put(r, c, value) has to take over an entry. A warp's tiles lie 8 × 4; several warps may share them, each over its own points.
-template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put) {
+// put(r, c, value) has to store an entry. A warp has 8 × 4 tiles; several warps may share them, each summing over its own points.
+template <class T, class F> INLINE void inner(const Inner<T>& p, T* half_tiles, F put) {
     if (p.rows < 4 || p.columns < 4) {
         sums<T>(p.rows * p.columns, p.fours, [=](int n, int q) {
             const int r = n / p.columns * p.stride + 4 * q, c = n % p.columns * p.stride + 4 * q;
@@ -188,17 +190,17 @@ template <class T, class F> INLINE void inner(const Inner<T>& p, T* spare, F put
                 if (block < blocks) finish(i, tile.row[i]);
             continue;
         }
-        // Half of every tile at a time; the warps that share a block take a line each.
+        // Half of every tile at a time; the warps that share a block sum one line each.
 #pragma unroll
         for (int half = 0; half < 4; half += 2) {
 #pragma unroll
-            for (int i = 0; i < 2; ++i) store(spare + (i * THREADS + threadIdx.x) * 4, tile.row[half + i]);
+            for (int i = 0; i < 2; ++i) store(half_tiles + (i * THREADS + threadIdx.x) * 4, tile.row[half + i]);
             barrier();
             if (share < 2 && warp < at_once * shares && block < blocks)
                 for (int i = share; i < 2; i += smaller(shares, 2)) {
                     Four<T> line{};
                     for (int n = 0; n < shares; ++n) {
-                        const Four<T> more = load(spare + (i * THREADS + threadIdx.x + (n - share) * WARP) * 4);
+                        const Four<T> more = load(half_tiles + (i * THREADS + threadIdx.x + (n - share) * WARP) * 4);
 #pragma unroll
                         for (int j = 0; j < 4; ++j) line.v[j] += more.v[j];
                     }

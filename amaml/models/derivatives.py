@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from amaml.flow.derivatives import Derivatives, Loss, explained
 from amaml.flow.trial import differentiated
 from amaml.methods.parameters import Layout
-from amaml.models.conv4.derivatives import Conv4Derivatives, outputs, points_of
-from amaml.models.loss_slopes import MAKE_SLOPE
-from amaml.models.losses import NetworkLoss, RegressionLoss
-from amaml.models.mlp.derivatives import MLPDerivatives
+from amaml.models.conv4.written_out import of_conv4
+from amaml.models.losses import NetworkLoss
+from amaml.models.mlp.written_out import of_mlp
 from amaml.models.private import Redirected, private
-from amaml.models.structure import Convolutional, Dense, convolutional, dense
+from amaml.models.written_out import KEYS
 
-_KEYS = ("support_x", "support_y", "query_x", "query_y")
-_MASKS = ("support_mask", "query_mask")
+_WRITTEN_OUT = (of_mlp, of_conv4)
+"""Each gives None for networks, losses or rows that its formulas aren't of."""
 
 
 def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives:
@@ -54,7 +51,7 @@ def _check(loss: NetworkLoss, tasks: Any, layout: Layout) -> None:
     keys = (f"{loss.rows}_x", f"{loss.rows}_y")
     missing = [key for key in keys if not (isinstance(tasks, Mapping) and key in tasks)]
     if missing:
-        raise ValueError(f"tasks lack {', '.join(missing)}: a network's losses read {', '.join(_KEYS)}")
+        raise ValueError(f"tasks lack {', '.join(missing)}: a network's losses read {', '.join(KEYS)}")
     for key in keys:
         for leaf in tree_leaves(tasks[key]):
             if leaf.is_floating_point() and leaf.dtype != layout.dtype:
@@ -121,7 +118,7 @@ def _strays(candidate: Loss, loss: NetworkLoss, tasks: Any, layout: Layout) -> l
     return [name for name, slope in zip(own, reached, strict=True) if slope is not None]
 
 
-def _written_out(support: Loss, query: Loss, tasks: Any, layout: Layout) -> MLPDerivatives | Conv4Derivatives | None:
+def _written_out(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives | None:
     """The fast path, where the network has a structure that there are formulas for and gives what they give."""
     if not (
         isinstance(support, NetworkLoss)
@@ -130,80 +127,5 @@ def _written_out(support: Loss, query: Loss, tasks: Any, layout: Layout) -> MLPD
         and support.net is query.net
     ):
         return None
-    if type(support) is RegressionLoss and type(query) is RegressionLoss:
-        fully_connected = dense(support.net)
-        if fully_connected is not None:
-            return _of_mlp(fully_connected, support.net, tasks, layout)
-    convolutions = convolutional(support.net)
-    if convolutions is None or type(support) not in MAKE_SLOPE or type(query) not in MAKE_SLOPE:
-        return None
-    return _of_conv4(convolutions, (support, query), tasks, layout)
-
-
-def _of_mlp(structure: Dense, net: nn.Module, tasks: Any, layout: Layout) -> MLPDerivatives | None:
-    ends = structure.widths[0], structure.widths[-1]
-    if not _fits(net, ends, tasks, layout) or any(key in tasks for key in _MASKS):
-        return None
-
-    def formula(u: Tensor, x: Tensor) -> Tensor:
-        return MLPDerivatives(*structure, (x, x), (x, x)).outputs(u)
-
-    x, y, query_x, query_y = (tasks[key] for key in _KEYS)
-    if not _agrees(net, x[0, :1], formula):
-        return None
-    return MLPDerivatives(*structure, (x, y), (query_x, query_y))
-
-
-def _of_conv4(
-    structure: Convolutional, losses: tuple[NetworkLoss, NetworkLoss], tasks: Any, layout: Layout
-) -> Conv4Derivatives | None:
-    net, ends = losses[0].net, (math.prod(structure.picture), structure.outputs)
-    if not _fits(net, ends, tasks, layout):
-        return None
-    x, y, query_x, query_y = (tasks[key] for key in _KEYS)
-    if not _agrees(net, x[0, :1], partial(outputs, structure)):
-        return None
-    support = points_of(structure, x, y, tasks.get("support_mask"))
-    query = points_of(structure, query_x, query_y, tasks.get("query_mask"))
-    return Conv4Derivatives(structure, (MAKE_SLOPE[type(losses[0])], MAKE_SLOPE[type(losses[1])]), support, query)
-
-
-def _fits(net: nn.Module, ends: tuple[int, int], tasks: Any, layout: Layout) -> bool:
-    """All parameters, in the module's own order, and tasks as batched rows of the same dtype, as wide as the network's `ends`."""
-    return (
-        not layout.flat
-        and not layout.constants
-        and list(layout.shapes.items()) == [(name, parameter.shape) for name, parameter in net.named_parameters()]
-        and isinstance(tasks, Mapping)
-        and all(
-            isinstance(tasks.get(key), Tensor)
-            and tasks[key].ndim == 3
-            and tasks[key].dtype == layout.dtype
-            and tasks[key].layout == torch.strided
-            for key in _KEYS
-        )
-        and all(tasks[f"{rows}_x"].shape[2] == ends[0] for rows in ("support", "query"))
-        and all(tasks[f"{rows}_y"].shape[2] == ends[1] for rows in ("support", "query"))
-        and all(tasks[key].numel() for key in _KEYS)
-        and all(tasks[f"{rows}_x"].shape[:2] == tasks[f"{rows}_y"].shape[:2] for rows in ("support", "query"))
-    )
-
-
-def _agrees(net: nn.Module, row: Tensor, formula: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether the network as it is gives for a row [1, d] what the formula of parameters [1, P] and rows [1, 1, d] gives.
-
-    It is called as the caller would call it, which needs no copy of it. One row is no work that PyTorch would share among
-    threads: those wait for more in a loop afterwards, and keep the kernel's threads from their cores meanwhile.
-    """
-    own = list(net.parameters())
-    if own[0].is_meta:
-        return False
-    row = row.to(own[0]).nan_to_num(0.0, 0.0, 0.0)  # what a mask leaves out may be anything
-    with torch.no_grad():
-        predicted = net(row)
-        expected = formula(torch.cat([parameter.flatten() for parameter in own])[None], row[None])[0]
-    if not isinstance(predicted, Tensor) or predicted.shape != expected.shape:
-        return False
-    tolerance = 1e3 * torch.finfo(expected.dtype).eps
-    scale = float(expected.abs().amax().nan_to_num(1.0)) + 1.0
-    return torch.allclose(predicted, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    found = (written_out(support, query, tasks, layout) for written_out in _WRITTEN_OUT)
+    return next((derivatives for derivatives in found if derivatives is not None), None)

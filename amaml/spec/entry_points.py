@@ -6,9 +6,12 @@ may import torch are only looked for; what they are to hold, the trainer finds.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 from amaml.families.reader import READER_PARTS, reader_named
 from amaml.spec.part import Part
@@ -41,7 +44,10 @@ def kind_of(cls: type[Part]) -> str:
 
 def _loaded(point: EntryPoint, base: type[Spec]) -> type[Spec]:
     try:
-        cls = point.load()
+        with _importing_no_torch(point, "class"):
+            cls = point.load()
+    except EntryPointRefused:
+        raise
     except Exception as error:
         raise EntryPointRefused(
             f"entry point {point.name!r} of {point.group}: {point.value} can't be imported ({_said(error)}): "
@@ -54,7 +60,8 @@ def _loaded(point: EntryPoint, base: type[Spec]) -> type[Spec]:
 
 def _check(point: EntryPoint, cls: type[Any]) -> None:
     """What every part needs. The optional ones have a default, so whoever doesn't give them lacks nothing."""
-    if not isinstance(cls.model_fields["kind"].default, str):
+    kind = cls.model_fields["kind"]
+    if not isinstance(kind.default, str) or get_args(kind.annotation) != (kind.default,):
         _refuse(point, "kind", 'it is not fixed: write kind: Literal["NAME"] = "NAME"')
     if not isinstance(getattr(cls, "summary", None), str):
         _refuse(point, "summary", "there is none: write a sentence, summary: ClassVar[str]")
@@ -63,7 +70,7 @@ def _check(point: EntryPoint, cls: type[Any]) -> None:
         if named is not None or part == "implementation":
             _check_function(point, part, named)
     if getattr(cls, "reader", None) is not None:
-        _check_reader(point, cls.reader)
+        _check_reader(point, cls)
 
 
 def _check_function(point: EntryPoint, part: str, named: Any) -> None:
@@ -78,17 +85,32 @@ def _check_function(point: EntryPoint, part: str, named: Any) -> None:
         _refuse(point, part, f"there is no module {module}: install it beside the spec, or correct the name")
 
 
-def _check_reader(point: EntryPoint, named: Any) -> None:
+def _check_reader(point: EntryPoint, cls: type[Any]) -> None:
+    named = cls.reader
     try:
-        reader = reader_named(named)
+        with _importing_no_torch(point, "reader"):
+            reader = reader_named(named)
+    except EntryPointRefused:
+        raise
     except Exception as error:
         raise EntryPointRefused(
             f"entry point {point.name!r} of {point.group}, reader: {named!r} can't be imported ({_said(error)}): "
             'write reader: ClassVar[str | None] = "module" or "module:object"'
         ) from error
+    if "dataset" not in cls.model_fields:
+        _refuse(point, "reader", "the spec has no field dataset: add one, which names the data set that is read")
     missing = [part for part, is_right in READER_PARTS.items() if not is_right(getattr(reader, part, None))]
     if missing:
         _refuse(point, "reader", f"{named} lacks {', '.join(missing)}: give it what amaml.families.reader.Reader says")
+
+
+@contextmanager
+def _importing_no_torch(point: EntryPoint, part: str) -> Iterator[None]:
+    """Refuses what imports torch, which the API has no need of, where nobody had imported it before."""
+    before = "torch" in sys.modules
+    yield
+    if "torch" in sys.modules and not before:
+        _refuse(point, part, "its module imports torch: leave that to the modules of implementation and objective")
 
 
 def _refuse(point: EntryPoint, part: str, what: str) -> NoReturn:

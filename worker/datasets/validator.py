@@ -42,7 +42,12 @@ def inspect(path: Path, format_: str, families: list[str]) -> DatasetReport:
     """What the families that accepted the file say of it. The first of them decides whether it is sound; others add what it
     doesn't say, such as a table's columns to ratings in CSV."""
     known = readers()
-    first, *others = (known[kind] for kind in families if kind in known)
+    try:
+        first, *others = (known[kind] for kind in families)
+    except KeyError as missing:
+        sys.exit(
+            f"the package that offers family {missing} isn't installed on this worker's machine: install it, and start anew"
+        )
     report = first.validate(path, format_)
     for other in others if not report.errors else ():
         found = other.validate(path, format_)

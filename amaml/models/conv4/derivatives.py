@@ -13,9 +13,9 @@ from torch import Tensor
 
 from amaml.models.conv4.block import Block, unfolded
 from amaml.models.conv4.shapes import block_shapes
+from amaml.models.conv4.structure import Convolutional
 from amaml.models.conv4.weights import Weights, weight_order
 from amaml.models.loss_slopes import LossSlope, MakeSlope, SquaredError
-from amaml.models.structure import Convolutional
 
 
 class Points(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amaml.models.conv4.block import BlockWeights
 from amaml.models.conv4.shapes import block_shapes
-from amaml.models.structure import Convolutional
+from amaml.models.conv4.structure import Convolutional
 
 
 class Weights(NamedTuple):

@@ -48,20 +48,20 @@ def install(folder: Path, name: str, module: str, entry_points: str) -> None:
     (told / "entry_points.txt").write_text(entry_points)
 
 
+def asked(what: str, installed: Path) -> subprocess.CompletedProcess[str]:
+    """Python, where that folder's packages are installed."""
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, "-c", what], env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     "first",
     ["", "import plugin_of_a_test\n", "import amaml.families.ratings.spec\n", "import amaml.models.mlp.module\n"],
 )
 def test_a_spec_names_a_package_s_family_and_model_whatever_is_imported_first(tmp_path: Path, first: str) -> None:
     install(tmp_path, "plugin_of_a_test", PLUGIN, ENTRY_POINTS)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    done = subprocess.run(
-        [sys.executable, "-c", first + ASKS],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = asked(first + ASKS, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"DampedSpec WideSpec True True {'module' in first}"
 
@@ -105,10 +105,12 @@ def test_one_without_data_needs_no_more_than_a_kind_a_summary_and_an_implementat
         ({"objective": '"json"'}, "objective: 'json' names no function"),
         ({"reader": '"nowhere"'}, "reader: 'nowhere' can't be imported .ModuleNotFoundError"),
         ({"reader": '"json:nothing"'}, "reader: 'json:nothing' can't be imported .AttributeError"),
-        ({"reader": '"json"'}, "reader: json lacks FORMATS, accepts, validate: give it what"),
-        ({"reader": '"json:JSONDecoder"'}, "reader: json:JSONDecoder lacks FORMATS, accepts, validate"),
+        ({"reader": '"json"', "dataset: str": '""'}, "reader: json lacks FORMATS, accepts, validate: give it what"),
+        ({"reader": '"json:JSONDecoder"', "dataset: str": '""'}, "reader: json:JSONDecoder lacks FORMATS, accepts, validate"),
         ({"summary": ""}, "summary: there is none: write a sentence"),
         ({"kind": ""}, "kind: it is not fixed: write kind: Literal"),
+        ({"kind: str": '"own"', "kind": ""}, "kind: it is not fixed: write kind: Literal"),
+        ({"reader": '"amaml.families.table.reader"'}, "reader: the spec has no field dataset: add one"),
     ],
 )  # fmt: skip
 def test_one_that_is_not_whole_is_refused_with_entry_point_part_and_remedy(
@@ -116,6 +118,12 @@ def test_one_that_is_not_whole_is_refused_with_entry_point_part_and_remedy(
 ) -> None:
     with pytest.raises(EntryPointRefused, match=f"entry point 'own' of amaml.families, {sentence}"):
         offered(monkeypatch, tmp_path, **parts)
+
+
+def test_one_whose_spec_imports_torch_is_refused(tmp_path: Path) -> None:
+    install(tmp_path, "plugin_of_a_test", "import torch\n" + PLUGIN, ENTRY_POINTS)
+    done = asked("import amaml.spec.kinds", tmp_path)
+    assert "entry point 'damped' of amaml.families, class: its module imports torch: leave that to" in done.stderr
 
 
 def test_a_kind_that_is_there_already_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

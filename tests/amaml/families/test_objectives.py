@@ -16,17 +16,17 @@ OWN = replace(REGRESSION, name="own")
 
 
 class NamelessSpec(FamilySpec):
-    implementation: ClassVar[str] = "tests.amaml.families.test_objective:build"
+    implementation: ClassVar[str] = "tests.amaml.families.test_objectives:build"
     summary: ClassVar[str] = "Its objective is its own, and it doesn't say where that is found."
     kind: Literal["nameless"] = "nameless"
 
 
 class OtherSpec(NamelessSpec):
-    objective: ClassVar[str | None] = "tests.amaml.families.test_objective:other_objective"
+    objective: ClassVar[str | None] = "tests.amaml.families.test_objectives:other_objective"
 
 
 class WholeSpec(NamelessSpec):
-    objective: ClassVar[str | None] = "tests.amaml.families.test_objective:own_objective"
+    objective: ClassVar[str | None] = "tests.amaml.families.test_objectives:own_objective"
 
 
 def build(spec: FamilySpec, **how: Any) -> Any:

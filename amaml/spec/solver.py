@@ -1,4 +1,6 @@
-"""The solvers of the inner flow that a job names by `kind`. Imports no torch."""
+"""The solvers of the inner flow that a job names by `kind`. Imports no torch.
+
+One class stands for them all, torchdiffeq's too, so it lies beside the job spec rather than beside one of the solvers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def facts(blob_id: UUID) -> Facts:
         raise Unreadable(f"its head of {size} bytes is too long")
     try:
         head = json.loads(b"".join(blobs.read(blob_id, 8, 8 + size)))["__metadata__"]
-        spec = json.loads(head["spec"])
+        spec = json.loads(head["spec"])  # of which one word is needed, be the family known here or not
         return Facts(
             family=spec["family"]["kind"],
             objective=head["objective"],

@@ -1,4 +1,6 @@
-"""A study's grid, spread out into cells: the base spec with one value of every axis put in its place."""
+"""A study's grid, spread out into cells: the base spec with one value of every axis put in its place.
+
+That is done to the JSON document: the base alone need not be a valid spec, and each cell becomes one."""
 
 from __future__ import annotations
 

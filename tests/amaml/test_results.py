@@ -88,6 +88,32 @@ def test_a_copy_computes_what_it_lacks_and_a_pickled_answer_says_what_to_do() ->
         _ = again.proximal
 
 
+def test_a_derivative_is_solved_for_once_and_changes_nothing_else() -> None:
+    calls = 0
+    problem = regression([2, 5, 1])
+    support = problem["support_loss"]
+
+    def counted(params: Any, task: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss: Tensor = support(params, task)
+        return loss
+
+    options: dict[str, Any] = {"length": 0.5, "proximal": 0.1, "solver": amaml.Dopri5(1e-4, 1e-4)}
+    own = amaml.meta_gradient(**{**problem, "support_loss": counted}, **options)
+    first = flat(own.rates), own.proximal
+    solved = calls
+    assert torch.equal(flat(own.rates), first[0])
+    assert torch.equal(own.proximal, first[1])
+    assert calls == solved
+    for _ in own.certify():
+        pass
+    certified = amaml.meta_gradient(**{**problem, "support_loss": counted}, **options, certify=True)
+    assert own.certificate is not None
+    assert certified.certificate is not None
+    assert torch.equal(own.certificate.error, certified.certificate.error)
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_processes_solve_and_say_why_they_can_not(method: str) -> None:

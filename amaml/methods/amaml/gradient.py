@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
@@ -66,8 +66,9 @@ class NotAgain:
 
 @dataclass
 class MetaGradient(Estimate):
-    """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are computed when they are asked
-    for, by solving again if `wrt` didn't name them. Pickled, it keeps those that are there."""
+    """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are `length`, `rates` and `proximal`: those
+    that `wrt` names come from the same solve; another takes one more solve when it is first read, and is kept. Pickled, it keeps
+    those that are there."""
 
     certificate: Certificate | None
     """The gradient's own measure of its error, where it was asked for."""
@@ -86,7 +87,8 @@ class MetaGradient(Estimate):
     def by_task(self, name: Wanted) -> Any:
         """The derivative with respect to the flow's length, rates or proximal strength, for each task: with a first axis B."""
         if getattr(self._answer, name) is None:
-            self._answer = self._again.derivatives({name})
+            solved = self._again.derivatives({name})
+            self._answer = replace(self._answer, **{name: getattr(solved, name)})
         found: Tensor = getattr(self._answer, name)
         if name == "rates":
             return self._layout.unflatten_gradient(found)

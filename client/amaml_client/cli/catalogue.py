@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaml_client.cli.output import AsJson, emit, table
+from amaml_client.cli.output import AsJson, listing
 from amaml_client.client import Client
 from amaml_client.results import Kind
 
@@ -32,7 +32,4 @@ def solvers(as_json: AsJson = False) -> None:
 
 
 def _show(kinds: list[Kind], as_json: bool) -> None:
-    if as_json:
-        emit(kinds)
-    else:
-        table(("kind", "summary"), [(kind.kind, kind.summary) for kind in kinds])
+    listing(kinds, ("kind", "summary"), lambda kind: (kind.kind, kind.summary), as_json)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from amaml_client.cli.output import AsJson, deleted, emit, say, stderr, table
+from amaml_client.cli.output import AsJson, deleted, emit, listing, say, stderr, table
 from amaml_client.client import Client
 from amaml_client.results import Dataset
 
@@ -51,10 +51,7 @@ def list_(
     """List the data sets, the latest first."""
     with Client() as client:
         found = client.datasets(state=state, name=name, family=family)
-    if as_json:
-        emit(found)
-    else:
-        table(COLUMNS, [_row(dataset) for dataset in found])
+    listing(found, COLUMNS, _row, as_json)
 
 
 @app.command("get", hidden=True)

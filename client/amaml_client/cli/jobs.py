@@ -10,7 +10,9 @@ import typer
 from rich.live import Live
 
 from amaml_client.cli import output
+from amaml_client.cli.output import AsJson, answer, console, emit, listing, number, say, sparkline, table
 from amaml_client.cli.output import META_LOSS, AsJson, console, emit, number, say, sparkline, table
+
 from amaml_client.cli.watch import show_until_it_ends
 from amaml_client.client import Client
 from amaml_client.errors import Invalid
@@ -36,10 +38,7 @@ def submit(
         if watch:
             _watch(client, job, as_json)
             return
-    if as_json:
-        emit(job)
-    else:
-        say(f"job {job.id} is {job.state}")
+    answer(job, f"job {job.id} is {job.state}", as_json)
 
 
 def jobs(
@@ -188,17 +187,11 @@ def _watch(client: Client, job: Job, as_json: bool) -> None:
 
 
 def _changed(job: Job, as_json: bool) -> None:
-    if as_json:
-        emit(job)
-    else:
-        say(f"job {job.id} is {job.state}")
+    answer(job, f"job {job.id} is {job.state}", as_json)
 
 
 def _list(found: list[Job], as_json: bool) -> None:
-    if as_json:
-        emit(found)
-    else:
-        table(output.JOB_COLUMNS, [output.job_row(job) for job in found])
+    listing(found, output.JOB_COLUMNS, output.job_row, as_json)
 
 
 def _follow(found: list[Job], seen: dict[str, str], live: Live, as_json: bool) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -20,6 +20,8 @@ from amaml_client import errors
 from amaml_client.results import Job
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+
+ItemT = TypeVar("ItemT", bound=BaseModel)
 
 console = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -69,11 +71,26 @@ def emit(result: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     print(document(result))  # noqa: T201 - a document, not a message
 
 
-def deleted(what: str, item_id: str, as_json: bool) -> None:
+def answer(result: BaseModel | dict[str, Any], text: str, as_json: bool) -> None:
+    """The answer as a document, or what it comes to as a line."""
     if as_json:
-        emit({"id": item_id, "deleted": True})
+        emit(result)
     else:
-        say(f"{what} {item_id} is deleted")
+        say(text)
+
+
+def deleted(what: str, item_id: str, as_json: bool) -> None:
+    answer({"id": item_id, "deleted": True}, f"{what} {item_id} is deleted", as_json)
+
+
+def listing(
+    found: Sequence[ItemT], columns: Sequence[str], row: Callable[[ItemT], Sequence[str | Text]], as_json: bool
+) -> None:
+    """The items as a document, or as a table with a row for each."""
+    if as_json:
+        emit(found)
+    else:
+        table(columns, [row(item) for item in found])
 
 
 @contextmanager

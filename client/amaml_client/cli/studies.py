@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from amaml_client.cli import output
 from amaml_client.cli.jobs import located
-from amaml_client.cli.output import AsJson, console, deleted, duration, emit, say, table
+from amaml_client.cli.output import AsJson, answer, console, deleted, duration, emit, listing, say, table
 from amaml_client.client import Client
 from amaml_client.errors import Invalid, SpecFileError
 from amaml_client.results import FINAL, Study
@@ -50,10 +50,9 @@ def run(
             raise located(problem, read) from problem
         if watch:
             _watch(client, study, as_json)
-        elif as_json:
-            emit(study)
         else:
-            say(f"study {study.id} is {study.state}: {study.cells} jobs, {study.concurrency} at once")
+            text = f"study {study.id} is {study.state}: {study.cells} jobs, {study.concurrency} at once"
+            answer(study, text, as_json)
 
 
 @app.command("list")
@@ -64,10 +63,7 @@ def list_(
     """List the studies, the latest first."""
     with Client() as client:
         found = client.studies(limit=limit)
-    if as_json:
-        emit(found)
-    else:
-        table(COLUMNS, [_row(study) for study in found])
+    listing(found, COLUMNS, _row, as_json)
 
 
 @app.command()
@@ -106,10 +102,7 @@ def cancel(study_id: StudyId, as_json: AsJson = False) -> None:
     """Cancel every job of a study that hasn't ended."""
     with Client() as client:
         study = client.cancel_study(study_id)
-    if as_json:
-        emit(study)
-    else:
-        say(f"study {study.id} is {study.state}: {_counts(study)}")
+    answer(study, f"study {study.id} is {study.state}: {_counts(study)}", as_json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from amaml_client.cli.output import AsJson, deleted, emit, say, table
+from amaml_client.cli.output import AsJson, deleted, emit, listing, say, table
 from amaml_client.client import Client
 from amaml_client.results import Delivery, Webhook
 
@@ -39,10 +39,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the webhooks, the latest first."""
     with Client() as client:
         found = client.webhooks()
-    if as_json:
-        emit(found)
-    else:
-        table(COLUMNS, [_row(webhook) for webhook in found])
+    listing(found, COLUMNS, _row, as_json)
 
 
 @app.command()
@@ -105,10 +102,7 @@ def deliveries(
     """List what was sent, the latest first."""
     with Client() as client:
         found = client.deliveries(webhook_id, state=state, limit=limit)
-    if as_json:
-        emit(found)
-    else:
-        table(DELIVERY_COLUMNS, [_delivery_row(delivery) for delivery in found])
+    listing(found, DELIVERY_COLUMNS, _delivery_row, as_json)
 
 
 @app.command()

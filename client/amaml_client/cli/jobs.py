@@ -10,9 +10,7 @@ import typer
 from rich.live import Live
 
 from amaml_client.cli import output
-from amaml_client.cli.output import AsJson, answer, console, emit, listing, number, say, sparkline, table
-from amaml_client.cli.output import META_LOSS, AsJson, console, emit, number, say, sparkline, table
-
+from amaml_client.cli.output import META_LOSS, AsJson, answer, console, emit, listing, number, say, sparkline, table
 from amaml_client.cli.watch import show_until_it_ends
 from amaml_client.client import Client
 from amaml_client.errors import Invalid

@@ -1,4 +1,7 @@
-"""What an uploaded file is, told from its head by the readers of the families that there are. Imports neither torch nor numpy."""
+"""The format of an uploaded file, detected from its first bytes, and the families that read it. Imports neither torch nor numpy.
+
+This is only the first check: an accepted file is still untrusted, and `worker.datasets.validator` reads it to its end.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A thousand random problems, of kinds that are known to mislead solvers: is any gradient silently wrong?
 
-Each is solved with its certificate. What comes back is either a failure with its sentence, or a gradient, and every task's
-is held against a reference with nothing of the engine in it (`benchmarks.stress_problems`). A gradient is silently wrong where it
-lies further from the reference than ten times what its certificate admits (and the reference's own error).
+Each is solved with a certificate. The result is either an error, or a gradient, which is compared for every task with a reference
+that shares no code with the engine (`benchmarks.stress_problems`). A gradient is silently wrong if it is further from the
+reference than ten times its certificate (and the reference's own error).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 import amaml
 from benchmarks.record import Run, arguments
-from benchmarks.stress_problems import KINDS, Problem, drawn, flat
+from benchmarks.stress_problems import KINDS, StressProblem, drawn, flat
 
 PROBLEMS = 1_000
 MARGIN = 10
 
 
-def judged(problem: Problem) -> dict[str, Any]:
-    """What the engine answered, and per task how far beyond its certificate the answer lies."""
+def judged(problem: StressProblem) -> dict[str, Any]:
+    """The engine's answer, and for each task its error relative to its certificate."""
     try:
         answer = amaml.meta_gradient(problem.params, *problem.losses, problem.tasks, **problem.question, certify=True)
     except amaml.SolveError as error:
@@ -57,12 +57,12 @@ def judged(problem: Problem) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """As JSON has it: nothing for infinity."""
+    """The number for JSON; None for infinity, which JSON doesn't have."""
     return value if math.isfinite(value) else None
 
 
 def distance(gradient: Tensor, exact: Tensor) -> float:
-    """Relative; to 0 nothing but 0 is near."""
+    """The relative distance; infinite from 0, unless both are 0."""
     if not exact.any():
         return math.inf if gradient.any() else 0.0
     return float((gradient - exact).norm() / exact.norm())
@@ -77,8 +77,8 @@ def row_of(number: int) -> dict[str, Any]:
 
 
 def kinds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a kind: how its problems came out, and the median of what was certified of gradients with λ under error control, in
-    units of their rtol (None: nothing was)."""
+    """A line for each kind: the results of its problems, and the median certificate of gradients with error control on λ, in
+    units of their rtol (None: there was none)."""
     lines = []
     for kind in KINDS:
         own = [row for row in rows if row["kind"] == kind]

@@ -10,23 +10,29 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from amaml.adaptation_request import AdaptationRequest
 from service.adaptations import initializations, rows
 from service.adaptations import store as adaptations
 from service.adaptations.initializations import Facts
-from service.adaptations.schemas import AdaptationDocument, AdaptationWithResult, adaptation_document, with_result
+from service.adaptations.schemas import (
+    REQUEST_EXAMPLE,
+    AdaptationDocument,
+    AdaptationWithResult,
+    adaptation_document,
+    with_result,
+)
 from service.adaptations.store import Found
 from service.adaptations.transitions import ENDED, State
-from service.core import idempotency
 from service.core.blobs import BlobNotFound
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.http import examples
-from service.http.bodies import json_body
+from service.http.bodies import JsonBody
+from service.http.examples import example
 from service.http.files import documented_file, file_reply
-from service.http.idempotency import Key, as_problems, check_key
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.idempotency import Answered, Key, once
+from service.http.pages import IdCursor, Limit, Page, page_of
 from service.http.problems import Problem, invalid, not_found
 from service.http.replies import documented, json_reply, path_id
 from service.http.waiting import Prefer, until, wanted_wait
@@ -48,7 +54,13 @@ _FILE: Final[dict[str, Any]] = {
 _LATER: Final[dict[str, Any]] = {
     "description": "It is queued or running; Location names it.",
     "model": AdaptationWithResult,
-    "content": {"application/json": {"example": examples.ADAPTATION_QUEUED}},
+    "content": {
+        "application/json": {
+            "example": example(
+                AdaptationWithResult, state="queued", weights=None, started_at=None, ended_at=None, result=None
+            )
+        }
+    },
 }
 
 
@@ -88,7 +100,6 @@ def _learned(caller: Caller, job_id: str) -> Learned:
     summary="Adapt to a task",
     responses={
         **documented(
-            examples.ADAPTATION,
             "broken_json", "bad_header", "not_found", "slow_body", "wrong_state", "idempotency_in_flight", "too_large",
             "wrong_media_type", "invalid", "idempotency_mismatch", "quota_exceeded", "too_many",
             status=201,
@@ -96,23 +107,13 @@ def _learned(caller: Caller, job_id: str) -> Learned:
         ),
         202: _LATER,
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/AdaptationRequest"}, "example": examples.ADAPTATION_REQUEST,
-                }
-            },
-        }
-    },
 )  # fmt: skip
 async def adapt(
     request: Request,
     caller: Caller,
     learned: Annotated[Learned, Depends(_learned)],
-    wanted: Annotated[AdaptationRequest, Depends(json_body(AdaptationRequest, MAX_BYTES))],
-    idempotency_key: Key = None,
+    wanted: Annotated[AdaptationRequest, Depends(JsonBody(AdaptationRequest, MAX_BYTES, REQUEST_EXAMPLE))],
+    idempotency_key: Key,
     prefer: Prefer = None,
 ) -> Response:
     """Trains the job's learned network on the support rows and predicts at the query rows, all in the data's own units.
@@ -120,18 +121,16 @@ async def adapt(
     The answer waits for the end, five seconds unless `Prefer: wait=N` says otherwise; then it is 202, and the result is
     to be fetched. A worker's warm process does the work, on its CPU.
     """
-    check_key(idempotency_key)
-    document, replayed = await run_in_threadpool(_submit, caller, learned, wanted, idempotency_key)
+    answered = await run_in_threadpool(_submit, caller, learned, wanted, idempotency_key)
+    document = answered.document
     seconds = wanted_wait(prefer, USUAL_WAIT)
     if seconds and document.state not in ENDED:
         await until(request.app.state.news, document.id, _has_ended, seconds)
     found = await run_in_threadpool(_find, caller, document.id)
     document = with_result(found) if found else document
-    headers = {"Location": f"/v1/adaptations/{document.id}"}
+    headers = {"Location": f"/v1/adaptations/{document.id}", **answered.headers}
     if prefer is not None:
         headers["Preference-Applied"] = f"wait={seconds}"
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
     return json_reply(document, 201 if document.state in ENDED else 202, headers)
 
 
@@ -140,25 +139,20 @@ async def adapt(
     dependencies=[needs("jobs:read")],
     response_model=Page[AdaptationDocument],
     summary="List a job's adaptations",
-    responses=documented(
-        examples.page(examples.ADAPTATION_LISTED), "not_found", "invalid", description="Newest first."
-    ),
+    responses=documented("not_found", "invalid", description="Newest first."),
 )
 def page(
     caller: Caller,
     job_id: str,
     state: Annotated[State | None, Query(description="Only this state.")] = None,
     limit: Limit = 50,
-    cursor: Cursor = None,
+    cursor: IdCursor = None,
 ) -> Response:
     """Those that aren't forgotten yet, a page at a time, without their results."""
     wanted = found_job(caller, job_id).job.id
     with transaction() as session:
-        listed = adaptations.page(session, caller.workspace_id, wanted, state, decode_id(cursor), limit + 1)
-    found, more = cut(listed, limit)
-    next_cursor = encode(found[-1].adaptation.id) if more else None
-    data = [adaptation_document(one) for one in found]
-    return json_reply(Page[AdaptationDocument](data=data, next_cursor=next_cursor))
+        found = adaptations.page(session, caller.workspace_id, wanted, state, cursor, limit + 1)
+    return json_reply(page_of(found, limit, lambda one: one.adaptation.id, adaptation_document))
 
 
 @router.get(
@@ -166,7 +160,7 @@ def page(
     dependencies=[needs("jobs:read")],
     response_model=AdaptationWithResult,
     summary="Look at an adaptation",
-    responses=documented(examples.ADAPTATION, "not_found"),
+    responses=documented("not_found"),
 )
 def look(caller: Caller, adaptation_id: str) -> Response:
     """Its state, and its result once it has one. Adaptations are forgotten after a day, unless the operator says otherwise."""
@@ -192,7 +186,7 @@ def weights(request: Request, caller: Caller, adaptation_id: str) -> Response:
     dependencies=[needs("jobs:write")],
     status_code=204,
     summary="Delete an adaptation",
-    responses=documented(None, "not_found", status=204, description="It is gone."),
+    responses=documented("not_found", status=204, description="It is gone."),
 )
 def delete(caller: Caller, adaptation_id: str) -> Response:
     """Removes it with its weights, in whatever state it is."""
@@ -206,28 +200,23 @@ def delete(caller: Caller, adaptation_id: str) -> Response:
 
 def _submit(
     caller: Principal, learned: Learned, wanted: AdaptationRequest, key: str | None
-) -> tuple[AdaptationWithResult, bool]:
-    """The adaptation's document, and whether it is the answer to an earlier request."""
+) -> Answered[AdaptationWithResult]:
     wrong = rows.errors(wanted, learned.facts)
     if wrong:
         raise invalid(wrong)
     asked = wanted.model_dump(mode="json", by_alias=True)
-    with as_problems(), transaction() as session:
-        if key is not None:
-            canonical = json.dumps(["adaptation", str(learned.job_id), asked], sort_keys=True).encode()
-            stored = idempotency.take(session, caller.workspace_id, key, hashlib.sha256(canonical).hexdigest())
-            if stored is not None:
-                return AdaptationWithResult.model_validate(stored), True
-        try:
-            adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, asked)
-        except adaptations.TooMany as problem:
-            raise Problem("too_many", f"{problem}.") from None
+
+    def submit(session: Session) -> AdaptationWithResult:
+        adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, asked)
         if adaptation is None:
-            raise not_found("job")  # deleted since it was looked at
-        document = with_result(Found(adaptation, None, None))
-        if key is not None:
-            idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
-        return document, False
+            raise not_found("job")  # deleted since it was found
+        return with_result(Found(adaptation, None, None))
+
+    def digest() -> str:
+        canonical = json.dumps(["adaptation", str(learned.job_id), asked], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    return once(caller, key, digest, AdaptationWithResult, submit)
 
 
 def _wanted(caller: Principal, adaptation_id: str) -> Found:

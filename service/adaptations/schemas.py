@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amaml.adaptation_request import AdaptationResult
 from service.adaptations.store import Found
 from service.adaptations.transitions import State
+from service.http.examples import JOB_ID, SHA256
+
+_ID: Final = UUID("0199aa12-3d4e-7f50-9a6b-7c8d9eafb0c1")
+_OWN: Final = f"/v1/adaptations/{_ID}"
+
+REQUEST_EXAMPLE: Final[dict[str, Any]] = {
+    "support": {"x": [[-0.5, 0.1], [0.0, 0.3], [0.4, -0.2]], "y": [0.31, -0.62, 0.15]},
+    "query": {"x": [[0.2, 0.2], [0.6, 0.0]]},
+    "by": "flow",
+    "return": ["predictions", "curve", "weights"],
+}
+_RESULT_EXAMPLE: Final[dict[str, Any]] = {
+    "outputs": ["y"],
+    "predictions": [[-0.11], [0.42]],
+    "curve": {"over": "t", "at": [0.0, 1.0, 2.0], "support": [0.48, 0.06, 0.01], "query": None},
+}
 
 
 class WeightsDocument(BaseModel):
     model_config = ConfigDict(title="Weights")
 
-    sha256: str
-    size_bytes: int
+    sha256: str = Field(examples=[SHA256])
+    size_bytes: int = Field(examples=[6_480])
 
 
 class AdaptationLinks(BaseModel):
-    self: str
-    job: str
-    weights: str
+    self: str = Field(examples=[_OWN])
+    job: str = Field(examples=[f"/v1/jobs/{JOB_ID}"])
+    weights: str = Field(examples=[f"{_OWN}/weights"])
 
 
 class AdaptationDocument(BaseModel):
     model_config = ConfigDict(title="Adaptation", use_attribute_docstrings=True)
 
-    id: UUID
-    job_id: UUID
+    id: UUID = Field(examples=[_ID])
+    job_id: UUID = Field(examples=[JOB_ID])
     by: Literal["flow", "finetune"]
-    state: State
+    state: State = Field(examples=["succeeded"])
     status_reason: str | None
     """A machine word, where it failed."""
     status_detail: str | None
@@ -40,15 +56,15 @@ class AdaptationDocument(BaseModel):
     weights: WeightsDocument | None
     """The file at links.weights; null unless weights were asked for, and it succeeded."""
     created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
+    started_at: datetime | None = Field(examples=["2026-01-15T12:00:00.010000Z"])
+    ended_at: datetime | None = Field(examples=["2026-01-15T12:00:00.090000Z"])
     links: AdaptationLinks
 
 
 class AdaptationWithResult(AdaptationDocument):
     model_config = ConfigDict(title="AdaptationWithResult")
 
-    result: AdaptationResult | None
+    result: AdaptationResult | None = Field(examples=[_RESULT_EXAMPLE])
     """Null until it has succeeded."""
 
 

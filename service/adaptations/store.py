@@ -16,6 +16,7 @@ from service.core import blobs, quotas
 from service.core.database import notify_after_commit
 from service.core.leased_queue import Held, LeasedQueue
 from service.core.notifications import NEWS, WORK, notify
+from service.core.refusals import TooMany
 from service.core.tables import Blob
 from service.jobs.tables import Job
 
@@ -23,16 +24,6 @@ MAX_TRIES: Final = 3
 MAX_WAITING: Final = 100
 """Of a workspace: each may hold 8 MiB, and a worker for a minute."""
 QUEUE: Final = LeasedQueue(Adaptation, ADAPTATION, defer(Adaptation.request))
-
-
-class TooMany(Exception):
-    """The workspace has as many adaptations that wait as it may."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            f"{MAX_WAITING} adaptations of this workspace wait or run, and no more may: try again when some have ended, or "
-            "delete some"
-        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,10 @@ def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str
         Adaptation.workspace_id == workspace_id, Adaptation.state.in_(["queued", "running"])
     )
     if session.scalars(waiting).one() >= MAX_WAITING:
-        raise TooMany
+        raise TooMany(
+            f"{MAX_WAITING} adaptations of this workspace wait or run, and no more may: try again when some have ended, or "
+            "delete some."
+        )
     adaptation = Adaptation(workspace_id=workspace_id, job_id=job_id, by=request["by"], request=request)
     session.add(adaptation)
     session.flush()

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from amaml import spec
+from service.http.examples import example
 from service.http.pages import Page
 from service.http.replies import documented, json_reply
 from service.keys.authentication import Caller, needs
@@ -27,7 +28,8 @@ class KindDocument(BaseModel):
 
 def _example(kind: str, summary: str) -> dict[str, Any]:
     properties = {"kind": {"const": kind, "type": "string"}}
-    return {"data": [{"kind": kind, "summary": summary, "schema": {"type": "object", "properties": properties}}]}
+    shown = example(KindDocument, kind=kind, summary=summary, json_schema={"type": "object", "properties": properties})
+    return example(Page[KindDocument], data=[shown])
 
 
 @router.get(
@@ -35,7 +37,7 @@ def _example(kind: str, summary: str) -> dict[str, Any]:
     dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Task families",
-    responses=documented(_example("sinusoid", "y = a sin(x − φ)")),
+    responses=documented(example=_example("sinusoid", "y = a sin(x − φ)")),
 )
 def families(_: Caller) -> Response:
     """What can be learned from. `family` in a spec is one of these."""
@@ -47,7 +49,7 @@ def families(_: Caller) -> Response:
     dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Models",
-    responses=documented(_example("mlp", "Fully connected network.")),
+    responses=documented(example=_example("mlp", "Fully connected network.")),
 )
 def models(_: Caller) -> Response:
     """Networks. `model` in a spec is one of these."""
@@ -59,7 +61,7 @@ def models(_: Caller) -> Response:
     dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Methods",
-    responses=documented(_example("amaml", "Adjoint MAML.")),
+    responses=documented(example=_example("amaml", "Adjoint MAML.")),
 )
 def methods(_: Caller) -> Response:
     """Estimators of the meta-gradient. `method` in a spec is one of these."""
@@ -71,7 +73,7 @@ def methods(_: Caller) -> Response:
     dependencies=[needs("jobs:read")],
     response_model=Page[KindDocument],
     summary="Solvers",
-    responses=documented(_example("dopri5", "Dormand–Prince 5(4).")),
+    responses=documented(example=_example("dopri5", "Dormand–Prince 5(4).")),
 )
 def solvers(_: Caller) -> Response:
     """Of the inner flow. `solver` in a spec is one of these."""

@@ -12,18 +12,30 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from service.core.refusals import Refused
 from service.core.tables import IdempotencyKey
 
 PATIENCE_MS: Final = 2_000
 KEPT: Final = timedelta(hours=24)
 
 
-class InFlight(Exception):
+class InFlight(Refused):
     """The first request with this key hasn't been committed yet."""
 
+    code = "idempotency_in_flight"
+    retry_after = 1
 
-class Mismatch(Exception):
+    def __init__(self) -> None:
+        super().__init__("The first request with this Idempotency-Key isn't through: ask again in a second.")
+
+
+class Mismatch(Refused):
     """The key was used for another request."""
+
+    code = "idempotency_mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another request: choose a new key for a new one.")
 
 
 def take(session: Session, workspace_id: UUID, key: str, request_sha256: str) -> dict[str, Any] | None:

@@ -8,24 +8,23 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from amaml.dataset_format import Detected, formats
-from service.core import blobs, idempotency, quotas
+from service.core import blobs, quotas
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.core.settings import settings
 from service.datasets import store as datasets
 from service.datasets.schemas import DatasetDocument, DatasetWithReport, State, dataset_document, with_report
 from service.datasets.tables import Dataset
-from service.datasets.upload import take_in
-from service.http import examples
-from service.http.bodies import refuse_announced_above, refuse_encoded
+from service.datasets.upload import FileBody, take_in
+from service.http.examples import example
 from service.http.files import documented_file, file_reply
-from service.http.idempotency import Key, as_problems, check_key
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
-from service.http.problems import Problem, not_found
+from service.http.idempotency import Answered, Key, once
+from service.http.pages import IdCursor, Limit, Page, page_of
+from service.http.problems import not_found
 from service.http.replies import documented, json_reply, path_id
 from service.http.waiting import Prefer, until, wanted_wait
 from service.keys.authentication import Caller, needs
@@ -49,27 +48,17 @@ _FILE: Final[dict[str, Any]] = {"response_class": Response, "responses": documen
     response_model=DatasetWithReport,
     summary="Upload a data set",
     responses=documented(
-        examples.DATASET_PENDING,
         "bad_header", "digest_mismatch", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
         "bad_data", "idempotency_mismatch", "quota_exceeded",
         status=201, description="It is stored, and may be named in a spec; a worker will check it.",
+        example=example(DatasetWithReport, rows=None, tasks=None, state="pending", checked_at=None, report=None),
     ),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "The file as it is. Content-Digest or Repr-Digest (RFC 9530), if sent, is compared with it.",
-            "content": {
-                "application/octet-stream": {
-                    "schema": {"type": "string", "format": "binary"},
-                    "example": "user,item,rating\n1,10,4.0\n1,11,2.5\n",
-                }
-            },
-        }
-    },
 )  # fmt: skip
 async def upload(
     request: Request,
     caller: Caller,
+    _file: Annotated[None, Depends(FileBody())],
+    idempotency_key: Key,
     format: Annotated[  # noqa: A002
         Wanted, Query(description="`auto` tells it from the file's head.")
     ] = "auto",
@@ -77,7 +66,6 @@ async def upload(
         str,
         Query(max_length=200, pattern=r"^[^\x00]*$", description="The same name again makes the next version of it."),
     ] = "",
-    idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response:
     """Takes a table (CSV with a header, Parquet), labelled images (safetensors) or ratings as published (MovieLens-100K
@@ -87,24 +75,17 @@ async def upload(
     pending data set: they start when it is ready. The same bytes, sent again, are the same data set; one that is invalid
     without a report, since its check was cut short, is then pending again and checked anew.
     """
-    refuse_encoded(request)
-    media_type = request.headers.get("content-type", "").lower()
-    if media_type.startswith("multipart/"):
-        raise Problem("wrong_media_type", "Send the file itself as the body, not a form: curl --data-binary @FILE.")
-    refuse_announced_above(request, settings().max_dataset_bytes)
-    check_key(idempotency_key)
     await run_in_threadpool(_check_room, caller, request.headers.get("content-length", ""))
     writer = await run_in_threadpool(blobs.Writer)
     try:
         detected = await take_in(request, writer, format)
-        document, replayed = await run_in_threadpool(_finish, caller, writer, detected, name, idempotency_key)
+        answered = await run_in_threadpool(_finish, caller, writer, detected, name, idempotency_key)
     except BaseException:
         # Shielded: a client that goes away cancels this very task.
         await asyncio.shield(run_in_threadpool(writer.discard))
         raise
-    headers = {"Location": f"/v1/datasets/{document.id}"}
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
+    document = answered.document
+    headers = {"Location": f"/v1/datasets/{document.id}", **answered.headers}
     seconds = wanted_wait(prefer)
     if seconds and document.state == "pending":
         await until(request.app.state.news, document.id, _is_checked, seconds)
@@ -119,7 +100,7 @@ async def upload(
     dependencies=[needs("datasets:read")],
     response_model=Page[DatasetDocument],
     summary="List data sets",
-    responses=documented(examples.page(examples.DATASET), "invalid", description="Newest first."),
+    responses=documented("invalid", description="Newest first."),
 )
 def page(
     caller: Caller,
@@ -130,15 +111,13 @@ def page(
         str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Those that this family can read.")
     ] = None,
     limit: Limit = 50,
-    cursor: Cursor = None,
+    cursor: IdCursor = None,
 ) -> Response:
     """The workspace's data sets, a page at a time, without their reports."""
     wanted = datasets.Filter(state, name, format, family)
     with transaction() as session:
-        rows = datasets.page(session, caller.workspace_id, wanted, decode_id(cursor), limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].id) if more else None
-    return json_reply(Page[DatasetDocument](data=[dataset_document(one) for one in found], next_cursor=next_cursor))
+        rows = datasets.page(session, caller.workspace_id, wanted, cursor, limit + 1)
+    return json_reply(page_of(rows, limit, lambda one: one.id, dataset_document))
 
 
 @router.get(
@@ -146,7 +125,7 @@ def page(
     dependencies=[needs("datasets:read")],
     response_model=DatasetWithReport,
     summary="Look at a data set",
-    responses=documented(examples.DATASET_REPORT, "not_found"),
+    responses=documented("not_found"),
 )
 def look(caller: Caller, dataset_id: str) -> Response:
     """What it is, how much there is of it, and what its check found."""
@@ -168,16 +147,13 @@ def content(request: Request, caller: Caller, dataset_id: str) -> Response:
     dependencies=[needs("datasets:write")],
     status_code=204,
     summary="Delete a data set",
-    responses=documented(None, "not_found", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "in_use", status=204, description="It is gone."),
 )
 def delete(caller: Caller, dataset_id: str) -> Response:
     """Removes it for good, unless a job that hasn't ended reads it."""
     wanted = path_id(dataset_id, "data set")
-    try:
-        with transaction() as session:
-            removed = datasets.remove(session, caller.workspace_id, wanted)
-    except datasets.StillUsed as problem:
-        raise Problem("in_use", str(problem)) from None
+    with transaction() as session:
+        removed = datasets.remove(session, caller.workspace_id, wanted)
     if not removed:
         raise not_found("data set")
     return Response(status_code=204)
@@ -191,22 +167,23 @@ def _check_room(caller: Principal, announced: str) -> None:
 
 def _finish(
     caller: Principal, writer: blobs.Writer, detected: Detected, name: str, key: str | None
-) -> tuple[DatasetWithReport, bool]:
-    """The data set of the stored file, and whether that is the answer to an earlier request."""
+) -> Answered[DatasetWithReport]:
+    """Makes the written file a data set; discards it where there is one of the same bytes, or an earlier answer."""
     file = writer.finish()
-    request_sha256 = hashlib.sha256(json.dumps(["dataset", name, detected.format, file.sha256]).encode()).hexdigest()
-    with as_problems(), transaction() as session:
-        stored = idempotency.take(session, caller.workspace_id, key, request_sha256) if key is not None else None
-        if stored is not None:
-            document, fresh = DatasetWithReport.model_validate(stored), False
-        else:
-            dataset, fresh = datasets.add(session, caller.workspace_id, file, detected, name)
-            document = with_report(dataset)
-            if key is not None:
-                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
-    if not fresh:
+    is_taken = False
+
+    def add(session: Session) -> DatasetWithReport:
+        nonlocal is_taken
+        dataset, is_taken = datasets.add(session, caller.workspace_id, file, detected, name)
+        return with_report(dataset)
+
+    def digest() -> str:
+        return hashlib.sha256(json.dumps(["dataset", name, detected.format, file.sha256]).encode()).hexdigest()
+
+    answered = once(caller, key, digest, DatasetWithReport, add)
+    if not is_taken:
         writer.discard()
-    return document, stored is not None
+    return answered
 
 
 def _wanted(caller: Principal, dataset_id: str) -> Dataset:

@@ -3,51 +3,57 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amaml.dataset_report import DatasetReport
 from service.datasets.tables import Dataset
+from service.http.examples import DATASET_ID, SHA256
 
 State = Literal["pending", "ready", "invalid"]
 
 
+_OWN: Final = f"/v1/datasets/{DATASET_ID}"
+
+
 class DatasetLinks(BaseModel):
-    self: str
-    content: str
+    self: str = Field(examples=[_OWN])
+    content: str = Field(examples=[f"{_OWN}/content"])
 
 
 class DatasetDocument(BaseModel):
     model_config = ConfigDict(title="Dataset", use_attribute_docstrings=True)
 
-    id: UUID
-    name: str
-    version: int
+    id: UUID = Field(examples=[DATASET_ID])
+    name: str = Field(examples=["MovieLens-100K"])
+    version: int = Field(examples=[1])
     """1, 2, … of the data sets of this name; data sets never change."""
-    format: str
-    families: list[str]
+    format: str = Field(examples=["movielens-100k"])
+    families: list[str] = Field(examples=[["ratings"]])
     """Those that can read it."""
-    sha256: str
-    bytes: int
-    rows: int | None
+    sha256: str = Field(examples=[SHA256])
+    bytes: int = Field(examples=[1_979_173])
+    rows: int | None = Field(examples=[100_000])
     """Ratings, rows or images; null until it is ready."""
-    tasks: int | None
+    tasks: int | None = Field(examples=[943])
     """Users of ratings, classes of images; null until it is ready, and for tables, where the spec names the task column."""
-    state: State
+    state: State = Field(examples=["ready"])
     """`pending` until a worker has checked it, then `ready` or `invalid`."""
     status_detail: str | None
     """Of an invalid one: a sentence that says what is wrong."""
     created_at: datetime
-    checked_at: datetime | None
+    checked_at: datetime | None = Field(examples=["2026-01-15T12:00:01.200000Z"])
     links: DatasetLinks
 
 
 class DatasetWithReport(DatasetDocument):
     model_config = ConfigDict(title="DatasetWithReport")
 
-    report: DatasetReport | None
+    report: DatasetReport | None = Field(
+        examples=[{"rows": 100_000, "tasks": 943, "columns": [], "images": None, "errors": []}]
+    )
     """What the check found; null until then, and where the check came to no report."""
 
 

@@ -14,14 +14,11 @@ from amaml.dataset_format import Detected
 from service.core import blobs, quotas
 from service.core.database import notify_after_commit
 from service.core.notifications import WORK
+from service.core.refusals import InUse
 from service.datasets import checks as dataset_checks
 from service.datasets.tables import Dataset
 from service.jobs.tables import Job
 from service.jobs.transitions import FINAL
-
-
-class StillUsed(Exception):
-    """Jobs that haven't ended read the data set."""
 
 
 class Added(NamedTuple):
@@ -105,14 +102,14 @@ def is_checked(session: Session, dataset_id: UUID) -> bool:
 
 
 def remove(session: Session, workspace_id: UUID, dataset_id: UUID) -> bool:
-    """Deletes it with its file; False where there is none; raises StillUsed."""
+    """Deletes it with its file; False where there is none; raises InUse."""
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.workspace_id == workspace_id)
     dataset = session.scalars(query.with_for_update()).one_or_none()
     if dataset is None:
         return False
     reader = session.scalar(select(Job.id).where(Job.dataset_id == dataset_id, Job.state.not_in(FINAL)).limit(1))
     if reader is not None:
-        raise StillUsed(f"Job {reader} reads this data set and hasn't ended: wait for it, or cancel it first.")
+        raise InUse(f"Job {reader} reads this data set and hasn't ended: wait for it, or cancel it first.")
     session.delete(dataset)
     session.flush()
     blobs.remove(session, [dataset.blob_id])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from amaml.dataset_format import Detected, detect
 from amaml.families.upload import HEAD_BYTES, BadLine
 from service.core import blobs
 from service.core.settings import settings
-from service.http.bodies import too_large
+from service.http.bodies import refuse_announced_above, refuse_encoded, too_large
 from service.http.digests import AnnouncedDigests
 from service.http.problems import Problem
 
@@ -23,6 +24,28 @@ WRITES_AT_ONCE: Final = 4
 _PIECE_BYTES: Final = 256 * 1024
 
 _writing = asyncio.Semaphore(WRITES_AT_ONCE)
+
+
+class FileBody:
+    """A dependency that refuses a body which is announced as something other than a file of bearable size."""
+
+    async def __call__(self, request: Request) -> None:
+        refuse_encoded(request)
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise Problem("wrong_media_type", "Send the file itself as the body, not a form: curl --data-binary @FILE.")
+        refuse_announced_above(request, settings().max_dataset_bytes)
+
+    def described(self) -> dict[str, Any]:
+        schema = {"type": "string", "format": "binary"}
+        example = "user,item,rating\n1,10,4.0\n1,11,2.5\n"
+        return {
+            "required": True,
+            "description": "The file as it is. Content-Digest or Repr-Digest (RFC 9530), if sent, is compared with it.",
+            "content": {"application/octet-stream": {"schema": schema, "example": example}},
+        }
+
+    def models(self) -> tuple[type[BaseModel], ...]:
+        return ()
 
 
 async def take_in(request: Request, writer: blobs.Writer, wanted: str) -> Detected:

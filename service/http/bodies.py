@@ -6,15 +6,17 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 
 from service.http import validation
+from service.http.examples import example
 from service.http.problems import Problem, invalid
 
 MAX_BYTES: Final = 1 << 20
@@ -30,23 +32,49 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def json_body(model: type[ModelT], max_bytes: int = MAX_BYTES) -> Callable[[Request], Awaitable[ModelT]]:
-    """A dependency that reads the request's body, of at most so many bytes, as `model`."""
+@runtime_checkable
+class DescribedBody(Protocol):
+    """A dependency that reads the request's body itself, and says what the reference shows of it.
 
-    def validated(raw: bytes) -> ModelT:
+    A body that FastAPI reads is read before the route's dependencies run: before it is known whether the key is good.
+    """
+
+    def described(self) -> dict[str, Any]:
+        """OpenAPI's Request Body Object."""
+
+    def models(self) -> tuple[type[BaseModel], ...]:
+        """Models whose schemas it refers to."""
+
+
+@dataclass(frozen=True, eq=False)
+class JsonBody(Generic[ModelT]):
+    """A dependency that reads the request's body, of at most `max_bytes`, as `model`: `Depends(JsonBody(NewStudy))`."""
+
+    model: type[ModelT]
+    max_bytes: int = MAX_BYTES
+    example: Mapping[str, Any] | None = None
+    """The model's own unless given."""
+
+    async def __call__(self, request: Request) -> ModelT:
+        raw = await read_bounded(request, self.max_bytes)
+        # A large body takes long to parse, during which the event loop must go on serving others.
+        return self._validated(raw) if len(raw) <= _SMALL_BYTES else await run_in_threadpool(self._validated, raw)
+
+    def _validated(self, raw: bytes) -> ModelT:
         body = parse(raw)
         try:
-            return model.model_validate(body)
+            return self.model.model_validate(body)
         except ValidationError as error:
             errors = error.errors(include_url=False)[:MAX_ERRORS]
             raise invalid(validation.body_errors(errors, body)) from None
 
-    async def read(request: Request) -> ModelT:
-        raw = await read_bounded(request, max_bytes)
-        # What takes long must not keep the others waiting.
-        return validated(raw) if len(raw) <= _SMALL_BYTES else await run_in_threadpool(validated, raw)
+    def described(self) -> dict[str, Any]:
+        shown = example(self.model) if self.example is None else self.example
+        schema = {"$ref": f"#/components/schemas/{self.model.__name__}"}
+        return {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}
 
-    return read
+    def models(self) -> tuple[type[BaseModel], ...]:
+        return (self.model,)
 
 
 async def read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:

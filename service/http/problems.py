@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,7 +15,9 @@ from starlette.exceptions import HTTPException
 
 from service.core import quotas
 from service.core.quota_bounds import MEANINGS, Name
+from service.core.refusals import BadReference, Refused
 from service.http import validation
+from service.http.routes import api_routes
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -169,14 +170,10 @@ def declared(*codes: str) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def _methods(routes: Sequence[Any], path: str) -> Iterator[str]:
-    """Of every route to this path, however deeply routers include each other."""
-    for route in routes:
-        if isinstance(route, APIRoute):
-            if route.path_regex.match(path):
-                yield from route.methods or ()
-        elif hasattr(route, "original_router"):
-            yield from _methods(route.original_router.routes, path)
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """Of all routes to this path: the framework names those of one route only."""
+    matching = [route for route in api_routes(app.routes) if route.path_regex.match(path)]
+    return {method for route in matching for method in route.methods or ()}
 
 
 def install(app: FastAPI) -> None:
@@ -192,8 +189,7 @@ def install(app: FastAPI) -> None:
     def unrouted(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            # The framework names the methods of one route; a path may have several.
-            allowed = ", ".join(sorted({*_methods(app.routes, request.url.path)})) or (error.headers or {})["Allow"]
+            allowed = ", ".join(sorted(_methods(app, request.url.path))) or (error.headers or {})["Allow"]
             problem = Problem(
                 "method_not_allowed",
                 f"{request.method} is not a method of {request.url.path}: use {allowed}.",
@@ -217,7 +213,18 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, quotas.Exceeded)
         return respond(request, quota_exceeded(error))
 
+    def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refused)
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return respond(request, Problem(error.code, str(error), headers=headers))
+
+    def bad_reference(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, BadReference)
+        return respond(request, invalid([{"pointer": validation.pointer(error.field), "detail": error.detail}]))
+
     app.add_exception_handler(Problem, raised)
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(BadReference, bad_reference)
     app.add_exception_handler(quotas.Exceeded, too_much)
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(RequestValidationError, wrong_parameters)

@@ -1,4 +1,4 @@
-"""Answers: a pydantic model as JSON, and how OpenAPI tells of it."""
+"""Answers: a pydantic model as JSON, and its description in OpenAPI."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ def json_reply(model: BaseModel, status: int = 200, headers: Mapping[str, str] |
     return Response(model.model_dump_json(by_alias=True), status, headers, "application/json")
 
 
-def documented(example: Any, *codes: str, status: int = 200, description: str = "Done.") -> dict[int | str, Any]:
-    """An operation's `responses`: an example of the good one, and the problems of these codes (ALWAYS besides)."""
+def documented(
+    *codes: str, status: int = 200, description: str = "Done.", example: Mapping[str, Any] | None = None
+) -> dict[int | str, Any]:
+    """An operation's `responses`: the good one, and the problems of these codes and of ALWAYS.
+
+    The good one's example is made from the operation's response model unless it is given.
+    """
     good: dict[str, Any] = {"description": description}
     if example is not None:
         good["content"] = {"application/json": {"example": example}}

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from amaml.spec import JobSpec
 from amaml.spec.part import RuleBroken
-from service.core import idempotency
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.http import examples, validation
-from service.http.bodies import json_body
+from service.http.bodies import JsonBody
+from service.http.examples import example
 from service.http.files import names
-from service.http.idempotency import Key, as_problems, check_key
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
-from service.http.problems import Problem, invalid, not_found
+from service.http.idempotency import Answered, Key, once
+from service.http.pages import IdCursor, Limit, Page, page_of
+from service.http.problems import invalid, not_found
 from service.http.replies import documented, json_reply, path_id
 from service.http.waiting import Prefer, until, wanted_wait
 from service.jobs import store as jobs
 from service.jobs.estimate import estimate
 from service.jobs.found import found_job
-from service.jobs.schemas import DryRunDocument, Extension, JobDocument, found_document, job_document
+from service.jobs.schemas import (
+    SPEC_EXAMPLE,
+    DryRunDocument,
+    Extension,
+    JobDocument,
+    Progress,
+    found_document,
+    job_document,
+)
 from service.jobs.transitions import FINAL, State
 from service.keys.authentication import Caller, needs
 
@@ -42,49 +49,39 @@ Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00]*$")]
     response_model=JobDocument,
     summary="Submit a job",
     responses={
-        200: {
-            "description": "With dry_run: nothing was queued.",
-            "model": DryRunDocument,
-            "content": {"application/json": {"example": examples.DRY_RUN}},
-        },
+        200: {"description": "With dry_run: nothing was queued.", "model": DryRunDocument},
         **documented(
-        examples.JOB,
-        "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
-        "idempotency_mismatch", "quota_exceeded",
-        status=201,
-        description="The job is queued; Location names it.",
-    )},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}, "example": examples.SPEC}
-            },
-        }
+            "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
+            "idempotency_mismatch", "quota_exceeded",
+            status=201,
+            description="The job is queued; Location names it.",
+            example=example(
+                JobDocument, state="queued", phase=None, progress=example(Progress, iteration=0, eta_seconds=None),
+                metrics={}, attempt=0, started_at=None,
+            ),
+        ),
     },
 )  # fmt: skip
 async def submit(
     request: Request,
     caller: Caller,
-    spec: Annotated[JobSpec, Depends(json_body(JobSpec))],
+    spec: Annotated[JobSpec, Depends(JsonBody(JobSpec, example=SPEC_EXAMPLE))],
+    idempotency_key: Key,
     dry_run: Annotated[
         bool, Query(description="Check and complete the spec, tell its cost, and queue nothing.")
     ] = False,
-    idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response:
     """Queues a meta-training run. Only `family` is required; the job's `spec` shows every default written out.
 
     The job is stored when the answer arrives, and runs as soon as a worker is free.
     """
-    check_key(idempotency_key)
     if dry_run:
         await run_in_threadpool(_check_references, caller, spec)
         return json_reply(DryRunDocument(spec=spec.model_dump(mode="json"), estimate=estimate(spec)))
-    document, replayed = await run_in_threadpool(_submit, caller, spec, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{document.id}"}
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
+    answered = await run_in_threadpool(_submit, caller, spec, idempotency_key)
+    document = answered.document
+    headers = {"Location": f"/v1/jobs/{document.id}", **answered.headers}
     seconds = wanted_wait(prefer)
     if seconds and document.state not in FINAL:
         await until(request.app.state.news, document.id, _has_ended, seconds)
@@ -99,7 +96,7 @@ async def submit(
     dependencies=[needs("jobs:read")],
     response_model=Page[JobDocument],
     summary="List jobs",
-    responses=documented(examples.page(examples.JOB), "invalid", description="Newest first."),
+    responses=documented("invalid", description="Newest first."),
 )
 def page(
     caller: Caller,
@@ -111,15 +108,13 @@ def page(
     ] = None,
     study: Annotated[UUID | None, Query(description="Only the jobs of this study.")] = None,
     limit: Limit = 50,
-    cursor: Cursor = None,
+    cursor: IdCursor = None,
 ) -> Response:
     """The workspace's jobs, newest first, a page at a time."""
     wanted = jobs.Filter(state, family, method, tag, study)
     with transaction() as session:
-        rows = jobs.page(session, caller.workspace_id, wanted, decode_id(cursor), limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].job.id) if more else None
-    return json_reply(Page[JobDocument](data=[found_document(one) for one in found], next_cursor=next_cursor))
+        rows = jobs.page(session, caller.workspace_id, wanted, cursor, limit + 1)
+    return json_reply(page_of(rows, limit, lambda found: found.job.id, found_document))
 
 
 @router.get(
@@ -128,7 +123,7 @@ def page(
     response_model=JobDocument,
     summary="Look at a job",
     responses={
-        **documented(examples.JOB, "not_found", description="The job; its ETag changes with it."),
+        **documented("not_found", description="The job; its ETag changes with it."),
         304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
     },
 )
@@ -155,24 +150,19 @@ def look(
     dependencies=[needs("jobs:write")],
     status_code=204,
     summary="Delete an ended job",
-    responses=documented(None, "not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is gone."),
 )
 def delete(caller: Caller, job_id: str) -> Response:
     """Removes the job with its metrics, events, checkpoints and initialization, for good."""
     wanted = path_id(job_id, "job")
-    try:
-        with transaction() as session:
-            removed = jobs.remove(session, caller.workspace_id, wanted)
-    except jobs.WrongState as problem:
-        raise Problem("wrong_state", str(problem)) from None
-    except jobs.StillNeeded as problem:
-        raise Problem("in_use", str(problem)) from None
+    with transaction() as session:
+        removed = jobs.remove(session, caller.workspace_id, wanted)
     if not removed:
         raise not_found("job")
     return Response(status_code=204)
 
 
-_STEERED: Final = documented(examples.JOB, "not_found", "wrong_state", status=202, description="It will be so.")
+_STEERED: Final = documented("not_found", "wrong_state", status=202, description="It will be so.")
 
 
 @router.post(
@@ -226,7 +216,7 @@ def _spec_of(caller: Caller, job_id: str) -> JobSpec:
     response_model=JobDocument,
     summary="Extend",
     responses=documented(
-        examples.JOB, "broken_json", "slow_body", "not_found", "wrong_state", "in_use", "too_large", "wrong_media_type",
+        "broken_json", "slow_body", "not_found", "wrong_state", "in_use", "too_large", "wrong_media_type",
         "invalid", "quota_exceeded",
         status=202, description="It goes on.",
     ),
@@ -235,62 +225,38 @@ def extend(
     caller: Caller,
     job_id: str,
     spec: Annotated[JobSpec, Depends(_spec_of)],
-    wanted: Annotated[Extension, Depends(json_body(Extension))],
+    wanted: Annotated[Extension, Depends(JsonBody(Extension))],
 ) -> Response:
     """Queues a succeeded job again, to have more meta-iterations in all: it goes on as if it had never ended, to the bits of a
     run that was as long from the start. Its initialization stays until it has learned another."""
     try:
         longer = spec if spec.meta.iterations == wanted.iterations else spec.extended(wanted.iterations)
-        return _steer(caller, job_id, partial(jobs.extend, spec=longer))
     except RuleBroken as problem:
         raise invalid([{"pointer": "/iterations", "detail": str(problem)}]) from None
-    except jobs.BadReference as problem:
-        raise _bad_reference(problem) from None
-    except jobs.StillNeeded as problem:
-        raise Problem("in_use", str(problem)) from None
+    return _steer(caller, job_id, partial(jobs.extend, spec=longer))
 
 
 def _steer(caller: Principal, job_id: str, step: Any) -> Response:
     wanted = path_id(job_id, "job")
-    try:
-        with transaction() as session:
-            found = (
-                jobs.find(session, caller.workspace_id, wanted) if step(session, caller.workspace_id, wanted) else None
-            )
-            document = found_document(found) if found else None
-    except jobs.WrongState as problem:
-        raise Problem("wrong_state", str(problem)) from None
+    with transaction() as session:
+        known = step(session, caller.workspace_id, wanted)
+        found = jobs.find(session, caller.workspace_id, wanted) if known else None
+        document = found_document(found) if found else None
     if document is None:
         raise not_found("job")
     return json_reply(document, 202)
 
 
 def _check_references(caller: Principal, spec: JobSpec) -> None:
-    try:
-        with transaction() as session:
-            jobs.check_references(session, caller.workspace_id, spec)
-    except jobs.BadReference as problem:
-        raise _bad_reference(problem) from None
+    with transaction() as session:
+        jobs.check_references(session, caller.workspace_id, spec)
 
 
-def _bad_reference(problem: jobs.BadReference) -> Problem:
-    return invalid([{"pointer": validation.pointer(problem.field), "detail": problem.detail}])
+def _submit(caller: Principal, spec: JobSpec, key: str | None) -> Answered[JobDocument]:
+    def submit_spec(session: Session) -> JobDocument:
+        return job_document(jobs.submit(session, caller.workspace_id, spec))
 
-
-def _submit(caller: Principal, spec: JobSpec, key: str | None) -> tuple[JobDocument, bool]:
-    """The job's document, and whether it is a stored one."""
-    try:
-        with as_problems(), transaction() as session:
-            if key is not None:
-                stored = idempotency.take(session, caller.workspace_id, key, spec.sha256())
-                if stored is not None:
-                    return JobDocument.model_validate(stored), True
-            document = job_document(jobs.submit(session, caller.workspace_id, spec))
-            if key is not None:
-                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
-            return document, False
-    except jobs.BadReference as problem:
-        raise _bad_reference(problem) from None
+    return once(caller, key, spec.sha256, JobDocument, submit_spec)
 
 
 def _find(caller: Principal, job_id: UUID) -> jobs.Found | None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amaml.families.cost import FamilyCost
 from amaml.models.cost import ModelCost
@@ -42,28 +42,28 @@ _PROCESS_BYTES: Final = 400_000_000
 """Python, torch and its libraries."""
 
 
+BASIS: Final = (
+    "Counts of fixed-step solvers are exact; those of adaptive ones, seconds and memory are extrapolated from "
+    "measurements on two cores, and may differ by a factor of three."
+)
+
+
 class Estimate(BaseModel):
     """Roughly; null where a family or model of a package doesn't say what it costs, and for uploaded images, whose size the spec
     doesn't say. A table counts as if all its inputs were numbers, and classes two."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    parameters: int | None
+    parameters: int | None = Field(examples=[1_185])
     """How many numbers θ has."""
-    gradients: int
+    gradients: int = Field(examples=[1_336_000])
     """Forward evaluations of the flow in the whole training, all tasks together."""
-    hvps: int
+    hvps: int = Field(examples=[1_640_000])
     """Hessian-vector products in the whole training, all tasks together."""
-    seconds: float | None
+    seconds: float | None = Field(examples=[168.5])
     """On two processor cores, evaluations included."""
-    memory_bytes: int | None
-    basis: str
-
-
-BASIS: Final = (
-    "Counts of fixed-step solvers are exact; those of adaptive ones, seconds and memory are extrapolated from "
-    "measurements on two cores, and may differ by a factor of three."
-)
+    memory_bytes: int | None = Field(examples=[452_000_000])
+    basis: str = Field(examples=[BASIS])
 
 
 def estimate(spec: JobSpec) -> Estimate:

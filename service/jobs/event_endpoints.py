@@ -12,9 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from service.core.database import transaction
-from service.http import examples
 from service.http.news import News, news
-from service.http.pages import Cursor, Limit, Page, cut, decode_number, encode
+from service.http.pages import Limit, NumberCursor, Page, page_of
 from service.http.problems import Problem, not_found
 from service.http.replies import documented, json_reply, path_id
 from service.jobs import events
@@ -40,12 +39,11 @@ _NUMBER: Final = re.compile(r"\d{1,18}")
     response_model=Page[EventDocument],
     summary="Events, as pages or as a stream",
     responses={
-        **documented(examples.page(examples.EVENT), "not_found", "bad_header", "invalid"),
+        **documented("not_found", "bad_header", "invalid"),
         200: {
             "description": "A page, oldest first; or a stream, where Accept names it: `id` is the event's number, "
             "`event` its kind, `data` the event; `event: end` is the last word.",
             "content": {
-                "application/json": {"example": examples.page(examples.EVENT)},
                 EVENT_STREAM: {
                     "schema": {"type": "string"},
                     "example": 'id: 2\nevent: state\ndata: {"seq": 2, "kind": "state", …}\n\n',
@@ -59,7 +57,7 @@ async def listen(
     caller: Caller,
     job_id: str,
     limit: Limit = 100,
-    cursor: Cursor = None,
+    cursor: NumberCursor = None,
     accept: Annotated[str, Header(description="`text/event-stream` asks for the stream.")] = "application/json",
     last_event_id: Annotated[str | None, Header(description="Only events after this number.")] = None,
 ) -> Response:
@@ -67,16 +65,15 @@ async def listen(
     wanted = path_id(job_id, "job")
     if await run_in_threadpool(_missing, caller.workspace_id, wanted):
         raise not_found("job")
-    after = max(decode_number(cursor), _number(last_event_id))
+    after = max(cursor or 0, _number(last_event_id))
     if EVENT_STREAM in accept.lower():
         return StreamingResponse(
             _stream(request.app.state.news, wanted, after),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    rows, more = cut((await run_in_threadpool(_look, wanted, after, limit + 1))[0], limit)
-    next_cursor = encode(rows[-1].seq) if more else None
-    return json_reply(Page(data=[event_document(row) for row in rows], next_cursor=next_cursor))
+    rows, _ = await run_in_threadpool(_look, wanted, after, limit + 1)
+    return json_reply(page_of(rows, limit, lambda row: row.seq, event_document))
 
 
 async def _stream(waiting: News, job_id: UUID, after: int) -> AsyncIterator[str]:

@@ -9,9 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from service.core.database import transaction
-from service.http import examples
 from service.http.files import documented_file, file_reply
-from service.http.pages import Cursor, Limit, Page, cut, decode_number, encode
+from service.http.pages import Limit, NumberCursor, Page, page_of
 from service.http.problems import Problem
 from service.http.replies import documented, json_reply
 from service.jobs import evaluations, metrics
@@ -45,7 +44,10 @@ Curves = dict[str, list[Annotated[list[float | None], Field(min_length=2, max_le
     response_model=Curves,
     summary="Curves",
     responses=documented(
-        examples.METRICS, "not_found", "invalid", description="Name → [[step, value], …]; null where not finite."
+        "not_found",
+        "invalid",
+        description="Name → [[step, value], …]; null where not finite.",
+        example={"meta_loss": [[1, 0.97], [2, 0.94]], "nrmse_tuned": [[100, 0.38]]},
     ),
 )
 def curves(
@@ -68,16 +70,14 @@ def curves(
     dependencies=[needs("jobs:read")],
     response_model=Page[EvaluationDocument],
     summary="Evaluations",
-    responses=documented(examples.page(examples.EVALUATION), "not_found", "invalid", description="The latest first."),
+    responses=documented("not_found", "invalid", description="The latest first."),
 )
-def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = None) -> Response:
+def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: NumberCursor = None) -> Response:
     """What each evaluation found: a score a test task, and the fine-tuning curve. `limit=1` gives the last."""
     job = found_job(caller, job_id).job
     with transaction() as session:
-        rows = evaluations.page(session, job.id, decode_number(cursor) if cursor else None, limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].step) if more else None
-    return json_reply(Page(data=[evaluation_document(one) for one in found], next_cursor=next_cursor))
+        rows = evaluations.page(session, job.id, cursor, limit + 1)
+    return json_reply(page_of(rows, limit, lambda one: one.step, evaluation_document))
 
 
 @router.get(
@@ -85,15 +85,14 @@ def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: Cursor = N
     dependencies=[needs("jobs:read")],
     response_model=Page[AttemptDocument],
     summary="Attempts",
-    responses=documented(examples.page(examples.ATTEMPT), "not_found", "invalid", description="In order."),
+    responses=documented("not_found", "invalid", description="In order."),
 )
-def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
+def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberCursor = None) -> Response:
     """Each time that a worker took the job up: which one, when, and why it ended."""
     job = found_job(caller, job_id).job
     with transaction() as session:
-        found, more = cut(jobs.attempts(session, job.id, decode_number(cursor), limit + 1), limit)
-    next_cursor = encode(found[-1].number) if more else None
-    return json_reply(Page(data=[attempt_document(one) for one in found], next_cursor=next_cursor))
+        rows = jobs.attempts(session, job.id, cursor or 0, limit + 1)
+    return json_reply(page_of(rows, limit, lambda one: one.number, attempt_document))
 
 
 @router.get(
@@ -101,17 +100,15 @@ def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = N
     dependencies=[needs("jobs:read")],
     response_model=Page[CheckpointDocument],
     summary="Checkpoints",
-    responses=documented(examples.page(examples.CHECKPOINT), "not_found", "invalid", description="Newest first."),
+    responses=documented("not_found", "invalid", description="Newest first."),
 )
-def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: Cursor = None) -> Response:
+def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberCursor = None) -> Response:
     """Those that are kept."""
     job = found_job(caller, job_id).job
     with transaction() as session:
-        kept = jobs.checkpoints(session, job.id)  # few: older ones go
-    below = decode_number(cursor) if cursor else None
-    found, more = cut([one for one in kept if below is None or one[0].step < below], limit)
-    next_cursor = encode(found[-1][0].step) if more else None
-    return json_reply(Page(data=[checkpoint_document(*one) for one in found], next_cursor=next_cursor))
+        kept = jobs.checkpoints(session, job.id)  # few: older ones are removed
+    rows = [one for one in kept if cursor is None or one[0].step < cursor]
+    return json_reply(page_of(rows, limit, lambda one: one[0].step, lambda one: checkpoint_document(*one)))
 
 
 @router.head(

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.http.examples import JOB_ID, SHA256
 from service.jobs.estimate import Estimate
 from service.jobs.store import Found
 from service.jobs.tables import Attempt, Checkpoint, Evaluation, Event, Job
 from service.jobs.transitions import State
 
 
+def _links(job_id: UUID) -> dict[str, str]:
+    own = f"/v1/jobs/{job_id}"
+    parts = ("events", "metrics", "evaluations", "attempts", "checkpoints", "initialization")
+    return {"self": own, **{part: f"{own}/{part}" for part in parts}}
+
+
+SPEC_EXAMPLE: Final[dict[str, Any]] = {
+    "name": "cosmixture, 100 shots",
+    "tags": {"paper": "table-1"},
+    "family": {"kind": "cosmixture", "dim": 2, "shots": 100},
+    "trajectory": {"length": 2.0},
+    "meta": {"iterations": 500},
+}
+
+
 class Progress(BaseModel):
-    iteration: int
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    iteration: int = Field(examples=[120])
     """Meta-iterations done."""
-    iterations: int
+    iterations: int = Field(examples=[500])
     """Meta-iterations in all."""
-    eta_seconds: float | None
+    eta_seconds: float | None = Field(examples=[41.5])
     """Estimate of the time left; null where there is none yet."""
 
 
 class Initialization(BaseModel):
-    sha256: str
-    size_bytes: int
-    parameters: int | None
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    sha256: str = Field(examples=[SHA256])
+    size_bytes: int = Field(examples=[6_480])
+    parameters: int | None = Field(examples=[1_185])
     """How many numbers θ has."""
 
 
@@ -35,57 +55,61 @@ class JobDocument(BaseModel):
 
     model_config = ConfigDict(title="Job", use_attribute_docstrings=True)
 
-    id: UUID
-    name: str
-    tags: dict[str, str]
-    state: State
-    phase: str | None
+    id: UUID = Field(examples=[JOB_ID])
+    name: str = Field(examples=[SPEC_EXAMPLE["name"]])
+    tags: dict[str, str] = Field(examples=[SPEC_EXAMPLE["tags"]])
+    state: State = Field(examples=["running"])
+    phase: str | None = Field(examples=["training"])
     """What the trainer is at, while the job runs."""
     progress: Progress
     status_reason: str | None
     """A machine word for why the job is in its state."""
     status_detail: str | None
     """A sentence that names the remedy."""
-    spec: dict[str, Any]
+    spec: dict[str, Any] = Field(examples=[SPEC_EXAMPLE])
     """The completed spec: every default written out."""
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | None] = Field(examples=[{"meta_loss": 0.31, "gradient_norm": 0.052}])
     """The latest value of each metric; null where it isn't a finite number."""
-    initialization: Initialization | None
+    initialization: Initialization | None = Field(examples=[None])
     """What was learned; null before the job has succeeded."""
-    attempt: int
+    attempt: int = Field(examples=[1])
     """How many times a worker took the job up."""
     study_id: UUID | None
     """The study whose grid it is a cell of."""
     cell: dict[str, Any] | None
     """JSON Pointer into the spec → the value that the cell has there."""
     created_at: datetime
-    started_at: datetime | None
+    started_at: datetime | None = Field(examples=["2026-01-15T12:00:00.040000Z"])
     ended_at: datetime | None
-    links: dict[str, str]
+    links: dict[str, str] = Field(examples=[_links(JOB_ID)])
+
+
+_MADE: Final = frozenset({"progress", "initialization", "links"})
+"""Members of a job's document that aren't columns of its row."""
 
 
 class Extension(BaseModel):
     """How far a job that succeeded is to go on."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    iterations: Annotated[int, Field(ge=1, le=1_000_000)]
+    iterations: Annotated[int, Field(ge=1, le=1_000_000, examples=[1_000])]
     """Meta-iterations in all, those that are done among them."""
 
 
 class DryRunDocument(BaseModel):
     model_config = ConfigDict(title="DryRun")
 
-    spec: dict[str, Any]
+    spec: dict[str, Any] = Field(examples=[SPEC_EXAMPLE])
     estimate: Estimate
 
 
 class AttemptDocument(BaseModel):
     model_config = ConfigDict(title="Attempt", use_attribute_docstrings=True)
 
-    number: int
+    number: int = Field(examples=[1])
     worker_id: UUID
-    host: str
+    host: str = Field(examples=["gpu-3"])
     started_at: datetime
     ended_at: datetime | None
     reason: str | None
@@ -96,33 +120,33 @@ class AttemptDocument(BaseModel):
 class EventDocument(BaseModel):
     model_config = ConfigDict(title="Event", use_attribute_docstrings=True)
 
-    seq: int
+    seq: int = Field(examples=[2])
     """1, 2, 3, … within the job, without gaps."""
-    kind: str
+    kind: str = Field(examples=["state"])
     """`state`, `progress` or `checkpoint`."""
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(examples=[{"state": "running", "from": "queued", "reason": None, "detail": None}])
     created_at: datetime
 
 
 class CurveDocument(BaseModel):
     model_config = ConfigDict(title="FineTuningCurve", use_attribute_docstrings=True)
 
-    epochs: list[float]
-    """Of fine-tuning; 0 is the start itself."""
-    mean: list[float | None]
-    """Over tasks, after each."""
-    error: list[float | None]
+    epochs: list[float] = Field(examples=[[0, 10, 20]])
+    """Of fine-tuning; 0 is the initialization itself."""
+    mean: list[float | None] = Field(examples=[[0.9, 0.45, 0.32]])
+    """Over tasks, after each of the epochs."""
+    error: list[float | None] = Field(examples=[[0.05, 0.03, 0.04]])
     """The mean's standard error; null for one task alone."""
 
 
 class AlongFlowDocument(BaseModel):
     model_config = ConfigDict(title="AlongFlow", use_attribute_docstrings=True)
 
-    times: list[float]
-    """Along the inner flow: 0 is the start itself; those beyond the trajectory's length were never trained for."""
-    mean: list[float | None]
-    """Over tasks, at each; null where the flow of a task could not be solved so far."""
-    error: list[float | None]
+    times: list[float] = Field(examples=[[0.0, 1.0, 2.0, 4.0]])
+    """Along the inner flow: 0 is the initialization itself; those beyond the trajectory's length were never trained for."""
+    mean: list[float | None] = Field(examples=[[0.9, 0.5, 0.36, 0.35]])
+    """Over tasks, at each of the times; null where the flow of a task could not be solved as far as that."""
+    error: list[float | None] = Field(examples=[[0.05, 0.05, 0.05, 0.06]])
     trouble: str | None
     """Why the flow could not be solved beyond the trajectory's length."""
 
@@ -132,12 +156,14 @@ class EvaluationDocument(BaseModel):
 
     model_config = ConfigDict(title="Evaluation", use_attribute_docstrings=True)
 
-    step: int
+    step: int = Field(examples=[500])
     """Meta-iterations done."""
-    metric: str
+    metric: str = Field(examples=["nrmse"])
     """`nrmse`, `accuracy`, …"""
-    higher_is_better: bool
-    scores: dict[str, list[float | None]]
+    higher_is_better: bool = Field(examples=[False])
+    scores: dict[str, list[float | None]] = Field(
+        examples=[{"flow": [0.31, 0.42], "tuned": [0.28, 0.36], "tuned_best": [0.28, 0.35], "random": [0.71, 0.69]}]
+    )
     """How the tasks were adapted (`flow`, `tuned`, `tuned_best`, `random`, and the plain baselines) → a score a test task. The
     order of the tasks is the same in every list, and in every job of the same family, seed and number of test tasks."""
     curve: CurveDocument
@@ -148,13 +174,13 @@ class EvaluationDocument(BaseModel):
 class CheckpointDocument(BaseModel):
     model_config = ConfigDict(title="Checkpoint", use_attribute_docstrings=True)
 
-    step: int
+    step: int = Field(examples=[100])
     """Meta-iterations done when it was written."""
-    attempt: int
-    sha256: str
-    size_bytes: int
+    attempt: int = Field(examples=[1])
+    sha256: str = Field(examples=[SHA256])
+    size_bytes: int = Field(examples=[18_432])
     created_at: datetime
-    links: dict[str, str]
+    links: dict[str, str] = Field(examples=[{"self": f"/v1/jobs/{JOB_ID}/checkpoints/100"}])
 
 
 def found_document(found: Found) -> JobDocument:
@@ -166,23 +192,9 @@ def found_document(found: Found) -> JobDocument:
 
 def job_document(job: Job, initialization: Initialization | None = None) -> JobDocument:
     return JobDocument(
-        id=job.id,
-        name=job.name,
-        tags=job.tags,
-        state=cast(State, job.state),
-        phase=job.phase,
-        progress=Progress(iteration=job.iteration, iterations=job.iterations, eta_seconds=job.eta_seconds),
-        status_reason=job.status_reason,
-        status_detail=job.status_detail,
-        spec=job.spec,
-        metrics=job.metrics,
+        **{name: getattr(job, name) for name in JobDocument.model_fields if name not in _MADE},
+        progress=Progress.model_validate(job, from_attributes=True),
         initialization=initialization,
-        attempt=job.attempt,
-        study_id=job.study_id,
-        cell=job.cell,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        ended_at=job.ended_at,
         links=_links(job.id),
     )
 
@@ -208,9 +220,3 @@ def checkpoint_document(checkpoint: Checkpoint, sha256: str, size_bytes: int) ->
         created_at=checkpoint.created_at,
         links={"self": f"/v1/jobs/{checkpoint.job_id}/checkpoints/{checkpoint.step}"},
     )
-
-
-def _links(job_id: UUID) -> dict[str, str]:
-    own = f"/v1/jobs/{job_id}"
-    parts = ("events", "metrics", "evaluations", "attempts", "checkpoints", "initialization")
-    return {"self": own, **{part: f"{own}/{part}" for part in parts}}

@@ -15,6 +15,7 @@ from amaml.families.spec import uploaded_dataset
 from amaml.spec import InitFrom, JobSpec
 from service.adaptations.tables import Adaptation
 from service.core import blobs, outbox, quotas
+from service.core.refusals import BadReference, InUse, WrongState
 from service.core.tables import Blob
 from service.datasets.tables import Dataset
 from service.jobs import progress
@@ -23,22 +24,6 @@ from service.jobs.reasons import PENDING, PENDING_DETAIL, TURN, TURN_DETAIL
 from service.jobs.states import become
 from service.jobs.tables import Attempt, Checkpoint, Event, Job
 from service.jobs.transitions import FINAL, State
-
-
-class BadReference(Exception):
-    """The spec names something that the workspace doesn't have. `field` is its path in the spec."""
-
-    def __init__(self, field: tuple[str, ...], detail: str) -> None:
-        super().__init__(detail)
-        self.field, self.detail = field, detail
-
-
-class WrongState(Exception):
-    """The job's state doesn't allow what was asked; the sentence names state and remedy."""
-
-
-class StillNeeded(Exception):
-    """Jobs that haven't ended start from this one, or it is a cell of a study."""
 
 
 class Found(NamedTuple):
@@ -199,7 +184,7 @@ def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) ->
     """Queues a succeeded job again, to go on as the run of this longer spec would have gone on: from its newest checkpoint before
     its end, whose own evaluation isn't one of the longer run. What it has learned stays until it has learned more.
 
-    As `cancel` otherwise; extending twice is once. Raises BadReference, quotas.Exceeded, StillNeeded too.
+    As `cancel` otherwise; extending twice is once. Raises BadReference, quotas.Exceeded, InUse too.
     """
     job = _locked(session, workspace_id, job_id)
     if job is None:
@@ -211,9 +196,7 @@ def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) ->
     if job.iterations >= spec.meta.iterations:
         raise WrongState(f"The job has {job.iterations} meta-iterations already: name more than that, in all.")
     if job.study_id is not None:
-        raise StillNeeded(
-            f"It is a cell of study {job.study_id}, which compares jobs of equal length: submit its spec anew."
-        )
+        raise InUse(f"It is a cell of study {job.study_id}, which compares jobs of equal length: submit its spec anew.")
     if job.iteration < job.iterations:
         raise WrongState(
             f"The job ended by itself after {job.iteration} of {job.iterations} meta-iterations: more change nothing."
@@ -232,36 +215,36 @@ def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) ->
 
 
 def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
-    """Raises StillNeeded where a job that hasn't ended starts from what the job has at its end, which is to be replaced."""
+    """Raises InUse where a job that hasn't ended starts from what the job has at its end, which is to be replaced."""
     step = Job.spec["meta"]["init_from"]["step"].as_integer()  # within JSONB: the condition is the database's
     starts = select(Job.id).where(
         Job.init_from_id == job.id, Job.state.not_in(FINAL), or_(step.is_(None), step >= job.iterations)
     )
     needed = session.scalar(starts.limit(1))
     if needed is not None:
-        raise StillNeeded(f"Job {needed} starts from its end and hasn't ended: wait for it, or cancel it first.")
+        raise InUse(f"Job {needed} starts from its end and hasn't ended: wait for it, or cancel it first.")
 
 
 def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
-    """Deletes an ended job with all that it left; False where there is none; raises WrongState, StillNeeded."""
+    """Deletes an ended job with all that it left; False where there is none; raises WrongState, InUse."""
     job = _locked(session, workspace_id, job_id)
     if job is None:
         return False
     if job.state not in FINAL:
         raise WrongState(f"The job is {job.state}: cancel it, wait until it has ended, then delete it.")
     if job.study_id is not None:
-        raise StillNeeded(f"It is a cell of study {job.study_id}: delete the study, and its jobs go with it.")
+        raise InUse(f"It is a cell of study {job.study_id}: delete the study, and its jobs go with it.")
     remove_ended(session, Job.id == job_id)
     return True
 
 
 def remove_ended(session: Session, which: ColumnElement[bool]) -> None:
-    """Deletes these jobs, all of them ended, with their files; raises StillNeeded where others start from them."""
+    """Deletes these jobs, all of them ended, with their files; raises InUse where others start from them."""
     wanted = select(Job.id).where(which).scalar_subquery()
     waiting = select(Job.id, Job.init_from_id).where(Job.init_from_id.in_(wanted), Job.state.not_in(FINAL)).limit(1)
     needed = session.execute(waiting).one_or_none()
     if needed is not None:
-        raise StillNeeded(f"Job {needed[0]} starts from {needed[1]} and hasn't ended: wait for it, or cancel it first.")
+        raise InUse(f"Job {needed[0]} starts from {needed[1]} and hasn't ended: wait for it, or cancel it first.")
     files = list(session.scalars(select(Checkpoint.blob_id).where(Checkpoint.job_id.in_(wanted))))
     files += session.scalars(
         select(Adaptation.weights_blob_id).where(Adaptation.job_id.in_(wanted), Adaptation.weights_blob_id.is_not(None))

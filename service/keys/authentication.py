@@ -1,10 +1,9 @@
 """Who calls, and whether they may. Every route below /v1 depends on `authenticated` and names the scope that it `needs`;
-what is public is named in app.py."""
+what is public is named in service/main.py."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -118,11 +117,6 @@ def needs(scope: Scope) -> Any:
     return Depends(_Needs(scope))
 
 
-def declared_scopes(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, list[Scope]]]:
-    """Each route below, however deeply routers include each other, and the scopes that it names."""
-    for route in routes:
-        if isinstance(route, APIRoute):
-            named = [one.dependency for one in route.dependencies]
-            yield route, [one.scope for one in named if isinstance(one, _Needs)]
-        elif hasattr(route, "original_router"):
-            yield from declared_scopes(route.original_router.routes)
+def declared_scopes(route: APIRoute) -> list[Scope]:
+    """The scopes that the route names."""
+    return [one.dependency.scope for one in route.dependencies if isinstance(one.dependency, _Needs)]

@@ -12,9 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.http import examples
-from service.http.bodies import json_body
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.bodies import JsonBody
+from service.http.pages import IdCursor, Limit, Page, page_of
 from service.http.problems import Problem, invalid, not_found
 from service.http.replies import documented, json_reply, path_id
 from service.keys import store as keys
@@ -27,16 +26,19 @@ router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 _LAST_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """In some time zones it is year 10000 soon after, which Python's datetime doesn't know."""
 
+_SCOPES: Final = ["jobs:*", "datasets:read"]
+_END: Final = "2099-01-15T00:00:00Z"
+
 Grant = Literal[GRANTS]  # type: ignore[valid-type]  # the one list of scopes, as a schema's enum
 
 
 class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    name: str = Field(min_length=1, max_length=200)
-    scopes: list[Grant] | None = Field(default=None, min_length=1, max_length=len(GRANTS))
+    name: str = Field(min_length=1, max_length=200, examples=["notebook"])
+    scopes: list[Grant] | None = Field(default=None, min_length=1, max_length=len(GRANTS), examples=[_SCOPES])
     """What it may do: `resource:verb`, `resource:*`, or `*`; null: all that the calling key may."""
-    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = Field(default=None, examples=[_END])
     """From then on it opens nothing; null: when the calling key expires, if ever."""
 
 
@@ -44,15 +46,15 @@ class KeyDocument(BaseModel):
     model_config = ConfigDict(title="ApiKey", use_attribute_docstrings=True, from_attributes=True)
 
     id: UUID
-    name: str
-    prefix: str
+    name: str = Field(examples=["notebook"])
+    prefix: str = Field(examples=["amaml_3f9a1c"])
     """The key's first characters, to tell it from others."""
-    scopes: list[str]
+    scopes: list[str] = Field(examples=[_SCOPES])
     """What it may do."""
     created_at: datetime
     last_used_at: datetime | None
     """To about a minute."""
-    expires_at: datetime | None
+    expires_at: datetime | None = Field(examples=[_END])
     """From then on it opens nothing; null: never."""
     revoked_at: datetime | None
 
@@ -60,7 +62,7 @@ class KeyDocument(BaseModel):
 class CreatedKeyDocument(KeyDocument):
     model_config = ConfigDict(title="CreatedApiKey")
 
-    key: str
+    key: str = Field(examples=["amaml_…"])
     """The key itself. Nobody can read it again: keep it."""
 
 
@@ -71,20 +73,12 @@ class CreatedKeyDocument(KeyDocument):
     response_model=CreatedKeyDocument,
     summary="Make an API key",
     responses=documented(
-        {**examples.API_KEY, "key": "amaml_…"}, "broken_json", "slow_body", "too_large", "wrong_media_type", "invalid",
+        "broken_json", "slow_body", "too_large", "wrong_media_type", "invalid",
         "beyond_own_key",
         status=201, description="The key, for the only time.",
     ),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/NewKey"}, "example": examples.NEW_API_KEY}
-            },
-        }
-    },
 )  # fmt: skip
-def create(caller: Caller, wanted: Annotated[NewKey, Depends(json_body(NewKey))]) -> Response:
+def create(caller: Caller, wanted: Annotated[NewKey, Depends(JsonBody(NewKey))]) -> Response:
     """A key that opens this workspace. The answer shows it once; only its hash is stored.
 
     It can't do more than the key that makes it, nor outlive it.
@@ -102,15 +96,13 @@ def create(caller: Caller, wanted: Annotated[NewKey, Depends(json_body(NewKey))]
     dependencies=[needs("keys:admin")],
     response_model=Page[KeyDocument],
     summary="List API keys",
-    responses=documented(examples.page(examples.API_KEY), "invalid", description="Newest first, revoked ones too."),
+    responses=documented("invalid", description="Newest first, revoked ones too."),
 )
-def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response:
     """The workspace's keys, without the keys themselves."""
     with transaction() as session:
-        rows = keys.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].id) if more else None
-    return json_reply(Page(data=[KeyDocument.model_validate(one) for one in found], next_cursor=next_cursor))
+        rows = keys.page(session, caller.workspace_id, cursor, limit + 1)
+    return json_reply(page_of(rows, limit, lambda one: one.id, KeyDocument.model_validate))
 
 
 @router.delete(
@@ -118,7 +110,7 @@ def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
     dependencies=[needs("keys:admin")],
     status_code=204,
     summary="Revoke an API key",
-    responses=documented(None, "not_found", "own_key", status=204, description="It opens nothing any more."),
+    responses=documented("not_found", "own_key", status=204, description="It opens nothing any more."),
 )
 def revoke(request: Request, caller: Caller, key_id: str) -> Response:
     """Ends the key: at once here, within a second in other API processes. It can't be the one that you use, so that nobody locks

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from sqlalchemy.orm import Session
 
 from amaml.metrics import TUNED
-from service.core import idempotency
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.http import examples, validation
-from service.http.bodies import json_body
+from service.http import validation
+from service.http.bodies import JsonBody
 from service.http.files import names
-from service.http.idempotency import Key, as_problems, check_key
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
+from service.http.idempotency import Answered, Key, once
+from service.http.pages import IdCursor, Limit, Page, page_of
 from service.http.problems import Problem, invalid, not_found
 from service.http.replies import documented, json_reply, path_id
-from service.jobs import store as jobs
 from service.keys.authentication import Caller, needs
 from service.studies import store as studies
 from service.studies.grid import expand, in_body
@@ -29,6 +27,7 @@ from service.studies.report.page import POLICY, as_html
 from service.studies.report.report import StudyReport, report
 from service.studies.report.table import as_csv, as_markdown
 from service.studies.report.words import label
+from service.studies.report_example import REPORT_EXAMPLE
 from service.studies.schemas import NewStudy, StudyDetail, StudyDocument, study_detail, study_document
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
@@ -47,34 +46,20 @@ IfNoneMatch = Annotated[str | None, Header(description="An ETag seen before.")]
     response_model=StudyDocument,
     summary="Submit a study",
     responses=documented(
-        examples.STUDY,
         "broken_json", "bad_header", "slow_body", "idempotency_in_flight", "too_large", "wrong_media_type", "invalid",
         "idempotency_mismatch", "quota_exceeded",
         status=201,
         description="Its jobs are queued; Location names it.",
     ),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/NewStudy"}, "example": examples.NEW_STUDY}
-            },
-        }
-    },
 )  # fmt: skip
-def submit(
-    caller: Caller, wanted: Annotated[NewStudy, Depends(json_body(NewStudy))], idempotency_key: Key = None
-) -> Response:
+def submit(caller: Caller, wanted: Annotated[NewStudy, Depends(JsonBody(NewStudy))], idempotency_key: Key) -> Response:
     """Queues a job for every cell of a grid, and runs no more than `concurrency` of them at once.
 
     Every cell's spec is validated first: the study is taken as a whole or not at all.
     """
-    check_key(idempotency_key)
-    document, replayed = _submit(caller, wanted, idempotency_key)
-    headers = {"Location": f"/v1/studies/{document.id}"}
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return json_reply(document, 201, headers)
+    answered = _submit(caller, wanted, idempotency_key)
+    headers = {"Location": f"/v1/studies/{answered.document.id}", **answered.headers}
+    return json_reply(answered.document, 201, headers)
 
 
 @router.get(
@@ -82,15 +67,13 @@ def submit(
     dependencies=[needs("studies:read")],
     response_model=Page[StudyDocument],
     summary="List studies",
-    responses=documented(examples.page(examples.STUDY), "invalid", description="Newest first."),
+    responses=documented("invalid", description="Newest first."),
 )
-def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response:
     """The workspace's studies, newest first, a page at a time."""
     with transaction() as session:
-        rows = studies.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].study.id) if more else None
-    return json_reply(Page[StudyDocument](data=[study_document(one) for one in found], next_cursor=next_cursor))
+        found = studies.page(session, caller.workspace_id, cursor, limit + 1)
+    return json_reply(page_of(found, limit, lambda one: one.study.id, study_document))
 
 
 @router.get(
@@ -99,9 +82,7 @@ def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
     response_model=StudyDetail,
     summary="Look at a study",
     responses={
-        **documented(
-            examples.STUDY_DETAIL, "not_found", description="The study and its cells; its ETag changes with them."
-        ),
+        **documented("not_found", description="The study and its cells; its ETag changes with them."),
         304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
     },
 )
@@ -123,11 +104,11 @@ def look(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Re
     response_model=StudyReport,
     summary="The report",
     responses={
-        **documented(examples.STUDY_REPORT, "not_found", "invalid"),
+        **documented("not_found", "invalid"),
         200: {
             "description": "As JSON, CSV, Markdown, or a page of HTML that stands alone.",
             "content": {
-                "application/json": {"example": examples.STUDY_REPORT},
+                "application/json": {"example": REPORT_EXAMPLE},
                 "text/csv": {"schema": {"type": "string"}, "example": "/method/kind,jobs,scored,metric,…"},
                 "text/markdown": {"schema": {"type": "string"}, "example": "# Methods\n\n| cell | seeds | …"},
                 "text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"},
@@ -180,12 +161,12 @@ def compared(
     status_code=202,
     response_model=StudyDocument,
     summary="Cancel a study",
-    responses=documented(examples.STUDY, "not_found", "wrong_state", status=202, description="It will be so."),
+    responses=documented("not_found", "wrong_state", status=202, description="It will be so."),
 )
 def cancel(caller: Caller, study_id: str) -> Response:
     """Cancels every job of the study that hasn't ended. Cancelling twice is once."""
     wanted = path_id(study_id, "study")
-    with _told_as_problems(), transaction() as session:
+    with transaction() as session:
         known = studies.cancel(session, caller.workspace_id, wanted)
         found = _found(studies.find(session, caller.workspace_id, wanted) if known else None)
         document = study_document(found)
@@ -197,12 +178,12 @@ def cancel(caller: Caller, study_id: str) -> Response:
     dependencies=[needs("studies:write")],
     status_code=204,
     summary="Delete an ended study",
-    responses=documented(None, "not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is gone."),
 )
 def delete(caller: Caller, study_id: str) -> Response:
     """Removes the study with its jobs and all that they have left, for good."""
     wanted = path_id(study_id, "study")
-    with _told_as_problems(), transaction() as session:
+    with transaction() as session:
         removed = studies.remove(session, caller.workspace_id, wanted)
     if not removed:
         raise not_found("study")
@@ -236,33 +217,17 @@ def _found(found: studies.Found | None) -> studies.Found:
     return found
 
 
-@contextmanager
-def _told_as_problems() -> Iterator[None]:
-    """What the store says about states, as problems."""
-    try:
-        yield
-    except jobs.WrongState as problem:
-        raise Problem("wrong_state", str(problem)) from None
-    except jobs.StillNeeded as problem:
-        raise Problem("in_use", str(problem)) from None
-
-
-def _submit(caller: Principal, wanted: NewStudy, key: str | None) -> tuple[StudyDocument, bool]:
-    """The study's document, and whether it is a stored one."""
+def _submit(caller: Principal, wanted: NewStudy, key: str | None) -> Answered[StudyDocument]:
     cells = expand(wanted.name, wanted.base, wanted.grid)
+
+    def submit_cells(session: Session) -> StudyDocument:
+        study_id = studies.submit(
+            session, caller.workspace_id, wanted.name, wanted.base, wanted.grid, wanted.concurrency, cells
+        )
+        return study_document(_found(studies.find(session, caller.workspace_id, study_id)))
+
     try:
-        with as_problems(), transaction() as session:
-            if key is not None:
-                stored = idempotency.take(session, caller.workspace_id, key, _digest(wanted))
-                if stored is not None:
-                    return StudyDocument.model_validate(stored), True
-            study_id = studies.submit(
-                session, caller.workspace_id, wanted.name, wanted.base, wanted.grid, wanted.concurrency, cells
-            )
-            document = study_document(_found(studies.find(session, caller.workspace_id, study_id)))
-            if key is not None:
-                idempotency.keep(session, caller.workspace_id, key, json.loads(document.model_dump_json()))
-            return document, False
+        return once(caller, key, partial(_digest, wanted), StudyDocument, submit_cells)
     except studies.BadCell as problem:
         raise _bad_cell(problem, cells[problem.number].coordinates, wanted.grid) from None
 

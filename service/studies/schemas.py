@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.http.examples import JOB_ID, STUDY_ID
 from service.jobs.transitions import State
 from service.studies.store import CellRow, Found, StudyState
 
@@ -16,15 +17,25 @@ MAX_CONCURRENCY = 64
 Axis = Annotated[list[Any], Field(min_length=1, max_length=500)]
 
 
+_NAME: Final = "methods on CosMixture"
+_BASE: Final = {"family": {"kind": "cosmixture", "dim": 1}, "meta": {"iterations": 500}, "trajectory": {"length": 2.0}}
+_GRID: Final = {"/method/kind": ["amaml", "reptile"], "/runtime/seed": [0, 1, 2]}
+
+
+def _links(study_id: UUID) -> dict[str, str]:
+    own = f"/v1/studies/{study_id}"
+    return {"self": own, "report": f"{own}/report", "jobs": f"/v1/jobs?study={study_id}"}
+
+
 class NewStudy(BaseModel):
     """A grid of jobs: every combination of the axes' values, each put into the base spec."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    name: Annotated[str, Field(max_length=200)] = ""
-    base: dict[str, Any]
+    name: Annotated[str, Field(max_length=200, examples=[_NAME])] = ""
+    base: dict[str, Any] = Field(examples=[_BASE])
     """A job spec; what the grid gives may be left out. Jobs without a name get the study's and their cell's."""
-    grid: Annotated[dict[str, Axis], Field(min_length=1, max_length=16)]
+    grid: Annotated[dict[str, Axis], Field(min_length=1, max_length=16, examples=[_GRID])]
     """JSON Pointer into the spec → values, each of which takes the place of what the base has there: a field's value, or a
     whole section. At most 500 cells in all. `/runtime/seed` is the axis that means are taken over."""
     concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 2
@@ -32,9 +43,12 @@ class NewStudy(BaseModel):
 
 
 class StudyProgress(BaseModel):
-    iteration: int
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    iteration: int = Field(examples=[740])
     """Meta-iterations done, all jobs together."""
-    iterations: int
+    iterations: int = Field(examples=[3_000])
+    """Meta-iterations in all."""
 
 
 class StudyDocument(BaseModel):
@@ -42,34 +56,34 @@ class StudyDocument(BaseModel):
 
     model_config = ConfigDict(title="Study", use_attribute_docstrings=True)
 
-    id: UUID
-    name: str
+    id: UUID = Field(examples=[STUDY_ID])
+    name: str = Field(examples=[_NAME])
     state: StudyState
     """`finished` when every job has ended, well or badly."""
-    concurrency: int
-    cells: int
+    concurrency: int = Field(examples=[2])
+    cells: int = Field(examples=[6])
     """How many jobs it has."""
-    states: dict[State, int]
+    states: dict[State, int] = Field(examples=[{"queued": 3, "running": 2, "succeeded": 1}])
     """State → how many of its jobs are in it."""
     progress: StudyProgress
-    base: dict[str, Any]
-    grid: dict[str, list[Any]]
+    base: dict[str, Any] = Field(examples=[_BASE])
+    grid: dict[str, list[Any]] = Field(examples=[_GRID])
     created_at: datetime
     ended_at: datetime | None
-    links: dict[str, str]
+    links: dict[str, str] = Field(examples=[_links(STUDY_ID)])
 
 
 class CellDocument(BaseModel):
     model_config = ConfigDict(title="Cell", use_attribute_docstrings=True)
 
-    cell: dict[str, Any]
+    cell: dict[str, Any] = Field(examples=[{"/method/kind": "amaml", "/runtime/seed": 0}])
     """JSON Pointer → value."""
-    job_id: UUID
-    state: State
+    job_id: UUID = Field(examples=[JOB_ID])
+    state: State = Field(examples=["running"])
     status_reason: str | None
     status_detail: str | None
-    progress: StudyProgress
-    metrics: dict[str, float | None]
+    progress: StudyProgress = Field(examples=[{"iteration": 120, "iterations": 500}])
+    metrics: dict[str, float | None] = Field(examples=[{"meta_loss": 0.31}])
     """The latest value of each metric."""
 
 
@@ -83,7 +97,6 @@ class StudyDetail(StudyDocument):
 
 def study_document(found: Found) -> StudyDocument:
     study = found.study
-    own = f"/v1/studies/{study.id}"
     return StudyDocument(
         id=study.id,
         name=study.name,
@@ -96,7 +109,7 @@ def study_document(found: Found) -> StudyDocument:
         grid=study.grid,
         created_at=study.created_at,
         ended_at=study.ended_at,
-        links={"self": own, "report": f"{own}/report", "jobs": f"/v1/jobs?study={study.id}"},
+        links=_links(study.id),
     )
 
 

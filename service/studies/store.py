@@ -22,9 +22,9 @@ from sqlalchemy.orm import Session
 from amaml.metrics import SECONDS
 from amaml.spec import JobSpec
 from service.core import outbox
+from service.core.refusals import BadReference, WrongState
 from service.jobs import store as jobs
 from service.jobs.reasons import TURN, TURN_DETAIL
-from service.jobs.store import BadReference
 from service.jobs.tables import Evaluation, Job, Metric
 from service.jobs.transitions import FINAL, LEASED, STATES
 from service.studies.tables import Study
@@ -177,7 +177,7 @@ def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
     if study is None:
         return False
     if study.state == "finished":
-        raise jobs.WrongState("The study has finished already: there is nothing left to cancel.")
+        raise WrongState("The study has finished already: there is nothing left to cancel.")
     if study.state == "running":
         _become(study, "cancelling")
         live = select(Job.id).where(Job.study_id == study_id, _LIVES).order_by(Job.cell_number)
@@ -190,21 +190,21 @@ def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
 def _cancel_unless_ended(session: Session, workspace_id: UUID, job_id: UUID) -> None:
     try:
         jobs.cancel(session, workspace_id, job_id)
-    except jobs.WrongState:  # it ended in this very moment
+    except WrongState:  # it ended in this very moment
         return
 
 
 def remove(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
     """Deletes an ended study with its jobs and all that they left; False where there is none.
 
-    Raises WrongState, StillNeeded.
+    Raises WrongState, InUse.
     """
     study = session.scalars(_locked(workspace_id, study_id)).one_or_none()
     if study is None:
         return False
     _advance(session, study)
     if study.state in OPEN:
-        raise jobs.WrongState(f"The study is {study.state}: cancel it, wait until it has ended, then delete it.")
+        raise WrongState(f"The study is {study.state}: cancel it, wait until it has ended, then delete it.")
     jobs.remove_ended(session, Job.study_id == study_id)
     session.execute(delete(Study).where(Study.id == study_id))
     return True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.core import quotas
 from service.core.database import transaction
-from service.http import examples
 from service.http.replies import documented, json_reply
 from service.keys.authentication import Caller, needs
 
@@ -17,15 +16,15 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 class QuotaDocument(BaseModel):
     model_config = ConfigDict(title="Quota", use_attribute_docstrings=True)
 
-    used: float
-    bound: int | None
+    used: float = Field(examples=[12])
+    bound: int | None = Field(examples=[10_000])
     """null: as much as there is."""
 
 
 class ComputeDocument(QuotaDocument):
     model_config = ConfigDict(title="ComputeQuota")
 
-    expected: float
+    expected: float = Field(examples=[1_830.0])
     """Seconds that unfinished jobs will still take by their estimates; counts against the bound."""
 
 
@@ -34,11 +33,11 @@ class UsageDocument(BaseModel):
 
     queued_jobs: QuotaDocument
     """Jobs that wait. At the bound, submissions are refused."""
-    running_jobs: QuotaDocument
+    running_jobs: QuotaDocument = Field(examples=[{"used": 2, "bound": None}])
     """Jobs that run. At the bound, others of the workspace stay in the queue."""
-    compute_seconds: ComputeDocument
+    compute_seconds: ComputeDocument = Field(examples=[{"used": 5_400.5, "bound": 2_592_000, "expected": 1_830.0}])
     """Of attempts, in the last 24 hours. A job that would lead beyond the bound is refused."""
-    stored_bytes: QuotaDocument
+    stored_bytes: QuotaDocument = Field(examples=[{"used": 1_979_173, "bound": 107_374_182_400}])
     """Data sets, checkpoints, initializations. At the bound, uploads and submissions are refused."""
 
 
@@ -47,7 +46,7 @@ class UsageDocument(BaseModel):
     dependencies=[needs("usage:read")],
     response_model=UsageDocument,
     summary="What the workspace uses",
-    responses=documented(examples.USAGE),
+    responses=documented(),
 )
 def usage(caller: Caller) -> Response:
     """Each quota with what is used of it. Operators set the bounds."""

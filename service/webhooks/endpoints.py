@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from service.core.database import transaction
 from service.core.principal import Principal
-from service.http import examples
-from service.http.bodies import json_body
-from service.http.pages import Cursor, Limit, Page, cut, decode_id, encode
-from service.http.problems import Problem, invalid, not_found
+from service.http.bodies import JsonBody
+from service.http.examples import example
+from service.http.pages import IdCursor, Limit, Page, page_of
+from service.http.problems import invalid, not_found
 from service.http.replies import documented, json_reply, path_id
 from service.keys.authentication import Caller, needs
 from service.webhooks import sealing, signing, target
@@ -41,6 +41,9 @@ from service.webhooks.trigger import TEST
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 LONGEST_OVERLAP: Final = 30 * 24 * 3600
+_PENDING: Final = example(
+    DeliveryWithBody, state="pending", attempts=[], next_attempt_at="2026-01-15T12:00:00.000000Z", ended_at=None
+)
 _BODY_CODES: Final = ("broken_json", "slow_body", "too_large", "wrong_media_type", "invalid")
 
 
@@ -56,12 +59,6 @@ def _own(caller: Caller, webhook_id: str) -> UUID:
 Own = Annotated[UUID, Depends(_own)]
 
 
-def _body(model: str, example: dict[str, Any]) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def told(event: JobEvent) -> None:
     """What a webhook gets when a job changes its state, with the headers webhook-id, webhook-timestamp and
     webhook-signature. Any 2xx within 15 s is good; anything else is tried again. See docs/webhooks.md.
@@ -75,24 +72,19 @@ def told(event: JobEvent) -> None:
     response_model=WebhookWithSecret,
     summary="Make a webhook",
     responses=documented(
-        examples.WEBHOOK_WITH_SECRET, *_BODY_CODES, "too_many",
+        *_BODY_CODES, "too_many",
         status=201, description="The webhook; its secret for the only time.",
     ),
-    openapi_extra=_body("NewWebhook", examples.NEW_WEBHOOK),
 )  # fmt: skip
-def create(caller: Caller, wanted: Annotated[NewWebhook, Depends(json_body(NewWebhook))]) -> Response:
+def create(caller: Caller, wanted: Annotated[NewWebhook, Depends(JsonBody(NewWebhook))]) -> Response:
     """Has messages sent when jobs of the workspace change their state, signed as Standard Webhooks has it."""
     _check_url(wanted.url)
     secret = signing.new_secret(wanted.signature)
-    try:
-        with transaction() as session:
-            webhook = webhooks.add(
-                session, caller.workspace_id, url=wanted.url, description=wanted.description, events=list(wanted.events),
-                signature=wanted.signature, secret=sealing.seal(secret.secret, settings().keys),
-                public_key=secret.public_key,
-            )  # fmt: skip
-    except webhooks.TooMany as problem:
-        raise Problem("too_many", str(problem)) from None
+    with transaction() as session:
+        webhook = webhooks.add(
+            session, caller.workspace_id, url=wanted.url, description=wanted.description, events=list(wanted.events),
+            signature=wanted.signature, secret=sealing.seal(secret.secret, settings().keys), public_key=secret.public_key,
+        )  # fmt: skip
     headers = {"Location": f"/v1/webhooks/{webhook.id}", "Cache-Control": "no-store"}
     return json_reply(with_secret(webhook, secret.secret), 201, headers)
 
@@ -102,15 +94,13 @@ def create(caller: Caller, wanted: Annotated[NewWebhook, Depends(json_body(NewWe
     dependencies=[needs("webhooks:read")],
     response_model=Page[WebhookDocument],
     summary="List webhooks",
-    responses=documented(examples.page(examples.WEBHOOK), "invalid", description="Newest first."),
+    responses=documented("invalid", description="Newest first."),
 )
-def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
+def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response:
     """The workspace's webhooks, without their secrets."""
     with transaction() as session:
-        rows = webhooks.page(session, caller.workspace_id, decode_id(cursor), limit + 1)
-    found, more = cut(rows, limit)
-    next_cursor = encode(found[-1].id) if more else None
-    return json_reply(Page[WebhookDocument](data=[webhook_document(one) for one in found], next_cursor=next_cursor))
+        rows = webhooks.page(session, caller.workspace_id, cursor, limit + 1)
+    return json_reply(page_of(rows, limit, lambda one: one.id, webhook_document))
 
 
 @router.get(
@@ -118,7 +108,7 @@ def page(caller: Caller, limit: Limit = 50, cursor: Cursor = None) -> Response:
     dependencies=[needs("webhooks:read")],
     response_model=WebhookDocument,
     summary="Look at a webhook",
-    responses=documented(examples.WEBHOOK, "not_found"),
+    responses=documented("not_found"),
 )
 def look(caller: Caller, webhook_id: str) -> Response:
     """What it gets, whether it is enabled, and how long it has been failing."""
@@ -135,11 +125,10 @@ def look(caller: Caller, webhook_id: str) -> Response:
     dependencies=[needs("webhooks:write")],
     response_model=WebhookDocument,
     summary="Change a webhook",
-    responses=documented(examples.WEBHOOK, "not_found", *_BODY_CODES),
-    openapi_extra=_body("WebhookChange", examples.WEBHOOK_CHANGE),
+    responses=documented("not_found", *_BODY_CODES),
 )
 def change(
-    caller: Caller, wanted: Own, changes: Annotated[WebhookChange, Depends(json_body(WebhookChange))]
+    caller: Caller, wanted: Own, changes: Annotated[WebhookChange, Depends(JsonBody(WebhookChange))]
 ) -> Response:
     """Sets what the body names: url, events, description, enabled. Enabling it forgets its failures."""
     if changes.url is not None:
@@ -161,7 +150,7 @@ def change(
     dependencies=[needs("webhooks:write")],
     status_code=204,
     summary="Delete a webhook",
-    responses=documented(None, "not_found", status=204, description="It is gone, with its deliveries."),
+    responses=documented("not_found", status=204, description="It is gone, with its deliveries."),
 )
 def delete(caller: Caller, webhook_id: str) -> Response:
     """Nothing more is sent to it, but for a message that is under way."""
@@ -178,9 +167,7 @@ def delete(caller: Caller, webhook_id: str) -> Response:
     dependencies=[needs("webhooks:write")],
     response_model=WebhookWithSecret,
     summary="Change a webhook's secret",
-    responses=documented(
-        examples.WEBHOOK_WITH_SECRET, "not_found", "invalid", description="The new secret, for the only time."
-    ),
+    responses=documented("not_found", "invalid", description="The new secret, for the only time."),
 )
 def rotate(
     caller: Caller,
@@ -212,18 +199,15 @@ def rotate(
     response_model=DeliveryWithBody,
     summary="Send a test message",
     responses=documented(
-        examples.DELIVERY_PENDING, "not_found", "wrong_state", status=202, description="It is about to be sent."
+        "not_found", "wrong_state", status=202, description="It is about to be sent.", example=_PENDING
     ),
 )
 def test(caller: Caller, wanted: Own) -> Response:
     """Sends a message of type `webhook.test`, whatever types the webhook asks for. Look at the delivery for what came of it."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     body = json.dumps({"type": TEST, "timestamp": now, "data": {"webhook_id": str(wanted)}}, separators=(",", ":"))
-    try:
-        with transaction() as session:
-            delivery = webhooks.test(session, _locked(session, caller, wanted), body)
-    except webhooks.Disabled as problem:
-        raise Problem("wrong_state", str(problem)) from None
+    with transaction() as session:
+        delivery = webhooks.test(session, _locked(session, caller, wanted), body)
     document = with_body(delivery, [])
     return json_reply(document, 202, {"Location": document.links["self"]})
 
@@ -233,7 +217,7 @@ def test(caller: Caller, wanted: Own) -> Response:
     dependencies=[needs("webhooks:read")],
     response_model=Page[DeliveryDocument],
     summary="List a webhook's deliveries",
-    responses=documented(examples.page(examples.DELIVERY), "not_found", "invalid", description="Newest first."),
+    responses=documented("not_found", "invalid", description="Newest first."),
 )
 def deliveries(
     wanted: Own,
@@ -241,16 +225,13 @@ def deliveries(
         Literal["pending", "succeeded", "failed"] | None, Query(description="Only those of this state.")
     ] = None,
     limit: Limit = 50,
-    cursor: Cursor = None,
+    cursor: IdCursor = None,
 ) -> Response:
     """What was sent, what is still tried, and what came of each attempt. Kept for thirty days after their end."""
     with transaction() as session:
-        rows = webhooks.deliveries(session, wanted, state, decode_id(cursor), limit + 1)
-        found, more = cut(rows, limit)
-        attempts = webhooks.attempts(session, found, SHOWN_ATTEMPTS)
-    next_cursor = encode(found[-1].id) if more else None
-    documents = [delivery_document(one, attempts[one.id]) for one in found]
-    return json_reply(Page[DeliveryDocument](data=documents, next_cursor=next_cursor))
+        rows = webhooks.deliveries(session, wanted, state, cursor, limit + 1)
+        attempts = webhooks.attempts(session, rows, SHOWN_ATTEMPTS)
+    return json_reply(page_of(rows, limit, lambda one: one.id, lambda one: delivery_document(one, attempts[one.id])))
 
 
 @router.get(
@@ -258,7 +239,7 @@ def deliveries(
     dependencies=[needs("webhooks:read")],
     response_model=DeliveryWithBody,
     summary="Look at a delivery",
-    responses=documented(examples.DELIVERY_WITH_BODY, "not_found"),
+    responses=documented("not_found"),
 )
 def delivery(wanted: Own, delivery_id: str) -> Response:
     """Its attempts, and the message to the byte."""
@@ -278,22 +259,19 @@ def delivery(wanted: Own, delivery_id: str) -> Response:
     response_model=DeliveryWithBody,
     summary="Send a message again",
     responses=documented(
-        examples.DELIVERY_PENDING, "not_found", "wrong_state", status=202, description="It is about to be sent."
+        "not_found", "wrong_state", status=202, description="It is about to be sent.", example=_PENDING
     ),
 )
 def redeliver(caller: Caller, wanted: Own, delivery_id: str) -> Response:
     """Sends an ended delivery again: the same message under the same `webhook-id`, on a schedule begun anew."""
     delivery_wanted = path_id(delivery_id, "delivery")
-    try:
-        with transaction() as session:
-            webhook = _locked(session, caller, wanted)
-            found = webhooks.delivery(session, wanted, delivery_wanted, lock=True)
-            if found is None:
-                raise not_found("delivery")
-            webhooks.redeliver(session, webhook, found)
-            attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
-    except (webhooks.Disabled, webhooks.StillPending) as problem:
-        raise Problem("wrong_state", str(problem)) from None
+    with transaction() as session:
+        webhook = _locked(session, caller, wanted)
+        found = webhooks.delivery(session, wanted, delivery_wanted, lock=True)
+        if found is None:
+            raise not_found("delivery")
+        webhooks.redeliver(session, webhook, found)
+        attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
     document = with_body(found, attempts)
     return json_reply(document, 202, {"Location": document.links["self"]})
 

@@ -21,6 +21,20 @@ SHOWN_ATTEMPTS: Final = 20
 Type = Literal[TYPES]  # type: ignore[valid-type]  # the one list of states, as a schema's enum
 
 
+_URL: Final = "https://hooks.example.org/amaml"
+_ID: Final = UUID("0199aa0c-2233-7445-8667-788990a0b1c2")
+_DELIVERY_ID: Final = UUID("0199aa11-3344-7556-8778-899aa0b1c2d3")
+
+
+def _links(webhook_id: UUID) -> dict[str, str]:
+    own = f"/v1/webhooks/{webhook_id}"
+    return {"self": own, "deliveries": f"{own}/deliveries"}
+
+
+def _delivery_links(webhook_id: UUID, delivery_id: UUID) -> dict[str, str]:
+    return {"self": f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}"}
+
+
 def _once_each(types: list[Type]) -> list[Type]:
     return list(dict.fromkeys(types))
 
@@ -31,13 +45,13 @@ Types = Annotated[list[Type], Field(min_length=1, max_length=len(TYPES)), AfterV
 class NewWebhook(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    url: str = Field(min_length=1, max_length=MAX_URL)
+    url: str = Field(min_length=1, max_length=MAX_URL, examples=[_URL])
     """Where messages are sent: https, and a host of which every address is public."""
     events: Types = ENDS
     """Types of the messages that it gets."""
     signature: Signature = "hmac"
     """`hmac`: by a secret that both sides have. `ed25519`: by a private key of the service; the receiver has the public one."""
-    description: str = Field(default="", max_length=200)
+    description: str = Field(default="", max_length=200, examples=["informs the team"])
 
 
 class WebhookChange(BaseModel):
@@ -45,20 +59,20 @@ class WebhookChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    url: str | None = Field(default=None, min_length=1, max_length=MAX_URL)
-    events: Types | None = None
+    url: str | None = Field(default=None, min_length=1, max_length=MAX_URL, examples=[_URL])
+    events: Types | None = Field(default=None, examples=[["job.failed"]])
     description: str | None = Field(default=None, max_length=200)
-    enabled: bool | None = None
+    enabled: bool | None = Field(default=None, examples=[True])
     """false: nothing is sent, what waits for it included; what happens meanwhile isn't sent later. true: from now on."""
 
 
 class WebhookDocument(BaseModel):
     model_config = ConfigDict(title="Webhook", use_attribute_docstrings=True)
 
-    id: UUID
-    url: str
-    description: str
-    events: list[str]
+    id: UUID = Field(examples=[_ID])
+    url: str = Field(examples=[_URL])
+    description: str = Field(examples=["informs the team"])
+    events: list[str] = Field(examples=[ENDS])
     signature: Signature
     public_key: str | None
     """`whpk_…`: what signatures of kind ed25519 are verified with."""
@@ -67,59 +81,61 @@ class WebhookDocument(BaseModel):
     enabled: bool
     disabled_reason: DisabledReason | None
     """`asked`: by PATCH. `gone`: the receiver answered 410. `failing`: nothing could be delivered for days."""
-    failures: int
+    failures: int = Field(examples=[0])
     """Attempts that failed since the last good one."""
     failing_since: datetime | None
     created_at: datetime
-    links: dict[str, str]
+    links: dict[str, str] = Field(examples=[_links(_ID)])
 
 
 class WebhookWithSecret(WebhookDocument):
     model_config = ConfigDict(title="WebhookWithSecret")
 
-    secret: str | None
+    secret: str | None = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
     """`whsec_…`: nobody can read it again. Null where the signature is ed25519: its private key stays here."""
 
 
 class DeliveryAttempt(BaseModel):
     model_config = ConfigDict(title="DeliveryAttempt", use_attribute_docstrings=True, from_attributes=True)
 
-    number: int
+    number: int = Field(examples=[1])
     started_at: datetime
-    seconds: float | None
+    seconds: float | None = Field(examples=[0.084])
     """How long it took; null while it is under way, and where its worker was lost."""
-    status: int | None
+    status: int | None = Field(examples=[204])
     """Of the receiver's answer; null where there was none."""
     error: str | None
-    response: str | None
+    response: str | None = Field(examples=[""])
     """The first 1024 characters of the answer."""
 
 
 class DeliveryDocument(BaseModel):
     model_config = ConfigDict(title="Delivery", use_attribute_docstrings=True)
 
-    id: UUID
+    id: UUID = Field(examples=[_DELIVERY_ID])
     """The message's `webhook-id`: the same, however often it is sent."""
-    type: str
-    state: Literal["pending", "succeeded", "failed"]
+    type: str = Field(examples=["job.succeeded"])
+    state: Literal["pending", "succeeded", "failed"] = Field(examples=["succeeded"])
     attempts: list[DeliveryAttempt]
     """The latest 20, in order."""
     next_attempt_at: datetime | None
     """Null once it has ended."""
     created_at: datetime
-    ended_at: datetime | None
-    links: dict[str, str]
+    ended_at: datetime | None = Field(examples=["2026-01-15T12:00:00.210000Z"])
+    links: dict[str, str] = Field(examples=[_delivery_links(_ID, _DELIVERY_ID)])
 
 
 class DeliveryWithBody(DeliveryDocument):
     model_config = ConfigDict(title="DeliveryWithBody", use_attribute_docstrings=True)
 
-    body: str
+    body: str = Field(
+        examples=['{"type": "job.succeeded", "timestamp": "2026-01-15T12:00:00.000000Z", "data": {"id": "…"}}']
+    )
     """What is sent, to the byte."""
 
 
 class EventData(BaseModel):
-    """The job as it was when it became so: members of Job, without the spec."""
+    """The job as it was when its state changed: members of Job, without the spec."""
 
     model_config = ConfigDict(title="JobEventData", use_attribute_docstrings=True, extra="allow")
 
@@ -159,14 +175,13 @@ def with_body(delivery: WebhookDelivery, attempts: Sequence[WebhookAttempt]) -> 
 
 
 def _members(webhook: Webhook) -> dict[str, Any]:
-    own = f"/v1/webhooks/{webhook.id}"
     taken = ("id", "url", "description", "events", "signature", "public_key", "enabled", "disabled_reason", "failures")
     return {
         **{name: getattr(webhook, name) for name in taken},
         "previous_secret_until": webhook.previous_until,
         "failing_since": webhook.failing_since,
         "created_at": webhook.created_at,
-        "links": {"self": own, "deliveries": f"{own}/deliveries"},
+        "links": _links(webhook.id),
     }
 
 
@@ -179,5 +194,5 @@ def _delivery_members(delivery: WebhookDelivery, attempts: Sequence[WebhookAttem
         "next_attempt_at": delivery.next_attempt_at if delivery.state == "pending" else None,
         "created_at": delivery.created_at,
         "ended_at": delivery.ended_at,
-        "links": {"self": f"/v1/webhooks/{delivery.webhook_id}/deliveries/{delivery.id}"},
+        "links": _delivery_links(delivery.webhook_id, delivery.id),
     }

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from service.core.refusals import TooMany, WrongState
 from service.core.tables import Workspace
 from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
 from service.webhooks.transitions import DELIVERY
@@ -19,18 +20,6 @@ MAX_WEBHOOKS: Final = 50
 """A workspace has no more."""
 
 DisabledReason = Literal["asked", "gone", "failing"]
-
-
-class TooMany(Exception):
-    """The workspace has as many as it may."""
-
-
-class Disabled(Exception):
-    """Nothing is sent to a webhook that isn't enabled."""
-
-
-class StillPending(Exception):
-    """The delivery hasn't ended, so there is nothing to do anew."""
 
 
 def add(session: Session, workspace_id: UUID, **values: Any) -> Webhook:
@@ -100,7 +89,7 @@ def rotate(session: Session, webhook: Webhook, secret: str, public_key: str | No
 
 
 def test(session: Session, webhook: Webhook, body: str) -> WebhookDelivery:
-    """A message that says nothing; raises Disabled."""
+    """A message that says nothing; raises WrongState."""
     _check_enabled(webhook)
     added = insert(WebhookDelivery).values(
         webhook_id=webhook.id, workspace_id=webhook.workspace_id, type=TEST, body=body
@@ -141,10 +130,10 @@ def attempts(session: Session, found: Sequence[WebhookDelivery], latest: int) ->
 
 
 def redeliver(session: Session, webhook: Webhook, wanted: WebhookDelivery) -> None:
-    """Sends the same message again, on a schedule begun anew. The caller has locked both. Raises Disabled, StillPending."""
+    """Sends the same message again, on a schedule begun anew. The caller has locked both. Raises WrongState."""
     _check_enabled(webhook)
     if wanted.state == "pending":
-        raise StillPending("The delivery is still tried: wait until it has succeeded or failed.")
+        raise WrongState("The delivery is still tried: wait until it has succeeded or failed.")
     DELIVERY.check(wanted.state, "pending")
     wanted.state = "pending"
     wanted.tries = 0
@@ -156,4 +145,4 @@ def redeliver(session: Session, webhook: Webhook, wanted: WebhookDelivery) -> No
 
 def _check_enabled(webhook: Webhook) -> None:
     if not webhook.enabled:
-        raise Disabled("The webhook is disabled: enable it first, with PATCH and enabled true.")
+        raise WrongState("The webhook is disabled: enable it first, with PATCH and enabled true.")

@@ -6,10 +6,9 @@ from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.database import transaction
-from service.http import examples
 from service.http.pages import Page
 from service.http.replies import documented, json_reply
 from service.keys.authentication import Caller, needs
@@ -21,10 +20,10 @@ router = APIRouter(prefix="/v1", tags=["workers"])
 class GpuDocument(BaseModel):
     model_config = ConfigDict(title="GPU", use_attribute_docstrings=True)
 
-    name: str
+    name: str = Field(examples=["NVIDIA H100 80GB HBM3"])
     """The model."""
-    memory_bytes: int
-    uuid: str
+    memory_bytes: int = Field(examples=[84_987_740_160])
+    uuid: str = Field(examples=["GPU-8f3c2a1e-6b4d-4f0a-9c77-2d1e5b6a7c80"])
     """As the driver names it, and `nvidia-smi -L` shows it."""
 
 
@@ -32,8 +31,8 @@ class WorkerDocument(BaseModel):
     model_config = ConfigDict(title="Worker", use_attribute_docstrings=True)
 
     id: UUID
-    host: str
-    devices: list[str]
+    host: str = Field(examples=["gpu-3"])
+    devices: list[str] = Field(examples=[["cpu", "cuda"]])
     """What it can run on."""
     gpu: GpuDocument | None
     """The one that its jobs for cuda run on."""
@@ -48,7 +47,7 @@ class WorkerDocument(BaseModel):
     dependencies=[needs("workers:read")],
     response_model=Page[WorkerDocument],
     summary="List workers",
-    responses=documented(examples.page(examples.WORKER), description="The oldest first, all on one page."),
+    responses=documented(description="The oldest first, all on one page."),
 )
 def listed(_: Caller) -> Response:
     """Worker processes of this installation; they serve every workspace."""

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from amaml.spec import JobSpec
 from service.core import blobs
 from service.core.database import transaction
+from service.core.refusals import WrongState
 from service.core.tables import Base
 from service.jobs import attempts, claims, progress
 from service.jobs import store as jobs
@@ -96,7 +97,7 @@ class Store(RuleBasedStateMachine):
         with transaction() as session:
             workspace = session.scalars(select(Job.workspace_id).where(Job.id == job_id)).one()
             if target is None:
-                with pytest.raises(jobs.WrongState):
+                with pytest.raises(WrongState):
                     getattr(jobs, what)(session, workspace, job_id)
             else:
                 assert getattr(jobs, what)(session, workspace, job_id)

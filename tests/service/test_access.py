@@ -15,6 +15,7 @@ import pytest
 from service.adaptations import store as adaptations
 from service.core.database import transaction
 from service.core.principal import Principal
+from service.http.routes import api_routes
 from service.keys import store as keys
 from service.keys.authentication import RECENT_SECONDS, Recent, declared_scopes
 from service.keys.scopes import SCOPES, Scope
@@ -48,7 +49,11 @@ def _routes() -> list[tuple[str, str]]:
 
 def _closed() -> list[Any]:
     """Each route that needs a key, with the scope that it names."""
-    scopes = {(method, route.path): named for route, named in declared_scopes(app.routes) for method in route.methods}
+    scopes = {
+        (method, route.path): declared_scopes(route)
+        for route in api_routes(app.routes)
+        for method in route.methods or ()
+    }
     closed = [(method, path, scopes[method, path]) for method, path in _routes() if path not in PUBLIC]
     assert all(len(named) == 1 for _, _, named in closed), closed
     return [pytest.param(method, path, named[0], id=f"{method} {path}") for method, path, named in closed]

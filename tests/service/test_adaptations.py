@@ -22,6 +22,7 @@ from service.adaptations.store import MAX_TRIES, Taken
 from service.adaptations.tables import Adaptation
 from service.core import blobs
 from service.core.database import transaction
+from service.core.refusals import TooMany
 from service.core.tables import Blob
 from tests.support.api import JSON, Api, check_problem, client, new_tenant, submit
 from tests.support.jobs import claim, succeed
@@ -351,7 +352,7 @@ def test_no_more_wait_than_may_and_workspaces_take_turns(
     with transaction() as session:
         workspace_id = session.get_one(Adaptation, UUID(first)).workspace_id
         monkeypatch.setattr(adaptations, "MAX_WAITING", 2)
-        with pytest.raises(adaptations.TooMany, match="2 adaptations of this workspace"):
+        with pytest.raises(TooMany, match="2 adaptations of this workspace"):
             adaptations.submit(session, workspace_id, UUID(job_id), {"by": "flow"})
 
 

@@ -27,7 +27,7 @@ DEEP = b'{"family": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ({"family": {"kind": "images", "dataset": "letters"}}, "/family/dataset", "names no data set: give digits"),
         ({"family": {"kind": "images", "dataset": "digits", "ways": 5, "test_classes": 3}}, "/family/test_classes", "5 ways"),
         (
-            {"family": {"kind": "table", "dataset": DATASET_ID, "task": "a", "inputs": ["b"], "targets": ["a"]}},
+            {"family": {"kind": "table", "dataset": str(DATASET_ID), "task": "a", "inputs": ["b"], "targets": ["a"]}},
             "/family/targets",
             "a column has one role",
         ),

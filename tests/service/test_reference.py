@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2 as httpx
 import jsonschema
 import pytest
+from pydantic import BaseModel
 
 from amaml import spec
 from amaml.adaptation_request import AdaptationRequest, AdaptationResult
-from service.http import examples
+from amaml.spec import JobSpec
+from service.adaptations.schemas import REQUEST_EXAMPLE, AdaptationWithResult
+from service.http.examples import DATASET_ID, JOB_ID, example
+from service.jobs.schemas import SPEC_EXAMPLE, JobDocument
+from service.keys.endpoints import NewKey
 from service.keys.scopes import SCOPES
 from service.main import PUBLIC, app
 from service.reference import page as reference_page
+from service.studies.grid import expand
+from service.studies.schemas import NewStudy
+from service.webhooks.schemas import NewWebhook, WebhookChange
 from tests.support.api import SPEC, submit
 
 DOCUMENT = app.openapi()
@@ -45,8 +54,8 @@ def test_every_operation_is_explained(path: str, method: str, operation: dict[st
 
 
 NEEDED: dict[str, dict[str, Any]] = {
-    "ratings": {"dataset": examples.DATASET_ID},
-    "table": {"dataset": examples.DATASET_ID, "task": "patient", "inputs": ["dose"], "targets": ["reading"]},
+    "ratings": {"dataset": str(DATASET_ID)},
+    "table": {"dataset": str(DATASET_ID), "task": "patient", "inputs": ["dose"], "targets": ["reading"]},
     "images": {"dataset": "digits"},
 }
 """What a family can't do without."""
@@ -67,39 +76,56 @@ def _validate(value: Any, name: str) -> None:
     jsonschema.Draft202012Validator(schema).validate(value)
 
 
-def test_examples_are_valid() -> None:
-    _validate(examples.SPEC, "JobSpec")
-    _validate(examples.NEW_API_KEY, "NewKey")
-    _validate(examples.NEW_WEBHOOK, "NewWebhook")
-    _validate(examples.WEBHOOK_CHANGE, "WebhookChange")
-    _validate(examples.WEBHOOK, "WebhookDocument")
-    _validate(examples.WEBHOOK_WITH_SECRET, "WebhookWithSecret")
-    for delivery in (examples.DELIVERY_WITH_BODY, examples.DELIVERY_PENDING):
-        _validate(delivery, "DeliveryWithBody")
-    _validate(examples.DELIVERY, "DeliveryDocument")
-    _validate(examples.JOB, "JobDocument")
-    _validate(examples.ADAPTATION_REQUEST, "AdaptationRequest")
-    _validate(examples.ADAPTATION, "AdaptationWithResult")
-    _validate(examples.ADAPTATION_QUEUED, "AdaptationWithResult")
-    _validate(examples.ADAPTATION_LISTED, "AdaptationDocument")
-    for value, name in (
-        (examples.ATTEMPT, "AttemptDocument"), (examples.EVENT, "EventDocument"), (examples.DATASET, "DatasetDocument"),
-        (examples.CHECKPOINT, "CheckpointDocument"), (examples.EVALUATION, "EvaluationDocument"),
-        (examples.STUDY, "StudyDocument"), (examples.STUDY_DETAIL, "StudyDetail"), (examples.STUDY_REPORT, "StudyReport"),
-        (examples.WORKER, "WorkerDocument"), (examples.API_KEY, "KeyDocument"),
-    ):  # fmt: skip
-        _validate(value, name)
-    _validate(examples.NEW_STUDY, "NewStudy")
-    spec.JobSpec.model_validate(examples.SPEC)
-    AdaptationRequest.model_validate(examples.ADAPTATION_REQUEST)
-    AdaptationResult.model_validate(examples.ADAPTATION["result"])
+EXAMPLES = [
+    pytest.param(content["schema"], content["example"], id=f"{operation.id} {what}")
+    for operation in OPERATIONS
+    for what, described in [
+        ("body", operation.values[2].get("requestBody", {})),
+        *operation.values[2]["responses"].items(),
+    ]
+    for media_type, content in described.get("content", {}).items()
+    if media_type == "application/json" and "schema" in content
+]
+
+
+def test_bodies_and_answers_have_examples() -> None:
+    assert len(EXAMPLES) > 50
+
+
+@pytest.mark.parametrize(("schema", "example"), EXAMPLES)
+def test_examples_are_valid(schema: dict[str, Any], example: Any) -> None:
+    schema = {**schema, "components": DOCUMENT["components"]}
+    jsonschema.Draft202012Validator(schema).validate(example)
+
+
+def test_examples_of_what_is_sent_are_taken() -> None:
+    JobSpec.model_validate(SPEC_EXAMPLE)
+    AdaptationRequest.model_validate(REQUEST_EXAMPLE)
+    AdaptationResult.model_validate(example(AdaptationWithResult)["result"])
+    study = NewStudy.model_validate(example(NewStudy))
+    assert len(expand(study.name, study.base, study.grid)) == 6
+    for model in (NewKey, NewWebhook, WebhookChange):
+        model.model_validate_json(json.dumps(example(model)))
+
+
+def test_an_example_has_the_values_it_is_given() -> None:
+    job = example(JobDocument, state="queued", started_at=None)
+    assert (job["state"], job["started_at"], job["id"]) == ("queued", None, str(JOB_ID))
+
+
+def test_a_field_that_suggests_nothing_needs_an_example() -> None:
+    class Silent(BaseModel):
+        word: str
+
+    with pytest.raises(TypeError, match=r"Silent\.word has no example"):
+        example(Silent)
 
 
 def test_messages_to_webhooks_are_described() -> None:
     message = DOCUMENT["webhooks"]["job"]["post"]
     assert message["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobEvent"}
     assert list(message["responses"]) == ["204"]
-    job = examples.JOB
+    job = example(JobDocument)
     sent = {
         "type": "job.running",
         "timestamp": job["created_at"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from amaml.models.mlp_derivatives import MLPDerivatives
+from amaml.models.mlp.derivatives import MLPDerivatives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -65,8 +65,9 @@ def test_kinks_of_relu_are_met_at_the_same_places(widths: list[int], solver: Any
     by_kernel = {failure.task: failure for failure in failure_of(**arguments, length=1.0).failures}
     for failure in first.failures:
         assert failure.code is by_kernel[failure.task].code is Result.KINK
-        assert failure.value == pytest.approx(by_kernel[failure.task].value, rel=1e-3)
         assert failure.time == pytest.approx(by_kernel[failure.task].time, rel=0.1)
+        if dtype == torch.float64:  # of two kinks within one step, float32's rounding decides which is met first
+            assert failure.value == pytest.approx(by_kernel[failure.task].value, rel=1e-3)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from amaml.flow.solvers import Euler
 from amaml.methods.amaml.gradient import meta_gradient
-from amaml.models.conv4 import Conv4
+from amaml.models.conv4.module import Conv4
 from amaml.models.losses import classification_losses
 from amaml.registry import build_model
 from amaml.spec import Conv4Spec, JobSpec

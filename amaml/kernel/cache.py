@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARED = [HERE / f"{name}.h" for name in ("arithmetic", "checkpointing", "kinks", "problem", "task")]
+SHARED = [
+    HERE / f"{name}.h"
+    for name in ("adjoint_equation", "arithmetic", "checkpointing", "forward", "kinks", "problem", "task")
+]
 """The solve of one task, the same source for CPUs and GPUs."""
 SOURCES = [
     *(HERE / "cpu" / name for name in ("mlp_flow.cpp", "block.h", "network.h", "products.h", "vectors.h")),

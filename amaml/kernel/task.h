@@ -149,17 +149,8 @@ template <class T> class Task {
     }
     int64_t slot(int64_t stage) const { return net.slots() > 1 ? stage : 0; }
 
-    // ---- forward Keeps u if a segment starts from it and its state is to be kept: all states while they take little memory,
-    // then about √N; with a limit, half of it.
-    OUT_OF_LINE void offer() {
-        if (!p.backward) return;
-        if (is_controlled(p)) {
-            if (segments != arrivals.last() && rounds - cuts.last() < SEGMENT) return;
-            cuts.add(rounds);
-        }
-        kept.offer(segments++, u.data());
-        while (kept.count() > most_at(kept.spacing())) kept.thin();
-    }
+    // ---- the forward solve: forward.h
+    OUT_OF_LINE void offer();
     // How many states the forward solve may keep at this spacing; with a limit, the other half is for the reverse sweep.
     int64_t most_at(int64_t spacing) const {
         if (p.checkpoints >= 0) return larger<int64_t>(1, (p.checkpoints - 1) / 2);
@@ -174,55 +165,11 @@ template <class T> class Task {
     int64_t most_steps() const { return is_adaptive(p) ? p.room : fixed_steps(); }
     int64_t most_between() const { return !p.backward ? 0 : 2 + 2 * int64_t(sqrt(double(most_steps()))); }
     int64_t most_kept() const { return p.backward ? 1 + larger(most_at(1), p.checkpoints < 0 ? 2 * most_between() : 0) : 0; }
-    OUT_OF_LINE void arrive(int64_t k) {
-        boundaries.add(rounds), arrivals.add(segments);
-        copy(P, u.data(), p.ends + (b * p.horizons + k) * P);
-        if (!p.backward) return;
-        T *jump = &jumps[k * P], *direct = p.gradients + b * P, loss = net.gradient(query, u.data(), jump);
-        const T weight = T(p.weights[k]), rho = T(p.proximal_in_query ? p.proximal : 0);
-        const double square = total(P, [&](int64_t i) { return double(u[i] - p.theta[i]) * (u[i] - p.theta[i]); });
-        if (rho != 0) loss += T(0.5 * rho * square);
-        each(P, [&](int64_t i) {
-            const T proximal = rho * (u[i] - p.theta[i]);
-            jump[i] = weight * (jump[i] + proximal);
-            direct[i] -= weight * proximal;
-        });
-        if (p.proximal_in_query) by_proximal += 0.5 * weight * square;
-        if (bad_loss.code == SUCCESS && !(finite(loss) && all_finite(jump))) bad_loss = {NON_FINITE, p.times[k]};
-        put(p.losses + b * p.horizons + k, loss);
-    }
-    OUT_OF_LINE bool all_finite(const T* v) const {
-        return finite(total(P, [&](int64_t i) { return double(v[i]) - double(v[i]); }));
-    }
+    OUT_OF_LINE void arrive(int64_t k);
+    OUT_OF_LINE bool all_finite(const T* v) const;
 
-    OUT_OF_LINE void forward_fixed() {
-        const int64_t all = fixed_steps();
-        if (p.checkpoints < 0 && all * P * int64_t(sizeof(T)) > CHEAP_BYTES)
-            kept.clear(larger<int64_t>(2, int64_t(round(sqrt(double(all))))));
-        double start = 0;
-        for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
-            const T h = T(p.steps[k]);
-            for (int64_t n = 0; n < p.counts[k]; ++n, ++rounds) {
-                if (rounds % CHECK_EVERY == 0) check(k, start + n * p.steps[k]);
-                offer();
-                stages(u.data(), h, p.stages, nullptr);
-                combine(u.data(), h, p.b, p.stages, u.data());
-            }
-            arrive(k);
-        }
-        check(p.horizons - 1, start);
-    }
-    OUT_OF_LINE void check(int64_t k, double time) {
-        const T h = T(p.steps[k]);
-        if (!all_finite(u.data())) fail(Failure{NON_FINITE, time});
-        if (!p.guard) return;
-        if (rounds == 0) first_iterations(false);
-        else lambda_now = iterate(u.data(), power.data(), false);
-        if (!finite(lambda_now)) fail(Failure{NON_FINITE, time});
-        lambda_most = larger(lambda_most, lambda_now);
-        if (!(h * lambda_now <= p.stability_limit))
-            fail(Failure{STABILITY_LIMIT, time, double(h * lambda_now), largest_step(lambda_now)});
-    }
+    OUT_OF_LINE void forward_fixed();
+    OUT_OF_LINE void check(int64_t k, double time);
     // The largest value of the solver's `step` with which h·λmax is at most nine tenths of the limit in every interval between
     // horizons.
     double largest_step(double lambda) const {
@@ -234,52 +181,9 @@ template <class T> class Task {
         return largest;
     }
 
-    OUT_OF_LINE void forward_adaptive() {
-        field(u.data(), slope.data());
-        if (p.guard) first_iterations(true);
-        if (watched()) kinks.start(u.data(), to_force());
-        double h = first_step(), start = 0;
-        for (int64_t k = 0; k < p.horizons; start = p.times[k++]) {
-            h = integrate(start, p.times[k], h);
-            arrive(k);
-            const T* jump = &jumps[k * P];
-            put(p.by_length + b * p.horizons + k, T(total(P, [&](int64_t i) { return double(slope[i]) * jump[i]; })));
-        }
-    }
-    // Integrates u and its slope from start to end; returns the step that would be tried next.
-    OUT_OF_LINE double integrate(double start, double end, double h) {
-        double time = start;
-        for (int64_t attempt = 0; attempt < p.max_steps; ++attempt) {
-            const double left = end - time, longest = p.guard ? smaller(h, p.step_cap / lambda_now) : h;
-            const double trial = left <= longest ? left : left < 2 * longest ? left / 2 : longest;
-            const double ratio = try_step(T(trial));
-            const bool small_error = ratio <= 1, good = small_error && stable(trial);
-            if (!good && trial < SMALLEST_STEP * (end - start))
-                fail(finite(ratio) ? Failure{STEP_UNDERFLOW, time, trial} : Failure{NON_FINITE, time});
-            const double wish = SAFETY * pow(ratio, -1.0 / p.order);
-            const double before = h;
-            h = trial * smaller(is_nan(wish) ? SHRINK : within(wish, SHRINK, GROW), good ? GROW : SAFETY);
-            if (good && trial < before) h = larger(h, before);  // a step shortened to meet the end says little about the next
-            if (!good) { ++rejected, kinks.rejected(); continue; }
-            if (watched()) kinks.accepted({u.data(), next.data(), states.data(), slopes.data(), end_slope.data(), trial, time}, to_force());
-            offer();
-            sizes.add(T(trial)), ++rounds;
-            if (is_controlled(p)) starts.add(time);
-            u.swap(next), slope.swap(end_slope);
-            if (trial >= left) return h;
-            time += trial;
-        }
-        fail(Failure{BUDGET_SPENT, time, NAN, double(p.max_steps)});
-    }
-    // Computes next and end_slope; returns the error divided by the tolerance.
-    OUT_OF_LINE double try_step(T h) {
-        stages(u.data(), h, p.stages, slope.data());
-        combine(u.data(), h, p.b, p.stages, next.data());
-        field(next.data(), end_slope.data());
-        add_weighted(P, static_cast<const T*>(nullptr), h, p.error, p.stages, slopes.data(), cotangent.data());
-        const T last = h * T(p.error[p.stages]);
-        return over_tolerance([&](int64_t i) { return cotangent[i] + last * end_slope[i]; }, next.data());
-    }
+    OUT_OF_LINE void forward_adaptive();
+    OUT_OF_LINE double integrate(double start, double end, double h);
+    OUT_OF_LINE double try_step(T h);
     // The largest entry of the error of a step from u to `end`, each divided by its share of the tolerance; NaN if any is NaN.
     template <class F> double over_tolerance(F error, const T* end) {
         const T rtol = T(SHARE * p.rtol), atol = T(SHARE * p.atol), rounding = EPSILON<T>;
@@ -288,29 +192,8 @@ template <class T> class Task {
             return off == 0 ? T(0) : off / larger(rtol * size + atol * p.scales[i], rounding * size);
         });
     }
-    // Whether a step of length h to `next` is stable. An unstable step keeps the old vector, but takes the new estimate of λmax.
-    OUT_OF_LINE bool stable(double h) {
-        if (!p.guard) return true;
-        copy(P, power.data(), lambda.data());
-        const T found = iterate(next.data(), lambda.data(), true);
-        if (finite(found)) lambda_now = found;
-        if (!(h * found <= END_SLACK * p.step_cap)) return false;
-        power.swap(lambda);
-        lambda_most = larger(lambda_most, lambda_now);
-        return true;
-    }
-    // The first step, by Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.4.
-    OUT_OF_LINE double first_step() {
-        const auto size = [&](auto v) { return over_tolerance(v, u.data()); };
-        const double d0 = size([&](int64_t i) { return u[i]; }), d1 = size([&](int64_t i) { return slope[i]; });
-        const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-        fill(P, next.data(), [&](int64_t i) { return u[i] + T(h0) * slope[i]; });
-        field(next.data(), end_slope.data());
-        const double d2 = size([&](int64_t i) { return end_slope[i] - slope[i]; }) / h0, largest = larger(d1, d2);
-        const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
-        const double h = smaller(100 * h0, h1);
-        return is_nan(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
-    }
+    OUT_OF_LINE bool stable(double h);
+    OUT_OF_LINE double first_step();
 
     // ---- kinks: only relu has them, and only the adjoint equation requires that there are none
     bool watched() const { return is_controlled(p) && p.backward && Activation(p.activation) == Activation::relu; }
@@ -432,187 +315,28 @@ template <class T> class Task {
         return true;
     }
 
-    // ---- the adjoint equation: λ and the integrals as one vector y, solved from a segment's end to its start
+    // ---- the adjoint equation: λ and the integrals as one vector y, solved from a segment's end to its start: adjoint_equation.h
     int64_t integrals() const { return (p.proximal != 0 ? P : 0) + (p.want_rates ? P : 0) + (p.want_proximal ? 1 : 0); }
     T* slope_of(int64_t stage) { return &y_slopes[stage * (P + integrals())]; }
     int64_t controlled(int64_t numbers) const { return is_controlled(p) ? numbers : 0; }
-    OUT_OF_LINE void begin_adjoint(int64_t k) {
-        if (k + 1 == p.horizons) {
-            fill(P + integrals(), y.data(), [](int64_t) { return T(0); });
-            adjoint_steps = 0, gone[0] = gone[1] = gone[2] = 0;
-            if (!p.guard) lambda_most = 0;
-        }
-        copy(P, lambda.data(), y.data());
-        time = p.times[k], fresh = true;
-    }
-    OUT_OF_LINE void end_adjoint() {
-        copy(P, y.data(), lambda.data());
-        const T* from = y.data() + P;
-        if (p.proximal != 0) copy(P, from, p.through_theta + b * P), from += P;
-        if (p.want_rates) copy(P, from, p.by_rates + b * P), from += P;
-        if (p.want_proximal && time == 0) by_proximal += *from;
-    }
-    OUT_OF_LINE void adjoint_along(int64_t segment, const T* from) {
-        make_dense(segment, from);
-        const double end = starts[begin_of(segment)], way = p.times[p.horizons - 1];
-        if (fresh) {
-            y_slope(segment, time, y.data(), slope_of(0));
-            wish = first_adjoint_step(segment);
-            fresh = false;
-        }
-        while (time > end) {
-            if (adjoint_steps++ == MOST_ADJOINT_STEPS) fail(Failure{BUDGET_SPENT, time, NAN, double(MOST_ADJOINT_STEPS)});
-            const double left = time - end, trial = left <= wish ? left : left < 2 * wish ? left / 2 : wish;
-            const double ratio = try_adjoint(segment, trial), grow = SAFETY * pow(ratio, -1.0 / p.order);
-            const bool good = ratio <= 1;
-            if (!good && trial < SMALLEST_STEP * way)
-                fail(finite(ratio) ? Failure{STEP_UNDERFLOW, time, trial} : Failure{NON_FINITE, time});
-            const double next_wish = trial * smaller(is_nan(grow) ? SHRINK : within(grow, SHRINK, GROW), good ? GROW : SAFETY);
-            wish = good && trial < wish ? larger(wish, next_wish) : next_wish;
-            if (!good) continue;
-            note_stiffness();
-            add_lengths(gone);
-            y.swap(y_next);
-            copy(P + integrals(), static_cast<const T*>(slope_of(p.stages)), slope_of(0));
-            time = trial >= left ? end : time - trial;
-        }
-    }
-    // Recomputes the states, slopes and middles of the segment's steps from the state before it.
-    OUT_OF_LINE void make_dense(int64_t segment, const T* from) {
-        const int64_t first = begin_of(segment), count = end_of(segment) - first;
-        copy(P, from, dense_states.data());
-        field(from, dense_slopes.data());
-        for (int64_t r = 0; r < count; ++r) {
-            const T h = sizes[first + r], *u0 = &dense_states[r * P];
-            T *u1 = &dense_states[(r + 1) * P], *f1 = &dense_slopes[(r + 1) * P];
-            stages(u0, h, p.stages, &dense_slopes[r * P]);
-            combine(u0, h, p.b, p.stages, u1);
-            field(u1, f1);
-            if (!p.midpoint) continue;
-            T* middle = &dense_middles[r * P];
-            combine(u0, h, p.midpoint, p.stages, middle);
-            const T last = h * T(p.midpoint[p.stages]);
-            fill(P, middle, [=](int64_t i) { return middle[i] + last * f1[i]; });
-        }
-    }
-    // Writes u(t) to `at`: the quartic through a step's ends and middle (Shampine 1986), or the cubic Hermite interpolant.
-    OUT_OF_LINE void interpolate(int64_t segment, double t) {
-        const int64_t first = begin_of(segment), count = end_of(segment) - first;
-        int64_t r = 0;
-        while (r + 1 < count && starts[first + r + 1] <= t) ++r;
-        const T h = sizes[first + r], x = T((t - starts[first + r]) / double(h));
-        const T *u0 = &dense_states[r * P], *u1 = u0 + P, *s0 = &dense_slopes[r * P], *s1 = s0 + P;
-        const T* middle = &dense_middles[r * P];
-        fill(P, at.data(), [=, quartic = p.midpoint != nullptr](int64_t i) {
-            const T d = u1[i] - u0[i], f0 = h * s0[i], f1 = h * s1[i];
-            if (!quartic) return u0[i] + x * (f0 + x * ((3 * d - 2 * f0 - f1) + x * (f0 + f1 - 2 * d)));
-            const T m = middle[i] - u0[i];
-            return u0[i] + x * (f0 + x * ((f1 - 4 * f0 - 5 * d + 16 * m) +
-                   x * ((5 * f0 - 3 * f1 + 14 * d - 32 * m) + x * (2 * (f1 - f0) - 8 * d + 16 * m))));
-        });
-    }
-    // The slope of y in reversed time, at t.
-    OUT_OF_LINE void y_slope(int64_t segment, double t, const T* v, T* out) {
-        interpolate(segment, t);
-        T* more = out + P;
-        const T rho = T(p.proximal), *alpha = p.rates;
-        if (rho != 0) {
-            fill(P, more, [=](int64_t i) { return rho * (alpha ? v[i] * alpha[i] : v[i]); });
-            more += P;
-        }
-        if (p.want_rates) {
-            force(at.data(), cotangent.data());
-            fill(P, more, [&](int64_t i) { return -v[i] * cotangent[i]; });
-            more += P;
-        }
-        if (p.want_proximal)
-            put(more, T(-total(P, [&](int64_t i) { return double(v[i]) * (alpha ? alpha[i] : T(1)) * (at[i] - p.theta[i]); })));
-        negative_vjp(at.data(), v, out, 0, p.want_rates);
-        fill(P, out, [=](int64_t i) { return -out[i]; });
-    }
-    // Computes y_next and the slope there; returns the error divided by the tolerance.
-    OUT_OF_LINE double try_adjoint(int64_t segment, double h) {
-        const int64_t size = P + integrals();
-        const double* row = p.a;
-        const auto add = [&](const T* from, const double* c, int64_t count, T* out) {
-            add_weighted(size, from, T(h), c, count, static_cast<const T*>(y_slopes.data()), out);
-        };
-        for (int64_t s = 1; s < p.stages; ++s) {
-            row += s - 1;
-            add(y.data(), row, s, y_next.data());
-            double passed = 0;
-            for (int64_t j = 0; j < s; ++j) passed += row[j];
-            y_slope(segment, time - h * passed, y_next.data(), slope_of(s));
-        }
-        add(y.data(), p.b, p.stages, y_next.data());
-        y_slope(segment, time - h, y_next.data(), slope_of(p.stages));
-        add(nullptr, p.error, p.stages + 1, y_error.data());
-        return adjoint_over_tolerance(y_error.data(), y_next.data());
-    }
-    OUT_OF_LINE static double norm(const T* v, int64_t n) {
-        const T most = largest<T>(n, [&](int64_t i) { return absolute(v[i]); });
-        const double unit = most > 0 ? double(most) : 1;
-        return unit * sqrt(total(n, [&](int64_t i) { return double(v[i]) / unit * (double(v[i]) / unit); }));
-    }
-    // The error of a step from y to `end`, divided by the tolerance as in amaml/adjoint/equation.py; NaN if any entry is NaN.
-    OUT_OF_LINE double adjoint_over_tolerance(const T* error, const T* end) {
-        const double whole_error = total(P, [&](int64_t i) { return double(error[i]) - double(error[i]); });
-        if (is_nan(whole_error)) return NAN;
-        double squares = 0, worst = 0;
-        units.clear();
-        for (int64_t j = 0, from = 0; j < p.tensors; from += p.sizes[j++]) {
-            units.add(larger(norm(&y[from], p.sizes[j]), norm(end + from, p.sizes[j])));
-            squares += units.last() * units.last();
-        }
-        const double whole = sqrt(squares), share = LAMBDA_SHARE * p.rtol;
-        const double rounding = ROUNDING * double(EPSILON<T>);
-        for (int64_t j = 0, from = 0; j < p.tensors; from += p.sizes[j++]) {
-            const double off = norm(error + from, p.sizes[j]);
-            const double allowed = larger(share * larger(units[j], p.rtol * whole), rounding * whole);
-            if (off != 0) worst = larger(worst, off / allowed);
-        }
-        double lengths[3] = {gone[0], gone[1], gone[2]};
-        add_lengths(lengths, end);
-        for_integrals([&](int64_t n, int64_t from, int64_t size) {
-            const double off = norm(error + from, size), allowed = larger(share, rounding) * lengths[n];
-            if (allowed > 0 && off != 0) worst = larger(worst, off / allowed);
-        });
-        return worst;
-    }
+    OUT_OF_LINE void begin_adjoint(int64_t k);
+    OUT_OF_LINE void end_adjoint();
+    OUT_OF_LINE void adjoint_along(int64_t segment, const T* from);
+    OUT_OF_LINE void make_dense(int64_t segment, const T* from);
+    OUT_OF_LINE void interpolate(int64_t segment, double t);
+    OUT_OF_LINE void y_slope(int64_t segment, double t, const T* v, T* out);
+    OUT_OF_LINE double try_adjoint(int64_t segment, double h);
+    OUT_OF_LINE static double norm(const T* v, int64_t n);
+    OUT_OF_LINE double adjoint_over_tolerance(const T* error, const T* end);
     template <class F> void for_integrals(F run) {
         int64_t from = P;
         if (p.proximal != 0) run(0, from, P), from += P;
         if (p.want_rates) run(1, from, P), from += P;
         if (p.want_proximal) run(2, from, 1);
     }
-    // Adds the norm of each integral's change from y to `end` (y_next unless given) to `lengths`.
-    OUT_OF_LINE void add_lengths(double* lengths, const T* end = nullptr) {
-        if (!end) end = y_next.data();
-        for_integrals([&](int64_t n, int64_t from, int64_t size) {
-            lengths[n] += sqrt(total(size, [&](int64_t i) { const double way = end[from + i] - y[from + i]; return way * way; }));
-        });
-    }
-    // Raises lambda_most to ‖dλ/ds‖/‖λ‖, which is a lower bound of λmax.
-    OUT_OF_LINE void note_stiffness() {
-        const auto size = [&](const T* v) {
-            return sqrt(total(P, [&](int64_t i) { return double(v[i]) * v[i] * (p.rates ? p.rates[i] : T(1)); }));
-        };
-        const double of_lambda = size(y.data());
-        if (of_lambda > 0) lambda_most = larger(lambda_most, T(size(slope_of(0)) / of_lambda));
-    }
-    // The first step for y, as first_step.
-    OUT_OF_LINE double first_adjoint_step(int64_t segment) {
-        const int64_t size = P + integrals();
-        const double d0 = adjoint_over_tolerance(y.data(), y.data()), d1 = adjoint_over_tolerance(slope_of(0), y.data());
-        const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-        fill(size, y_next.data(), [&, slopes = slope_of(0)](int64_t i) { return y[i] + T(h0) * slopes[i]; });
-        y_slope(segment, time - h0, y_next.data(), slope_of(1));
-        fill(size, y_error.data(), [now = slope_of(0), later = slope_of(1)](int64_t i) { return later[i] - now[i]; });
-        const double d2 = adjoint_over_tolerance(y_error.data(), y.data()) / h0, largest = larger(d1, d2);
-        const double h1 = largest <= 1e-15 ? larger(1e-6, h0 * 1e-3) : pow(0.01 / largest, 1.0 / p.order);
-        const double h = smaller(100 * h0, h1);
-        return is_nan(h) ? 1e-6 : larger(h, SMALLEST_STEP * p.times[p.horizons - 1]);
-    }
+    OUT_OF_LINE void add_lengths(double* lengths, const T* end = nullptr);
+    OUT_OF_LINE void note_stiffness();
+    OUT_OF_LINE double first_adjoint_step(int64_t segment);
 
     const Problem<T>& p;
     const int64_t P;
@@ -643,3 +367,5 @@ template <class T> class Task {
     double by_proximal = 0, by_length = 0, growth = 0;
 };
 
+#include "adjoint_equation.h"
+#include "forward.h"

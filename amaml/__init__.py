@@ -1,6 +1,6 @@
 """Adjoint MAML: meta-gradients by two ODE solves (Li, Wang, Narayan, Kirby, Zhe, arXiv 2110.08432).
 
-The package's face is lazy, so that `import amaml.spec` costs no import of torch.
+Public names are imported when they are first used, so that `import amaml.spec` doesn't import torch.
 """
 
 from __future__ import annotations

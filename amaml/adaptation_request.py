@@ -1,4 +1,4 @@
-"""What an adaptation is asked, and what it answers: shared by HTTP and the adapter. Imports no torch."""
+"""The request and the result of an adaptation, shared by the HTTP API and the adapter. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from amaml.spec.part import Part, RuleBroken
 from amaml.spec.trajectory import Length
 
 MAX_ROWS: Final = 10_000
-"""As many as a spec may ask for in `shots`."""
+"""The most rows of a support or query set, which is also the bound of `shots` in a spec."""
 LARGEST: Final = 1e30
-"""Numbers beyond that have no room in float32 once they are squared or standardised."""
+"""The largest number in a row: larger ones could overflow float32 when they are squared or standardised."""
 
 _NUMBER: Final = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _ROWS: Final = {"type": "array", "minItems": 1, "maxItems": MAX_ROWS}
@@ -24,15 +24,15 @@ Inputs = Annotated[
         {**_ROWS, "anyOf": [{"items": {"type": "array", "items": _NUMBER}}, {"items": _NUMBER}, {"items": {"type": "string"}}]}
     ),
 ]  # fmt: skip
-"""A row of numbers a point; a number a point where the network has one input; the name of an input a point where the
-inputs are one-hot (ratings: the item's id). In raw units."""
+"""For each point a row of numbers; or a number where the network has one input; or the name of an input where the inputs are
+one-hot (for ratings, the item's id). In raw units."""
 Targets = Annotated[
     list[Any],
     Field(min_length=1, max_length=MAX_ROWS),
     WithJsonSchema({**_ROWS, "anyOf": [{"items": {"type": "array", "items": _NUMBER}}, {"items": _NUMBER}]}),
 ]
-"""A row of numbers a point, or a number a point where the network has one output. Where it classifies: the index of each
-point's class, or a row of probabilities, one a class. In raw units."""
+"""For each point a row of numbers, or a number where the network has one output. Where the network classifies: the index of the
+point's class, or a row with the probability of each class. In raw units."""
 Wanted = Literal["predictions", "curve", "weights"]
 
 

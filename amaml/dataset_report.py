@@ -1,4 +1,4 @@
-"""What a check of a data set finds: how much there is of what, and what is wrong. Imports neither torch nor numpy."""
+"""The report of a data set's check: its contents and its errors. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_ERRORS: Final = 20
-"""Told of a file; the first of them."""
+"""The most errors in a report; they are the first ones of the file."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -18,7 +18,7 @@ class _Piece(BaseModel):
 
 class LineError(_Piece):
     line: Count
-    """Counted from 1; of images the image's number; 0 is the file as a whole."""
+    """The line, counted from 1, or the number of an image; 0: the file as a whole."""
     detail: str = Field(max_length=1000)
 
 

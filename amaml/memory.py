@@ -1,4 +1,4 @@
-"""Memory that was refused: which errors say so, how much was asked for, and what the device has."""
+"""Out of memory: which errors mean it, how much was asked for, how much the device has, and how memory is freed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SAID_BY_LIBRARIES = (
     "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""In messages of plain RuntimeErrors: torch has an exception of its own for its CUDA allocator alone."""
+"""Texts in messages of RuntimeError that mean out of memory: torch has a separate exception only for its CUDA allocator."""
 
 _ASKED_FOR = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) (bytes|[KMGTPE]iB)", re.IGNORECASE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the exception, or one that it was raised from, says that memory was refused."""
+    """Whether the exception, or one that it was raised from, means that an allocation failed."""
     found: BaseException | None = error
     while found is not None:
         if (
@@ -39,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def asked_for(error: BaseException) -> str | None:
-    """How much memory was refused, in words; None where the error doesn't say."""
+    """The size of the failed allocation, in words; None where the error doesn't say."""
     found = _ASKED_FOR.search(str(error))
     if found is None:
         return None
@@ -47,8 +47,8 @@ def asked_for(error: BaseException) -> str | None:
 
 
 def total(device: torch.device) -> int | None:
-    """Bytes of the device's memory; on the CPU those of the machine, or fewer where the process may have no more. None where the
-    system doesn't tell."""
+    """Bytes of the device's memory; on the CPU those of the machine, or the process's limit if that is smaller. None where the
+    system doesn't say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     if sys.platform == "win32":
@@ -61,8 +61,8 @@ def total(device: torch.device) -> int | None:
 
 
 def is_held_by_others(device: torch.device) -> bool:
-    """Whether other processes hold a CUDA device's memory: more than a gibibyte, and more than a tenth of it. What the driver
-    holds for this process counts among theirs, and is less."""
+    """Whether other processes hold much of a CUDA device's memory: more than a gibibyte, and more than a tenth of it. The memory
+    that the driver holds for this process can't be told from theirs, but it is less than that."""
     if device.type != "cuda":
         return False
     free, whole = torch.cuda.mem_get_info(device)
@@ -71,7 +71,7 @@ def is_held_by_others(device: torch.device) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Gives back what nobody holds any more, so that the next try meets no holes that the last one left."""
+    """Frees unused memory, so that the next try doesn't find it fragmented by the last one."""
     gc.collect()  # frames of a failed solve may refer to each other
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -80,8 +80,8 @@ def release(device: torch.device) -> None:
 
 
 def return_to_system() -> None:
-    """Of what the process has freed on the host."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other libraries keep less
+    """Returns the host memory that the process has freed to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it; other C libraries keep less freed memory
     if trim is not None:
         trim(0)
 

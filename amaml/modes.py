@@ -1,4 +1,4 @@
-"""The modes of PyTorch that a caller may have set around a call, and in which this library computes all the same."""
+"""Contexts that make this library's computations independent of the modes of PyTorch that a caller has set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _choice = ExitStack()
 
 @contextmanager
 def plain_modes() -> Iterator[None]:
-    """Without autocast on any device, without inference mode, and without recording for autograd.
+    """Switches off autocast on every device, inference mode, and recording for autograd.
 
-    Autocast would solve in 16 bits what params ask for in 32 or 64, tensors made in inference mode can't take part in a
-    derivative, and results are detached.
+    Autocast would compute in 16 bits although params have 32 or 64, and tensors made in inference mode can't be differentiated.
+    Results of this library are detached, so autograd need not record.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     with ExitStack() as modes:
@@ -32,12 +32,12 @@ def plain_modes() -> Iterator[None]:
 
 @contextmanager
 def attention_by_products() -> Iterator[None]:
-    """Scaled dot-product attention by plain matrix products, since the fused kernels have no second derivative.
+    """Computes scaled dot-product attention by plain matrix products, since the fused kernels have no second derivative.
 
-    PyTorch keeps the choice for the whole process, so the first thread that enters makes it and the last one that leaves
-    takes it back.
+    PyTorch keeps this choice for the whole process, so the first thread that enters makes it, and the last one that leaves
+    reverts it.
     """
-    global _inside  # noqa: PLW0603 - counted for the whole process, as the choice is
+    global _inside  # noqa: PLW0603 - the choice is the whole process's, so this count is too
     with _lock:
         if not _inside:
             _choice.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -1,4 +1,4 @@
-"""What a family asks of a network: the losses that train and judge it, and the score that evaluations report."""
+"""A family's objective: the losses that train and judge a network, and the metric that evaluations report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from amaml.models.losses import classification_losses, regression_losses
 
 @dataclass(frozen=True)
 class Metric:
-    """How well predictions are, a number a task."""
+    """A score of predictions: one number for each task."""
 
     name: str
-    """What the names of a job's metrics begin with."""
+    """The beginning of the names of a job's metrics."""
     score: Callable[[Tensor, Tensor], Tensor]
     """(predicted, target), both [B, m, o] → [B], float64 on the CPU."""
     higher_is_better: bool = False
@@ -31,17 +31,17 @@ class Objective:
     losses: Callable[[nn.Module], tuple[Loss, Loss]]
     """A network's support loss and query loss, functions of (params, task)."""
     metric: Metric
-    """Of a network's outputs at an evaluated task's `query_x` against its `query_y`."""
+    """The score of a network's outputs at an evaluated task's `query_x` against its `query_y`."""
 
 
 def nrmse(predicted: Tensor, target: Tensor) -> Tensor:
-    """√ of the mean of (predicted − target)² over a task's points and outputs: [B, m, o] twice → [B]. In units in which the
-    training tasks' targets have mean 0 and standard deviation 1, so that 1 is about what the constant 0 scores."""
+    """The root of the mean of (predicted − target)² over a task's points and outputs: [B, m, o] twice → [B]. Both are in units in
+    which the training tasks' targets have mean 0 and standard deviation 1, so the constant 0 scores about 1."""
     return (predicted - target).double().square().mean(dim=(1, 2)).sqrt().cpu()
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> Tensor:
-    """The share of a task's points whose largest output is the class's: [B, m, o] twice → [B]; NaN outputs score NaN."""
+    """The fraction of a task's points whose largest output is that of their class: [B, m, o] twice → [B]; NaN for NaN outputs."""
     right = (predicted.argmax(dim=2) == target.argmax(dim=2)).double()
     known = predicted.isfinite().all(dim=2)
     return right.where(known, float("nan")).mean(dim=1).cpu()

@@ -1,5 +1,5 @@
 """The flow's gradient by Dormand–Prince and each adjoint, over tolerances: with λ under error control, and by the reverse of the
-steps, with the stability guard and without. 20 seeds that no constant was chosen on, from random and trained θ.
+steps, with the stability guard and without. On 20 seeds that were not used to choose any constant, from random and trained θ.
 
 Each solve's error is that of the mean over 16 tasks, and the largest of any single task, relative to a float64 reference at
 tolerance 1e-12. Bounds: 10 × tolerance for the mean, 100 × for a single task.
@@ -35,7 +35,8 @@ MEAN_BOUND, TASK_BOUND = 10, 100
 
 
 def solve(job: Work, exact: Tensor, tol: float, case: str) -> dict[str, Any]:
-    """One solve's seconds, and its errors over the tolerance, None where they aren't finite; the sentence where it fails."""
+    """The seconds of one solve, and its errors divided by the tolerance (None: not finite); the error's message where it
+    fails."""
     guard, adjoint = CASES[case]
     begin = time.perf_counter()
     try:
@@ -54,14 +55,14 @@ def solve(job: Work, exact: Tensor, tol: float, case: str) -> dict[str, Any]:
 
 
 def errors(per_task: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Relative: of the mean over tasks, and the largest of a task."""
+    """The relative error of the mean over tasks, and the largest relative error of a task."""
     mean = (per_task.mean(dim=0) - exact.mean(dim=0)).norm() / exact.mean(dim=0).norm()
     return float(mean), float(((per_task - exact).norm(dim=1) / exact.norm(dim=1)).max())
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each length, precision, tolerance and case: the largest errors over seeds and θ (None: not finite, or
-    failed), how many solves kept both bounds, and the median of their seconds over those of the guarded discrete adjoint."""
+    """A line for each length, precision, tolerance and case: the largest errors over seeds and θ (None: not finite, or failed),
+    the number of solves within both bounds, and the median ratio of their seconds to those of the guarded discrete adjoint."""
     names = ("length", "dtype", "tol", "case")
     lines = []
     for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
@@ -84,7 +85,7 @@ def _within(row: dict[str, Any]) -> bool:
 
 
 def of_one_work(job: Work) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Its rows, and how far the reference lies from a solve at ten times its tolerance."""
+    """The rows of the results, and the distance of the reference from a solve at ten times its tolerance."""
     exact = job.reference()
     looser = job.to(torch.float64).solve(amaml.Dopri5(rtol=1e-11, atol=1e-11))
     mean, worst = errors(flat(looser.per_task, axes=1), exact)

@@ -1,9 +1,9 @@
-"""The API's throughput, beside the least that such a service can be and beside MLflow's tracking server.
+"""The API's throughput, compared with a minimal service and with MLflow's tracking server.
 
     make bench-api
 
-Each has a process of its own and a database of its own on one durable PostgreSQL; 16 connections; rounds in turn. Then 2,000
-idle event streams on one API process, its memory and its start.
+Each has its own process, and its own database on one durable PostgreSQL; 16 connections; rounds in turn. Then 2,000 idle event
+streams on one API process, its memory and its time to start.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MLFLOW = Path(__file__).parent / ".venv-mlflow" / "bin" / "mlflow"
 
 
 class Server:
-    """A process that answers on a port of its own."""
+    """A server process on its own port."""
 
     def __init__(self, command: Callable[[int], list[str]], environment: dict[str, str], ready: str, log: Path) -> None:
         self.port = free_port()
@@ -80,7 +80,7 @@ class Server:
 
 @contextmanager
 def stores(folder: Path) -> Iterator[Callable[[str], str]]:
-    """A durable PostgreSQL; called with a name, it makes a database and gives its URL."""
+    """A durable PostgreSQL; called with a name, it creates a database and returns its URL."""
     with (folder / "postgres.log").open("w") as stream:
         server, url = postgres.start(folder / "postgres", "bench", Log(stream), Event())
 
@@ -101,11 +101,11 @@ def uvicorn(app: str) -> Callable[[int], list[str]]:
 
 
 def ours(folder: Path, url: str) -> tuple[Server, str]:
-    """The API on a fresh database, and an admin key of it."""
+    """The API on a fresh database, and its admin key."""
     environment = {
         "AMAML_DATABASE_URL": url,
         "AMAML_HOME": str(folder / "home"),
-        # One key asks for all, and what it submits is never run.
+        # All requests have the same key, and the submitted jobs are never run.
         "AMAML_RATE_LIMIT": "0",
         "AMAML_QUOTA_QUEUED_JOBS": "1000000",
         "AMAML_QUOTA_COMPUTE_SECONDS": "1000000000",
@@ -136,7 +136,7 @@ def mlflow(folder: Path, url: str) -> Server:
 
 
 def cases(folder: Path, database: Callable[[str], str], stack: ExitStack) -> dict[str, tuple[Server, bytes]]:
-    """By name: who is asked, and what."""
+    """The cases by name: the server and the request."""
     bare = floor(folder, database("floor"))
     stack.callback(bare.stop)
     api, key = ours(folder, database("api"))
@@ -199,7 +199,7 @@ def ratios(rows: dict[str, Any]) -> dict[str, float]:
 
 
 async def _hold(port: int, sent: bytes, count: int, during: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """`during`'s answer while `count` event streams are open, each of which has been answered."""
+    """The result of `during` while `count` event streams are open."""
     held = []
     for _ in range(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -216,14 +216,14 @@ async def _hold(port: int, sent: bytes, count: int, during: Callable[[], dict[st
 
 
 def streams(run: Run, folder: Path, url: str) -> dict[str, Any]:
-    """A fresh API process: start, idle memory, and what idle event streams cost."""
+    """A fresh API process: its start, its idle memory, and the cost of idle event streams."""
     api, key = ours(folder, url)
     try:
         own_key = {"Authorization": f"Bearer {key}"}
         job = api.call("POST", "/v1/jobs", own_key, SPEC)[0]["id"]
         health = request("GET", "/healthz", {})
 
-        def look() -> dict[str, Any]:
+        def measure() -> dict[str, Any]:
             load = round_of(api.port, health, connections=1, seconds=0.3 if run.quick else 5.0).summary()
             return {
                 "resident_mb": api.resident_mb(),
@@ -231,10 +231,10 @@ def streams(run: Run, folder: Path, url: str) -> dict[str, Any]:
                 "healthz_p50_ms": load["p50_ms"],
             }
 
-        alone = look()
+        alone = measure()
         count = 20 if run.quick else STREAMS
         events = request("GET", f"/v1/jobs/{job}/events", own_key | {"Accept": "text/event-stream"})
-        with_streams = asyncio.run(_hold(api.port, events, count, look))
+        with_streams = asyncio.run(_hold(api.port, events, count, measure))
         return {
             "streams": count,
             "start_seconds": api.start_seconds,
@@ -250,7 +250,7 @@ def streams(run: Run, folder: Path, url: str) -> dict[str, Any]:
 def main(run: Run) -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL runs as another user where this is root
+        folder.chmod(0o755)  # PostgreSQL runs as another user if this one is root
         database = stack.enter_context(stores(folder))
         (folder / "streams").mkdir()
         idle = streams(run, folder / "streams", database("streams"))

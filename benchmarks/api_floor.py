@@ -1,5 +1,5 @@
-"""The least that a service of this kind can be, as the floor of benchmarks/api.py: FastAPI, SQLAlchemy and psycopg; a key
-looked up by its hash, a job row and an outbox row in one transaction, and the row read back. No checks, no events, no ETags."""
+"""A minimal service of this kind, the floor of benchmarks/api.py: FastAPI, SQLAlchemy and psycopg; a key looked up by its hash, a
+job row and an outbox row in one transaction, and the row read back. No checks, no events, no ETags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds a meta-gradient of the convolutional network, its derivatives written out beside traced by torch.func, in turn.
+"""Seconds for a meta-gradient of the convolutional network, with derivatives written out and traced by torch.func, in turn.
 
 Few-shot classification of random pictures, exact MAML: 20 Euler steps, float32, on one thread and on all.
 """
@@ -18,15 +18,15 @@ from benchmarks.record import arguments, in_turn, threads
 
 REPEATS = 7
 BUDGET = 12.0
-"""Seconds a case."""
+"""Seconds for each case."""
 
 
 class Traced(Conv4):
-    """The same network of a type that no formulas are known for."""
+    """The same network as another type, for which there are no formulas."""
 
 
 class Case(NamedTuple):
-    """A way a network is trained."""
+    """A setting in which a network is trained."""
 
     picture: tuple[int, int, int]
     filters: int
@@ -52,7 +52,7 @@ CASES = [
 
 
 def drawn(case: Case) -> dict[str, Tensor]:
-    """Pictures of noise, as many of each class."""
+    """Pictures of noise, the same number for each class."""
     generator = torch.Generator().manual_seed(0)
     tasks = {}
     for rows, count in (("support", case.shots), ("query", case.queries)):
@@ -70,7 +70,7 @@ def solve(net: Conv4, tasks: dict[str, Tensor], steps: int, step: float) -> Tens
 
 
 def compared(case: Case, *, steps: int, repeats: int, budget: float) -> dict[str, Any]:
-    """Both on one thread and on all; `difference` is relative."""
+    """Times both on one thread and on all; `difference` is relative."""
     torch.manual_seed(0)
     net, traced, tasks = (
         Conv4(case.picture, case.filters, case.ways),

@@ -1,4 +1,4 @@
-"""The default preset on every family, from a spec with nothing but the family: how long it takes, and what it is better than.
+"""The default preset on every family, from a spec with nothing but the family: how long it takes, and which baselines it beats.
 
     python -m benchmarks.default --data FOLDER
 
@@ -26,7 +26,7 @@ CELLS: dict[str, dict[str, Any]] = {
 
 
 def run(family: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Scores of the last evaluation's θ that was kept, on test tasks."""
+    """The scores of the final θ on test tasks."""
     began = time.perf_counter()
     done = amaml.train({"family": family}, {name: folder / file for name, file in FILES.items()})
     seconds = time.perf_counter() - began

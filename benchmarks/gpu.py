@@ -1,4 +1,4 @@
-"""A GPU beside the CPU of its machine: the CUDA tests, the same numbers, the same bits, seconds and memory, in one table.
+"""A GPU compared with the CPU of its machine: the CUDA tests, equal numbers, equal bits, seconds and memory, in one table.
 
 `python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs what a machine without a network
 lacks for it. `--device cpu` tries the command where no GPU is, with the CPU beside itself; `--sanitize` adds NVIDIA's
@@ -41,25 +41,25 @@ MANY = 264
 """Tasks: two for each of an H100's or H200's 132 multiprocessors."""
 REPEATS = 5
 BUDGET = 3.0
-"""Seconds a case. A case is run once before it is measured, and whatever is begun is ended."""
+"""Seconds for each case. A case is run once before it is measured, and a run that has begun is finished."""
 TESTS_SECONDS = 400
 SANITIZER_SECONDS = 250
 
 EXACT = 1e-12
-"""Relative distance in float64 where every step is the same; where steps follow the error, rounding may choose others, and then
-both are as close as the tolerance."""
+"""The relative distance allowed in float64 with fixed steps; with adaptive steps rounding may change the steps, and then the
+tolerance is allowed."""
 ROUNDING = 2.0
-"""Times the CPU's error in float32."""
+"""The allowed error in float32, as a multiple of the CPU's."""
 FASTER = {"exact MAML, 16 tasks": 10.0, "exact MAML, 264 tasks": 80.0, "conv4, 16 tasks": 20.0}
-"""Times as fast as two threads of the CPU."""
+"""How many times as fast as two threads of the CPU a case has to be."""
 LONG, SHORT = 1600, 100
 GROWTH = {None: 1.2 * math.sqrt(LONG / SHORT), 8: 1.1}
-"""Peak memory of the long solve over the short one's, by the number of checkpoints; None keeps the square root of the steps."""
+"""The allowed ratio of the long solve's peak memory to the short one's, by the number of checkpoints; None keeps √N of them."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Of the table."""
+    """A line of the table."""
 
     part: str
     what: str
@@ -72,7 +72,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """A meta-gradient to take, on the device where its tensors lie."""
+    """A meta-gradient to compute, on the device of its tensors."""
 
     name: str
     losses: tuple[Any, Any]
@@ -81,7 +81,7 @@ class Case:
     length: float
     solver: Any
     tolerance: float | None = None
-    """Of a solver that chooses its steps."""
+    """The tolerance of an adaptive solver."""
 
     def to(self, *where: torch.dtype | torch.device) -> Case:
         params, tasks = self.params, self.tasks
@@ -91,7 +91,7 @@ class Case:
         return replace(self, params=params, tasks=tasks)
 
     def only(self, which: slice | Tensor) -> Case:
-        """These of its tasks, in this order."""
+        """The same case with these of its tasks, in this order."""
         return replace(self, tasks={name: value[which] for name, value in self.tasks.items()})
 
     def solve(self, adjoint: Any = None) -> amaml.MetaGradient:
@@ -100,7 +100,7 @@ class Case:
         )
 
     def per_task(self) -> Tensor:
-        """Every task's gradient [B, P], on the CPU."""
+        """The gradient of every task [B, P], on the CPU."""
         return torch.cat([value.flatten(1) for value in self.solve().per_task.values()], dim=1).cpu()
 
 
@@ -127,7 +127,7 @@ def conv4(quick: bool) -> Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """What is timed."""
+    """The cases that are timed."""
     few, many = (2, 3) if quick else (TASKS, MANY)
     short, long = (0.05, 0.1) if quick else (2.0, 20.0)
     dopri5 = amaml.Dopri5(1e-5, 1e-5)
@@ -139,12 +139,12 @@ def cases(quick: bool) -> list[Case]:
 
 
 def path(device: torch.device) -> str:
-    """What the solves of an MLP run on there."""
+    """The backend of an MLP's solves on the device."""
     return kernel.backend(device)
 
 
 def card(device: torch.device) -> dict[str, Any]:
-    """The device and what drives it."""
+    """The device, its driver and the library versions."""
     if device.type == "cpu":
         return {"name": "the CPU"}
     properties = torch.cuda.get_device_properties(device)
@@ -167,8 +167,8 @@ def card(device: torch.device) -> dict[str, Any]:
 
 
 def cuda_tests(device: torch.device) -> Iterator[Line]:
-    """The tests with the mark `cuda`, in a process of their own; each that fails has a line.
-    Other plugins of pytest that happen to be installed stay out."""
+    """Runs the tests with the mark `cuda` in a separate process; each that fails has a line. Other installed plugins of pytest
+    aren't loaded."""
     candidates = sorted((ROOT / "tests").rglob("test_*.py"))
     files = [str(file) for file in candidates if "pytest.mark.cuda" in file.read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-o", "addopts=", "-m", "cuda"]
@@ -178,12 +178,12 @@ def cuda_tests(device: torch.device) -> Iterator[Line]:
     )
     lines = done.stdout.splitlines()
     counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", lines[-1] if lines else "")
-    told = ", ".join(f"{count} {name}" for count, name in counts) or f"pytest ended with status {done.returncode}"
+    shown = ", ".join(f"{count} {name}" for count, name in counts) or f"pytest ended with status {done.returncode}"
     if device.type == "cpu" and done.returncode == 0:
-        yield Line("tests", "with the mark cuda", told)
+        yield Line("tests", "with the mark cuda", shown)
     else:
         kept = done.returncode == 0 and "passed" in {name for _, name in counts}
-        yield Line("tests", "with the mark cuda", told, "none fails", kept)
+        yield Line("tests", "with the mark cuda", shown, "none fails", kept)
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             yield Line("tests", line.partition(" - ")[0], line.partition(" - ")[2], "", False)
@@ -192,8 +192,8 @@ def cuda_tests(device: torch.device) -> Iterator[Line]:
 
 
 def accuracy(case: Case, device: torch.device) -> Iterator[Line]:
-    """In float64 the CPU's numbers; in float32 an error that isn't much larger than the CPU's. Where steps follow the error, what
-    counts as exact is a solve at a ten-thousandth of the tolerance."""
+    """In float64 the same numbers as on the CPU; in float32 an error that isn't much larger than the CPU's. With adaptive steps,
+    the reference is a solve at a ten-thousandth of the tolerance."""
     double = case.to(torch.float64)
     here = double.per_task()
     apart = error(double.to(device).per_task(), here)
@@ -204,12 +204,12 @@ def accuracy(case: Case, device: torch.device) -> Iterator[Line]:
         exact = replace(double, solver=amaml.Dopri5(1e-4 * case.tolerance, 1e-4 * case.tolerance)).per_task()
     cpu, other = error(case.per_task(), exact), error(case.to(device).per_task(), exact)
     kept = other <= ROUNDING * cpu
-    told = f"{other:.1e}, the CPU {cpu:.1e}"
-    yield Line("accuracy", f"{case.name}, float32: error", told, f"≤ {ROUNDING:g}× the CPU's", kept, other)
+    shown = f"{other:.1e}, the CPU {cpu:.1e}"
+    yield Line("accuracy", f"{case.name}, float32: error", shown, f"≤ {ROUNDING:g}× the CPU's", kept, other)
 
 
 def bits(case: Case, device: torch.device) -> Iterator[Line]:
-    """A task's gradient, whatever is solved beside it."""
+    """A task's gradient must not depend on the other tasks of the batch."""
     whole = case.to(device)
     tasks = len(case.tasks["support_x"])
     some = min(TASKS, tasks - 1)
@@ -223,12 +223,12 @@ def bits(case: Case, device: torch.device) -> Iterator[Line]:
     }
     for what, (one, other) in compared.items():
         same = torch.equal(one, other)
-        told = "equal" if same else f"{error(one, other.double()):.1e} apart"
-        yield Line("bits", f"{case.name}: {what}", told, "equal", same)
+        shown = "equal" if same else f"{error(one, other.double()):.1e} apart"
+        yield Line("bits", f"{case.name}: {what}", shown, "equal", same)
 
 
 def seconds(case: Case, device: torch.device, quick: bool, timings: dict[str, Any]) -> Iterator[Line]:
-    """Medians on the device, there with the kernel off, and on the CPU, in turn; raw ones go into `timings`."""
+    """Median times on the device, on the device without the kernel, and on the CPU, in turn; raw times are put into `timings`."""
 
     def solved(on: Case, how: Callable[[], AbstractContextManager[None]]) -> None:
         with how():
@@ -251,21 +251,21 @@ def seconds(case: Case, device: torch.device, quick: bool, timings: dict[str, An
         yield Line("seconds", f"{case.name}: {name}", f"{median:,.2f} ms", value=median / 1e3)
     ratio = medians["CPU, 2 threads"] / medians["device"]
     bound = None if quick or device.type == "cpu" else FASTER.get(case.name)
-    told = "" if bound is None else f"≥ {bound:g}×"
+    shown = "" if bound is None else f"≥ {bound:g}×"
     kept = None if bound is None else ratio >= bound
-    yield Line("seconds", f"{case.name}: as fast as 2 threads", f"{ratio:.1f}×", told, kept, ratio)
+    yield Line("seconds", f"{case.name}: as fast as 2 threads", f"{ratio:.1f}×", shown, kept, ratio)
 
 
 def memory(device: torch.device, quick: bool) -> Iterator[Line]:
-    """Peak of PyTorch's allocator beyond what lay there before, of a short solve and a long one."""
+    """The peak of PyTorch's allocated memory above that before, for a short and a long solve."""
     tasks = 2 if quick else TASKS
     for checkpoints, bound in GROWTH.items():
         name = "√N checkpoints" if checkpoints is None else f"{checkpoints} checkpoints"
         if device.type == "cpu":
-            yield Line("memory", f"exact MAML, {tasks} tasks, {name}", "of a GPU alone")
+            yield Line("memory", f"exact MAML, {tasks} tasks, {name}", "only on a GPU")
             continue
         peaks = {}
-        for steps in (20, SHORT, LONG):  # the first is for what libraries take once
+        for steps in (20, SHORT, LONG):  # the first is for the one-time allocations of libraries
             case = regression("", tasks, steps * STEP, amaml.Euler(STEP)).to(device)
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -288,7 +288,8 @@ def sanitized() -> Iterator[Line]:
         if sanitizer is None:
             yield Line("sanitizer", tool, "compute-sanitizer isn't on the PATH")
             continue
-        # Of errors that CUDA's functions return PyTorch tells by itself; its cache of memory would hide what lies outside.
+        # PyTorch itself reports errors that CUDA's functions return; its memory cache would hide accesses outside of an
+        # allocation.
         command = [sanitizer, "--tool", tool, "--report-api-errors", "no", sys.executable, "-m", "benchmarks.gpu"]
         done = subprocess.run(
             [*command, "--few-solves"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=SANITIZER_SECONDS,
@@ -298,12 +299,12 @@ def sanitized() -> Iterator[Line]:
         clean = done.returncode == 0 and bool(found) and not any(map(int, found))
         if not clean:
             print(done.stdout[-4000:], done.stderr[-2000:], flush=True)
-        told = f"{sum(map(int, found))} errors" if found else f"it ended with status {done.returncode}"
-        yield Line("sanitizer", tool, "clean" if clean else told, "clean", clean)
+        shown = f"{sum(map(int, found))} errors" if found else f"it ended with status {done.returncode}"
+        yield Line("sanitizer", tool, "clean" if clean else shown, "clean", clean)
 
 
 def few_solves(device: torch.device) -> None:
-    """Every kind of step, short: what the sanitizer looks at."""
+    """Short solves with every kind of step, for the sanitizer."""
     for solver in (amaml.Euler(STEP), amaml.RK4(STEP), amaml.Dopri5(1e-4, 1e-4)):
         for dtype in (torch.float32, torch.float64):
             regression("", 3, 0.05, solver).to(dtype, device).solve()
@@ -322,21 +323,21 @@ def table(lines: list[Line]) -> str:
 
 
 def measured(parts: dict[str, Callable[[], Iterator[Line]]]) -> list[Line]:
-    """All lines; a part that breaks has one that says so, and the others are still measured."""
+    """All lines; a part that fails has a line with its error, and the others are still measured."""
     lines: list[Line] = []
     begin = time.perf_counter()
     for name, part in parts.items():
         print(f"{time.perf_counter() - begin:5.0f} s  {name}", flush=True)
         try:
             lines += part()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the table tells it
-            told = " ".join(f"{type(failure).__name__}: {failure}".split())
-            lines.append(Line(name.partition(":")[0], name.partition(": ")[2], told[:300], "", False))
+        except Exception as failure:  # noqa: BLE001 - the table reports any error
+            shown = " ".join(f"{type(failure).__name__}: {failure}".split())
+            lines.append(Line(name.partition(":")[0], name.partition(": ")[2], shown[:300], "", False))
     return lines
 
 
 def main(run: Run, device: torch.device, sanitize: bool) -> int:
-    """Measures, writes, prints; the exit status."""
+    """Measures, writes the results and prints the table; returns the exit status."""
     begin = time.perf_counter()
     about = card(device)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
@@ -367,7 +368,7 @@ def main(run: Run, device: torch.device, sanitize: bool) -> int:
 
 
 def _without_kernel(case: Case, device: torch.device) -> Iterator[Line]:
-    """Without bounds, since the batched path promises none."""
+    """The lines without bounds, since there are none for the batched path."""
     with kernel.disabled():
         for line in bits(case, device):
             yield replace(line, bound="", kept=None)
@@ -378,7 +379,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _device(name: str) -> torch.device:
-    """The one asked for, or the program's end with a sentence."""
+    """The device asked for; ends the program with a message if it can't be used."""
     oldest = ".".join(map(str, OLDEST_TORCH))
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
         sys.exit(f"PyTorch {oldest} or newer is needed, this is {torch.__version__}")

@@ -1,4 +1,5 @@
-"""Packs what a machine with a GPU and PyTorch but no network lacks: `make gpu-bundle`, or `python -m benchmarks.gpu_bundle`.
+"""Packs all that a machine with a GPU and PyTorch but without a network needs: `make gpu-bundle`, or `python -m
+benchmarks.gpu_bundle`.
 
 The folder holds two files: an archive of this working tree and of the packages of `requirements-gpu.txt` as they are when
 installed, for one version of Python on Linux x86-64; and `run.py`, which runs it. The packages' own wheels would be too large
@@ -34,7 +35,7 @@ def copy_working_tree(to: Path) -> None:
 
 
 def install(checkout: Path, python: str, to: Path) -> None:
-    """The packages for that Python, and the project beside them, so that its metadata are found."""
+    """Installs the packages for that Python, and the project with them, so that its metadata are found."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(to), "--no-deps", "--no-compile"]
     wheels = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     wheels += [part for platform in PLATFORMS for part in ("--platform", platform)]
@@ -67,8 +68,10 @@ def main() -> None:
         shutil.copy2(HERE / "gpu_run.py", folder / "run.py")
         sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
         if sum(sizes.values()) > LARGEST:
-            told = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in sizes.items())
-            sys.exit(f"{told}: more than the {LARGEST // MIB} MiB that may travel; shorten requirements-gpu.txt")
+            shown = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in sizes.items())
+            sys.exit(
+                f"{shown}: more than the {LARGEST // MIB} MiB that a bundle may have; shorten requirements-gpu.txt"
+            )
         shutil.rmtree(given.output, ignore_errors=True)
         shutil.copytree(folder, given.output)
     print(

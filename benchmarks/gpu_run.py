@@ -1,9 +1,8 @@
-"""Runs the CUDA tests and the benchmarks that lie beside this file: `python3 run.py`, by a Python that has PyTorch.
+"""Runs the CUDA tests and the benchmarks packed next to this file: `python3 run.py`, with a Python that has PyTorch.
 
-Needs no network and installs nothing: all is unpacked into a temporary folder. Only the kernels that are compiled stay, where
-that Python lies. The JSON of the results is written into the folder that this is called in, unless --output names another.
---checkout FOLDER runs that checkout of the project instead of the one that came along. The other options are those of
-`python -m benchmarks.gpu`.
+It needs no network and installs nothing: everything is unpacked into a temporary folder. Only the compiled kernels remain, in the
+environment of that Python. The JSON of the results is written to the working folder, or to the one in --output. --checkout FOLDER
+uses another checkout of the project instead of the packed one. The other options are those of `python -m benchmarks.gpu`.
 """
 
 import argparse
@@ -26,10 +25,10 @@ def main() -> int:
     archives = {archive.name.removesuffix(".tar.xz"): archive for archive in HERE.glob("python*.tar.xz")}
     this = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if this not in archives:
-        return told(f"these packages are for {', '.join(sorted(archives)) or 'nothing'}, and this is {this}: make"
-                    " gpu-bundle GPU_PYTHON=… packs others")  # fmt: skip
+        return failed(f"these packages are for {', '.join(sorted(archives)) or 'nothing'}, and this is {this}: make"
+                      " gpu-bundle GPU_PYTHON=… packs others")  # fmt: skip
     if importlib.util.find_spec("torch") is None:
-        return told(f"{sys.executable} has no PyTorch: call this by a Python that has")
+        return failed(f"{sys.executable} has no PyTorch: run this with a Python that has it")
     with tempfile.TemporaryDirectory(prefix="amaml-gpu-") as place:
         with tarfile.open(archives[this]) as archive:
             archive.extractall(place, filter="data")
@@ -44,7 +43,7 @@ def main() -> int:
     return 0
 
 
-def told(sentence: str) -> int:
+def failed(sentence: str) -> int:
     print(sentence, file=sys.stderr)
     return 2
 

@@ -1,9 +1,9 @@
-"""Ideas beside the recipe of `benchmarks.recipe`, each of them alone changed in it: what pays?
+"""Changes of the recipe of `benchmarks.recipe`, tried one at a time.
 
     python -m benchmarks.ideas [CELL …]
 
-Every idea trains for half of the recipe's meta-iterations on that cell, with two seeds, and looks at validation tasks alone.
-Rows that `results/ideas.json` holds are kept, so a run can be cut, and several may run on different cells.
+Every idea trains for half of the recipe's meta-iterations on that cell, with two seeds, and is scored only on validation tasks.
+Rows in `results/ideas.json` are kept, so a run can be interrupted, and several may run on different cells.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECIPE = "reptile 30 %, rates 1e-2"
 CELLS = ["cosmixture 50", "alpine 50"]
 SEEDS = range(SEARCH_SEED, SEARCH_SEED + 2)
 EVERY = 20
-"""Meta-iterations between two looks at how stiff the flow is."""
+"""The number of meta-iterations between two estimates of the flow's stiffness."""
 
 Document = dict[str, Any]
 Wrapped = Callable[[Estimator, Training], Estimator]
@@ -49,7 +49,7 @@ def with_horizons(spec: Document) -> None:
 
 
 def with_all_learned(spec: Document) -> None:
-    """T and ρ beside the rates; ρ from .01 on."""
+    """Learns T and ρ in addition to the rates; ρ starts at .01."""
     spec["meta"]["phases"][-1]["method"] = {"kind": "amaml", "learn": ["rates", "length", "proximal"], "proximal": 0.01}
 
 
@@ -65,7 +65,7 @@ def with_slower_rates(spec: Document) -> None:
 
 
 def pulled(kappa: float) -> Wrapped:
-    """λ(0) + κ(θ − u(T)): a share of Reptile's direction in each exact gradient."""
+    """λ(0) + κ(θ − u(T)): adds a multiple of Reptile's direction to each exact gradient."""
 
     def wrapped(estimator: Estimator, _: Training) -> Estimator:
         def estimate(params: dict[str, Tensor], *arguments: Any, **given: Any) -> MetaGradient:
@@ -81,7 +81,7 @@ def pulled(kappa: float) -> Wrapped:
 
 
 def alternated(estimator: Estimator, training: Training) -> Estimator:
-    """Every other update goes in Reptile's direction under the learned rates, each task's as long as its exact gradient."""
+    """Every other update has Reptile's direction with the learned rates, for each task as long as its exact gradient."""
 
     def estimate(params: dict[str, Tensor], *arguments: Any, **given: Any) -> MetaGradient:
         found: MetaGradient = estimator(params, *arguments, **given)
@@ -97,8 +97,8 @@ def alternated(estimator: Estimator, training: Training) -> Estimator:
 
 
 def bootstrapped(steps: int, *, at_rates: bool = True) -> Wrapped:
-    """λ(T) = u(T) − ũ: towards where the flow goes in so many further steps on support and query together, at the learned
-    rates or at rates of 1 (Flennerhag et al., arXiv 2109.04504)."""
+    """λ(T) = u(T) − ũ, where ũ is the end of the flow after further steps on support and query set together, with the learned
+    rates or with rates of 1 (Flennerhag et al., arXiv 2109.04504)."""
 
     def wrapped(_: Estimator, _training: Training) -> Estimator:
         def estimate(
@@ -124,7 +124,7 @@ def bootstrapped(steps: int, *, at_rates: bool = True) -> Wrapped:
 @dataclass(frozen=True)
 class Bootstrapped(Problem):
     onward: Derivatives
-    """Of the loss on support and query together."""
+    """The gradient of the loss on support and query set together."""
     steps: int
     at_rates: bool
 
@@ -137,7 +137,7 @@ class Bootstrapped(Problem):
 
 
 def capped(limit: float) -> Wrapped:
-    """All rates are lowered where h·λmax of √α∇²L√α, where the tasks' flows end, is over the limit."""
+    """Lowers all rates if h·λmax of √α∇²L√α at the ends of the tasks' flows is above the limit."""
 
     def wrapped(estimator: Estimator, training: Training) -> Estimator:
         def estimate(params: dict[str, Tensor], support: Any, query: Any, tasks: Any, **given: Any) -> MetaGradient:
@@ -162,7 +162,7 @@ SLOW = [
     "bootstrapped by 5 steps",
     "bootstrapped by 5 steps at rates of 1",
 ]
-"""Not solved by the kernel, so they are trained with the first seed alone."""
+"""The kernel can't solve these, so they are trained with the first seed only."""
 IDEAS: dict[str, tuple[Callable[[Document], None] | None, Wrapped | None]] = {
     "the recipe": (None, None),
     "plus .03 (θ − u(T))": (None, pulled(0.03)),
@@ -207,10 +207,10 @@ def run(cell: str, idea: str, seed: int) -> dict[str, Any]:
         training.setup = replace(training.setup, phases=(*before, replace(last, estimator=estimator)))
     began = time.process_time()
     scores = [report.metrics.get("nrmse_validation") for report in training]
-    looks = [score for score in scores if score is not None]
+    found = [score for score in scores if score is not None]
     return {
         "cell": cell, "idea": idea, "seed": seed, "iterations": training.iterations,
-        "seconds": time.process_time() - began, "validation": min(looks), "last": looks[-1],
+        "seconds": time.process_time() - began, "validation": min(found), "last": found[-1],
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""How long users wait, and what waiting workers cost: on a stack of its own, beside a bare Celery task in the same run.
+"""How long users wait, and what idle workers cost: on a separate stack, compared with a minimal Celery task in the same run.
 
 submit → first iteration · cancel → trainer gone · worker killed or stopped → its job goes on elsewhere · submit, list, claim
-and the looks of workers with 100 and with 10,000 jobs queued · CPU time of an idle stack.
+and the queries of workers with 100 and with 10,000 jobs queued · CPU time of an idle stack.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ raw.conf.update(task_default_queue=RAW_QUEUE, task_ignore_result=True)
 
 @raw.task(name="note")  # type: ignore[untyped-decorator]
 def note(sent: float) -> None:
-    """Tells when it began, as seconds after it was sent."""
+    """Reports its start, in seconds after it was sent."""
     seconds = time.time() - sent
     with redis.Redis.from_url(os.environ["AMAML_BROKER_URL"]) as client:
         client.rpush("noted", seconds)
 
 
 class Stack:
-    """`amaml up` on a temporary home, and more workers beside its own."""
+    """`amaml up` on a temporary home, and further workers."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -106,12 +106,12 @@ class Stack:
         eventually(lambda: self.ask("SELECT ended_at FROM jobs WHERE id = %s", job_id) is not None, 120)
 
     def wait_for_workers(self, number: int) -> None:
-        """Until so many have told of themselves just now."""
+        """Waits until this many workers have reported just now."""
         query = "SELECT count(*) FROM workers WHERE seen_at > now() - interval '3 seconds'"
         eventually(lambda: self.ask(query) == number, 120)
 
     def trainer_of(self, job_id: UUID) -> int:
-        """The process of its newest attempt."""
+        """The process of the job's newest attempt."""
         query = "SELECT trainer_pid FROM attempts WHERE job_id = %s ORDER BY number DESC LIMIT 1"
         pid: int = self.ask(query, job_id)
         return pid
@@ -145,7 +145,7 @@ def spec(iterations: int) -> JobSpec:
 
 
 def eventually(what: Callable[[], T], seconds: float) -> T:
-    """What the function gives once it is true; asked a thousand times a second."""
+    """The function's first true value; it is called a thousand times a second."""
     deadline = time.monotonic() + seconds
     while not (value := what()):
         if time.monotonic() > deadline:
@@ -166,7 +166,7 @@ def summary(seconds: list[float]) -> dict[str, Any]:
 
 
 def start(running: Stack, repeats: int) -> dict[str, Any]:
-    """Seconds from the request to the first iteration's being seen in the job; and, by turns, of a bare Celery task."""
+    """Seconds from the request until the job shows its first iteration; and, in turn, until a minimal Celery task starts."""
     running.start_celery("benchmarks.latency:raw", "--pool=threads", "--concurrency=1", "-Q", RAW_QUEUE)
     ours, theirs = [], []
     with redis.Redis.from_url(running.environment["AMAML_BROKER_URL"], socket_timeout=90) as client:
@@ -179,9 +179,9 @@ def start(running: Stack, repeats: int) -> dict[str, Any]:
             ours.append(time.perf_counter() - began)
             running.wait_for_end(job_id)
             note.delay(time.time())
-            told = client.blpop(["noted"], timeout=60)
-            theirs.append(float(told[1]))
-    # The first are warm-up: of the bare worker's start, and of our pools of connections.
+            noted = client.blpop(["noted"], timeout=60)
+            theirs.append(float(noted[1]))
+    # The first ones are left out, since they include the start of the minimal worker and of our pools of connections.
     return {"submit_to_first_iteration": summary(ours[1:]), "bare_celery_send_to_start": summary(theirs[1:])}
 
 
@@ -201,7 +201,7 @@ def cancel(running: Stack, repeats: int) -> dict[str, Any]:
 
 
 def resume(running: Stack, repeats: int) -> dict[str, Any]:
-    """Seconds beyond the lease from a worker's end, or stop, to the next attempt's first iteration on another."""
+    """Seconds beyond the lease from a worker's end, or stop, to the first iteration of the next attempt on another worker."""
     running.start_celery("worker.main")
     found = {}
     for what, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
@@ -221,14 +221,14 @@ def resume(running: Stack, repeats: int) -> dict[str, Any]:
             running.wait_for_end(job_id)
             if number == signal.SIGSTOP:
                 os.kill(holder, signal.SIGCONT)
-            elif holder != running.children["worker"]:  # the launcher's own is started again by itself
+            elif holder != running.children["worker"]:  # the launcher restarts its own worker
                 running.start_celery("worker.main")
         found[what] = summary(seconds)
     return {"lease_seconds": LEASE_SECONDS, "beyond_lease": found}
 
 
 def queue(running: Stack, few: int, many: int, repeats: int) -> dict[str, Any]:
-    """Seconds a transaction takes in a store of its own with few, and with many jobs queued."""
+    """Seconds for a transaction in a separate store with few, and with many jobs queued."""
     url = make_url(running.environment["AMAML_DATABASE_URL"])
     running.ask("SELECT 1")
     with psycopg.connect(
@@ -253,7 +253,7 @@ def queue(running: Stack, few: int, many: int, repeats: int) -> dict[str, Any]:
 
 
 def fill(workspace: UUID, number: int) -> None:
-    """Queues jobs until there are so many."""
+    """Queues jobs until there are `count`."""
     with transaction() as session:
         first = jobs.submit(session, workspace, spec(10))
         columns = [column.name for column in Job.__table__.columns if column.name != "id"]
@@ -268,7 +268,7 @@ def fill(workspace: UUID, number: int) -> None:
 
 
 def actions(workspace: UUID) -> dict[str, Callable[[], object]]:
-    """What is timed: each is one transaction."""
+    """The calls that are timed, each of which is one transaction."""
     worker = Claimant(id=uuid4(), host="here", devices=["cpu"], threads=1, versions={}, trainer_pid=1)
 
     def claim(session: Session) -> None:
@@ -302,7 +302,7 @@ def median(action: Callable[[], object], repeats: int) -> float:
 
 
 def idle(running: Stack, seconds: float) -> dict[str, Any]:
-    """Cores that each process of the stack uses while nothing is to be done."""
+    """The cores that each process of the stack uses while it is idle."""
     processes = dict(running.children)
     for folder in Path("/proc").glob("[0-9]*"):
         if parent(int(folder.name)) == running.children["worker"]:
@@ -317,10 +317,11 @@ def idle(running: Stack, seconds: float) -> dict[str, Any]:
 
 
 def reconciler_alone(running: Stack, seconds: float) -> float:
-    """Cores that its rounds use beside what PostgreSQL does: run here, in the leading worker's name and at its pace."""
+    """The cores that the reconciler's rounds use, without PostgreSQL's part: they run here, in place of the leading worker and as
+    often."""
     leader = running.ask("SELECT holder FROM leaderships WHERE duty = %s", reconciler.DUTY)
     own = reconciler.Reconciler(leader)
-    own.round()  # connects, and tidies as it does once a minute
+    own.round()  # connects, and does the clean-up of once a minute
     began, used = time.perf_counter(), time.thread_time()
     while time.perf_counter() - began < seconds:
         time.sleep(reconciler.SECONDS)

@@ -11,10 +11,10 @@ from typing import Any
 
 @dataclass
 class Load:
-    """What came back."""
+    """The answers of a round."""
 
     seconds: float
-    """Of the whole round."""
+    """The seconds of the whole round."""
     latencies: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ def request(method: str, path: str, headers: dict[str, str], body: bytes = b"") 
 
 
 def round_of(port: int, sent: bytes, *, connections: int, seconds: float) -> Load:
-    """The same request over and over on every connection, for so long."""
+    """Repeats the same request on every connection, for `seconds`."""
     return asyncio.run(_round(port, sent, connections, seconds))
 
 

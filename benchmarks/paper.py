@@ -52,7 +52,7 @@ CELLS: dict[str, dict[str, Any]] = {
 
 
 def run(cell: str, method: str, seed: int) -> list[dict[str, Any]]:
-    """A row an evaluation."""
+    """A row for each evaluation."""
     given = CELLS[cell]
     spec = JobSpec.model_validate(given | {"method": METHODS[method], "runtime": {"seed": seed, "threads": 1}})
     done = amaml.train(spec)
@@ -70,7 +70,7 @@ def run(cell: str, method: str, seed: int) -> list[dict[str, Any]]:
 
 
 def add(path: Path, rows: list[dict[str, Any]], benchmark: str = "paper") -> None:
-    """Several of these may run side by side on one file."""
+    """Adds rows to the file; several processes may do so at the same time."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = json.loads(path.read_text())["results"] if path.exists() else []

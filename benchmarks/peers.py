@@ -1,4 +1,4 @@
-"""What others do, on the same work: every peer takes a Work and gives the mean meta-gradient [P].
+"""Other implementations on the same problem: every peer takes a Work and returns the mean meta-gradient [P].
 
 The unrolled ones compute the exact gradient of N explicit Euler steps of .01 through a graph of the whole trajectory.
 `authors` is the algorithm of the paper's released code, written from its description. The packages are used through
@@ -31,7 +31,7 @@ SIZES = [outputs * inputs if len(shape) == 2 else outputs
 
 
 def network(params: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The MLP in the fewest calls that PyTorch needs."""
+    """The MLP with as few calls of PyTorch as possible."""
     for index in range(0, len(params), 2):
         x = linear(x, params[index], params[index + 1])
         if index + 2 < len(params):
@@ -81,7 +81,7 @@ def create_graph(work: Work) -> Tensor:
 
 
 def first_order(work: Work) -> Tensor:
-    """FOMAML as it is mostly written: PyTorch alone, a task at a time, no graph of the steps."""
+    """FOMAML as it is usually written: PyTorch alone, one task at a time, no graph of the steps."""
 
     def gradient(theta: list[Tensor], task: dict[str, Tensor]) -> Sequence[Tensor]:
         params = theta
@@ -162,8 +162,8 @@ def _collected(net: torch.nn.Module, work: Work) -> Tensor:
 
 
 def authors(work: Work) -> Tensor:
-    """A task at a time: RK4 forward at fixed .01, all states stored; then λ ← λ − h ∇²L(u_k) λ for k = N … 0, which is a
-    step more than the trajectory has."""
+    """One task at a time: RK4 forward at fixed .01, all states stored; then λ ← λ − h ∇²L(u_k) λ for k = N … 0, which is one step
+    more than the trajectory has."""
 
     def gradient(theta: list[Tensor], task: dict[str, Tensor]) -> Sequence[Tensor]:
         def slope(u: Tensor) -> Tensor:
@@ -196,11 +196,11 @@ def authors(work: Work) -> Tensor:
 
 
 class BudgetSpent(Exception):
-    """An ODE solver that doesn't come to an end."""
+    """An ODE solver didn't end within its budget of evaluations."""
 
 
 def _batched_field(work: Work, budget: int) -> Callable[..., Tensor]:
-    """−∇L_sup of all tasks [B, P], which refuses after so many calls."""
+    """−∇L_sup of all tasks [B, P]; raises BudgetSpent after `budget` calls."""
     calls = 0
 
     def field(_t: Tensor, u: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ def torchdiffeq(work: Work, tol: float, budget: int = 20_000) -> Tensor:
 
 
 def torchode(work: Work, tol: float, budget: int = 20_000) -> Tensor:
-    """The package torchode: dopri5 with a step size a task, backpropagation through the solver. Raises BudgetSpent."""
+    """The package torchode: dopri5 with a step size for each task, backpropagation through the solver. Raises BudgetSpent."""
     import torchode as package  # noqa: PLC0415 - an optional peer
 
     start = _start(work)
@@ -258,7 +258,7 @@ def torchode(work: Work, tol: float, budget: int = 20_000) -> Tensor:
 
 
 class JaxPeer:
-    """JAX in a process and an environment of its own (`benchmarks/.venv-jax`), one compiled function: diffrax's
+    """JAX in a separate process and environment (`benchmarks/.venv-jax`), one compiled function: diffrax's
     RecursiveCheckpointAdjoint at a tolerance, or a scan of Euler steps. It's compiled before the constructor returns."""
 
     PYTHON = HERE / ".venv-jax" / "bin" / "python"

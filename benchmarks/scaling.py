@@ -29,7 +29,7 @@ TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def line(x: list[float], seconds: list[float]) -> dict[str, Any]:
-    """Least squares for seconds = slope·x + start, relative residuals weighted alike; how far the points lie from it."""
+    """A least-squares fit of seconds = slope·x + start by relative residuals, and the distance of the points from it."""
     a = np.stack([x, np.ones(len(x))], axis=1) / np.array(seconds)[:, None]
     slope, start = np.linalg.lstsq(a, np.ones(len(x)), rcond=None)[0]
     fitted = slope * np.array(x) + start
@@ -67,7 +67,7 @@ def _fit(cases: dict[Any, Callable[[], Any]], quick: bool) -> dict[str, Any]:
 
 
 def methods() -> dict[str, Callable[[Work], Any]]:
-    """All of the figure, by name."""
+    """All methods of the figure, by name."""
     ours = {
         f"amaml {solver}, {backend}": partial(_method, how, make)
         for backend, how in backends().items()
@@ -88,7 +88,8 @@ def _method(backend: Callable[[], Any], solver: Callable[[], Any], job: Work) ->
 
 
 def figure_of(method: str, steps: list[int], tasks: int) -> list[dict[str, Any]]:
-    """One method's points, in this process: ascending, so that what the allocator keeps is from shorter runs."""
+    """The points of one method, in this process, in ascending order, so that memory kept by the allocator comes from shorter
+    runs."""
     solve = methods()[method]
     solve(work("trained", STEP, tasks=tasks))
     points = []

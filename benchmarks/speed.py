@@ -1,4 +1,4 @@
-"""Seconds a meta-gradient, ours and the peers', in one process in turn; JAX in a process beside, in the same rounds.
+"""Seconds for a meta-gradient, ours and the peers', in one process in turn; JAX in its own process, in the same rounds.
 
 Three questions, float32, 16 tasks:
 - `exact_maml`: 200 Euler steps of .01, all computing the same number;
@@ -24,7 +24,7 @@ from benchmarks.workload import Start, Work, error, flat, work
 
 REPEATS = 15
 BUDGET = 12.0
-"""Seconds a case."""
+"""Seconds for each case."""
 TARGET = 1e-3
 TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
@@ -35,7 +35,7 @@ def ours(solver: Any, backend: Callable[[], Any], job: Work) -> Tensor:
 
 
 def exact_maml(start: Start, quick: bool) -> dict[str, Any]:
-    """Everybody's gradient of 200 steps of gradient descent; the authors' own approximates the flow's instead."""
+    """The gradient of 200 steps of gradient descent by every method; that of the authors approximates the flow's instead."""
     job = work(start, 0.05 if quick else 2.0, tasks=2 if quick else 16)
     exact = flat(job.to(torch.float64).solve(amaml.Euler(0.01)).grad)
     cases: dict[str, Callable[[], Tensor]] = {
@@ -56,7 +56,7 @@ def flow(start: Start, length: float, quick: bool) -> dict[str, Any]:
         for kind, solver in solvers.items()
     }
     long = length > 2.0
-    # A fixed step costs the same from every θ, so over the long stretch the peers run from one alone.
+    # Fixed steps cost the same from every θ, so for the long trajectory the peers run from one θ only.
     peers_too = {} if start == "random" and long else _eager_peers(quick)
     cases |= {name: partial(peer, job) for name, peer in peers_too.items()}
     return {**_compared(job, cases, exact, quick, jax_tolerance=1e-5, slow=long), "length": length}
@@ -67,7 +67,7 @@ def _loosest(kind: type[amaml.Dopri5 | amaml.Bosh3], job: Work, exact: Tensor) -
 
 
 def _eager_peers(quick: bool) -> dict[str, peers.Peer]:
-    """Those that need no package beside PyTorch do the quick mode."""
+    """The peers; in quick mode only those that need no package except PyTorch."""
     if quick:
         return {"create_graph": peers.create_graph, "vmapped": peers.vmapped, "authors": peers.authors}
     return {**peers.GRAPH_BASED, "vmapped": peers.vmapped, "authors": peers.authors}
@@ -114,7 +114,7 @@ def _summary(timings: dict[str, Timing], exact: Tensor) -> dict[str, Any]:
 
 
 def thread_scaling(quick: bool) -> dict[str, Any]:
-    """The same work on one thread and on two, in turn."""
+    """The same problem on one thread and on two, in turn."""
     job = work("trained", 0.05 if quick else 2.0, tasks=2 if quick else 16)
     solvers = {"euler .01": amaml.Euler(0.01), "dopri5 1e-5": amaml.Dopri5(rtol=1e-5, atol=1e-5)}
 

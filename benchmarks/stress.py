@@ -26,7 +26,7 @@ MARGIN = 10
 
 
 def judged(problem: Problem) -> dict[str, Any]:
-    """What the engine answered, and per task how far beyond its certificate the answer lies."""
+    """The engine's answer, and for each task its error relative to its certificate."""
     try:
         answer = amaml.meta_gradient(problem.params, *problem.losses, problem.tasks, **problem.question, certify=True)
     except amaml.SolveError as error:
@@ -57,12 +57,12 @@ def judged(problem: Problem) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """As JSON has it: nothing for infinity."""
+    """The number for JSON; None for infinity, which JSON doesn't have."""
     return value if math.isfinite(value) else None
 
 
 def distance(gradient: Tensor, exact: Tensor) -> float:
-    """Relative; to 0 nothing but 0 is near."""
+    """The relative distance; infinite from 0, unless both are 0."""
     if not exact.any():
         return math.inf if gradient.any() else 0.0
     return float((gradient - exact).norm() / exact.norm())
@@ -77,8 +77,8 @@ def row_of(number: int) -> dict[str, Any]:
 
 
 def kinds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a kind: how its problems came out, and the median of what was certified of gradients with λ under error control, in
-    units of their rtol (None: nothing was)."""
+    """A line for each kind: the results of its problems, and the median certificate of gradients with error control on λ, in
+    units of their rtol (None: there was none)."""
     lines = []
     for kind in KINDS:
         own = [row for row in rows if row["kind"] == kind]

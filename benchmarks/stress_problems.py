@@ -1,4 +1,4 @@
-"""Random problems for `benchmarks.stress`, of kinds that are known to mislead solvers, each with a reference of its own.
+"""Random problems for `benchmarks.stress`, of kinds that are known to mislead solvers, each with an independent reference.
 
 References share nothing with the engine: closed forms where there are any, autograd through a plain loop for fixed steps, SciPy's
 DOP853 there and back for smooth flows, and central differences of the meta-loss for flows with kinks.
@@ -28,22 +28,22 @@ Loss = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """A question to `meta_gradient`, and what its answer should be."""
+    """Arguments of `meta_gradient`, and a reference for its result."""
 
     params: Any
     losses: tuple[Loss, Loss]
     tasks: Tensors
     question: dict[str, Any]
     reference: Callable[[int], Tensor | None]
-    """A task's gradient [P] in float64; None where the meta-loss has none, or none that can be had."""
+    """A task's gradient [P] in float64; None where the meta-loss has none, or none that can be computed."""
     reference_error: float = 1e-9
     """Relative error of the reference."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the record says of the problem."""
+    """The problem's description in the results."""
 
 
 def drawn(number: int) -> Problem:
-    """The number'th problem; the kinds follow each other."""
+    """The problem with this number; the kinds alternate."""
     rng = np.random.default_rng([7, number])
     torch.manual_seed(number)
     kinds = list(KINDS)
@@ -103,7 +103,7 @@ def step(solver: Any, slope: Callable[[Tensor], Tensor], u: Tensor, h: float) ->
 
 
 def flat(named: Any, axes: int = 0) -> Tensor:
-    """[…, P] of named tensors with so many leading axes, in their order; a flat tensor as it is."""
+    """Named tensors with this many leading axes as one tensor [..., P], in their order; a flat tensor as it is."""
     return named if isinstance(named, Tensor) else torch.cat([v.flatten(axes) for v in named.values()], dim=axes)
 
 
@@ -111,7 +111,7 @@ def flat(named: Any, axes: int = 0) -> Tensor:
 
 
 def of_network(net: nn.Module, tasks: Tensors, question: dict[str, Any]) -> Problem:
-    """Regression by the network as PyTorch calls it."""
+    """Regression by the network itself, called through PyTorch."""
     params = {name: value.detach().clone() for name, value in net.named_parameters()}
     exact = copy.deepcopy(net).double()
 
@@ -140,21 +140,21 @@ def rows(rng: np.random.Generator, inputs: int, outputs: int, scale: float, dtyp
 
 
 def network(rng: np.random.Generator) -> Problem:
-    """Stiffness comes from the size of inputs and weights; steps don't know about it."""
+    """A network that is stiff because of the size of inputs and weights, which doesn't influence the chosen steps."""
     dtype = pick(rng, torch.float32, torch.float64)
     inputs, outputs = (int(rng.integers(1, 4)) for _ in range(2))
     hidden = [int(width) for width in rng.integers(1, 17, size=rng.integers(1, 4))]
     activation = pick(rng, "tanh", "sigmoid", "softplus", "relu")
     net = amaml.MLP(inputs, hidden, outputs, activation).to(dtype)
     solver = any_solver(rng, dtype)
-    if activation == "relu":  # adaptive solvers meet kinks in the kind of that name
+    if activation == "relu":  # the kind "corners of relu" has adaptive solvers
         solver = {"solver": pick(rng, *FIXED)(step=log_uniform(rng, 0.005, 1.0))}
     question = {"length": float(rng.uniform(0.2, 3.0)), **solver}
     return of_network(net, rows(rng, inputs, outputs, log_uniform(rng, 0.3, 4.0), dtype), question)
 
 
 class Tied(nn.Module):
-    """Two layers of one weight."""
+    """Two layers that share one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Tied(nn.Module):
 
 
 def edited_network(rng: np.random.Generator) -> Problem:
-    """An MLP that isn't the one that was constructed."""
+    """An MLP that was edited after its construction."""
     dtype = pick(rng, torch.float32, torch.float64)
     net: Any = amaml.MLP(2, [6, 6], 1, pick(rng, "tanh", "sigmoid"))
     edit = pick(rng, "activation", "dropped", "appended", "hook", "tied")
@@ -247,7 +247,7 @@ def spectrum(size: int, largest: float, smallest: float) -> Tensor:
 
 
 def at_rest(rng: np.random.Generator) -> Problem:
-    """The support data are fitted from the start: u stays, λ alone moves."""
+    """The support data are fitted at the start, so u doesn't move and λ does."""
     size = int(rng.integers(2, 12))
     theta = torch.randn(size, dtype=torch.float64)
     question = {"length": log_uniform(rng, 0.5, 10.0), **an_adaptive_solver(rng)}
@@ -289,7 +289,7 @@ def pulled(rng: np.random.Generator) -> Problem:
 
 
 def nothing(rng: np.random.Generator) -> Problem:
-    """A query loss that doesn't move: the gradient is 0."""
+    """A constant query loss, whose gradient is 0."""
     theta = torch.randn(4, dtype=torch.float64)
     question = {"length": 1.0, **any_solver(rng)}
     return of_quadratic(theta, spectrum(4, 3.0, 0.3), torch.randn(TASKS, 4).double(), question, quiet=True)
@@ -299,7 +299,7 @@ def nothing(rng: np.random.Generator) -> Problem:
 
 
 def late_stiffness(rng: np.random.Generator) -> Problem:
-    """A parameter drifts at speed 1; where it passes a place the curvature of another, which rests, rises for good."""
+    """A parameter moves at speed 1; when it passes a certain value, the curvature of another, which is at rest, rises."""
     place, width, height = float(rng.uniform(0.2, 1.2)), log_uniform(rng, 0.005, 0.3), log_uniform(rng, 3.0, 300.0)
 
     def curvature(s: Tensor) -> Tensor:
@@ -347,7 +347,7 @@ def a_bounded_solver(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def absolute(rng: np.random.Generator) -> Problem:
-    """Σ c|u|: every parameter runs to 0 at its own speed and stays there."""
+    """Σ c|u|: every parameter moves to 0 at its own speed and stays there."""
     size = int(rng.integers(1, 6))
     theta, speeds = torch.randn(2, size, dtype=torch.float64)
     tasks = {"c": speeds.abs() * torch.ones(TASKS, 1, dtype=torch.float64)}
@@ -360,7 +360,7 @@ def absolute(rng: np.random.Generator) -> Problem:
 
 
 def hinge(rng: np.random.Generator) -> Problem:
-    """A support vector machine without its square: the flow crosses corners and stays in some."""
+    """A support vector machine with a plain hinge loss: the flow crosses corners and slides along some."""
     points = int(rng.integers(3, 12))
     tasks = {name: torch.randn(TASKS, points, 2, dtype=torch.float64) for name in ("x", "query_x")}
 
@@ -376,7 +376,7 @@ def hinge(rng: np.random.Generator) -> Problem:
 
 
 def corners_of_relu(rng: np.random.Generator) -> Problem:
-    """A small network of relu along an adaptive solver."""
+    """A small network of relu with an adaptive solver."""
     inputs = torch.randn(2, TASKS, int(rng.integers(2, 8)), 1, dtype=torch.float64)
     tasks = {"support": inputs[0], "query": inputs[1]}
 

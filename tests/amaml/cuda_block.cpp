@@ -1,6 +1,6 @@
-// The kernel for GPUs on a processor: its source, compiled by a C++ compiler, its blocks as they are on a GPU, every thread a fiber.
-// Between two barriers the threads run one after another, in an order of one's choice. Where the answer depends on that order, a
-// barrier is missing. The same face as the kernel for processors has; like the one for GPUs it is compiled for one shape, but for every kind of solver.
+// The GPU kernel on a CPU: the same source, compiled by a C++ compiler, where every thread of a block is a fiber. Between two barriers
+// the threads run one after another, in an order that the caller chooses. If the answer depends on that order, a barrier is missing.
+// The interface is that of the CPU kernel. Like the GPU kernel it is compiled for one shape, but for every kind of solver.
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -35,7 +35,7 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int apart) {
     synchronize(true);
     return other;
 }
-struct Left {};  // a thread that ended early
+struct Left {};  // ends a thread early
 #define LEAVE throw Left()
 
 #define AMAML_ADAPTIVE adaptive
@@ -85,8 +85,8 @@ class Block {
     enum State { READY, AT_WARP, AT_BARRIER, DONE };
     static constexpr size_t STACK = 1 << 17;
     struct Fiber {
-        ucontext_t context;  // where it begins, and
-        jmp_buf place;       // where it waits: going on there costs no call of the system
+        ucontext_t context;  // where it begins
+        jmp_buf place;       // where it waits; a jump there needs no system call
         bool begun = false;
         std::unique_ptr<char[]> stack;
         State state = READY;
@@ -103,12 +103,13 @@ class Block {
         const int own = threadIdx.x;
         try {
             block.work_();
-        } catch (const Left&) {  // what failed is written
+        } catch (const Left&) {  // the failure has been written
         }
         block.fibers_[own].state = DONE;
         _longjmp(block.scheduler_, 1);
     }
-    // Lets those go on that have met; whether there are any. Threads that wait for what never comes end the program.
+    // Releases the threads whose barrier all others have reached; whether there are any. A barrier that can't be completed ends the
+    // program.
     bool release() {
         const auto all = [&](int first, int count, State state) {
             return std::all_of(&fibers_[first], &fibers_[first] + count, [&](const Fiber& f) { return f.state == state; });
@@ -160,9 +161,9 @@ template <class T> int64_t solve(const Problem<T>& p) {
 static void synchronize(bool warp_alone) { Block::running->wait(warp_alone); }
 
 extern "C" {
-// In which order threads run between barriers: 0 as they are numbered, 1 backwards, else shuffled from such a seed.
+// The order of threads between barriers: 0 by number, 1 backwards, otherwise shuffled with this seed.
 void amaml_order(int64_t wanted) { order = wanted; }
-// Leaves out every so many'th barrier, to see whether that is found out; 0: none.
+// Leaves out every n-th barrier, for the test that this changes the answer; 0: none.
 void amaml_leave_out(int64_t every) { Block::left_out = every; }
 int64_t amaml_problem_bytes() { return sizeof(Problem<float>); }
 int64_t amaml_shared_bytes_float32() { return NUMBERS * sizeof(float); }

@@ -1,4 +1,4 @@
-"""Adapting a loaded model to rows: both ways by hand, units, and what is refused."""
+"""Adapting a loaded model to rows: flow and fine-tuning against loops by hand, units, and refusals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_by_flow_over_the_runs_own_length(model: nn.Module) -> None:
     x, y = rows()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = adapt(model, x, y)
-    # θ is that after 10 meta-iterations, when the trajectory was 0.5 long: five steps of 0.1
+    # θ is that after 10 meta-iterations, when the trajectory's length was 0.5: five steps of 0.1
     assert_alike(adapted, trained(model, x, y, lambda p: torch.optim.SGD(p, lr=0.1), 5))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert isinstance(adapted, nn.Module)
@@ -138,7 +138,7 @@ def test_the_curve_of_fine_tuning_has_every_tenth_epoch(model: nn.Module) -> Non
         loss_curve(model, x, y, query=(x[:2], y[:1]))
 
 
-def test_a_model_of_ones_own() -> None:
+def test_a_model_that_was_not_loaded() -> None:
     net = MLP(1, [4], 1)
     x = torch.linspace(-1, 1, 9)
     adapted = adapt(net, x, x.sin(), by="finetune", epochs=300, lr=0.02)

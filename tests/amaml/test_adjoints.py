@@ -1,4 +1,4 @@
-"""The terminal value problem: against backpropagation, torchdiffeq, finite differences and each other."""
+"""The adjoints against backpropagation, torchdiffeq, finite differences and each other."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_checkpoints_change_memory_and_not_the_gradient(solver: Any) -> None:
     ("solver", "adjoint"), [(amaml.Euler(0.02), None), (amaml.RK4(0.05), None), (amaml.Dopri5(1e-6), None),
                             (amaml.Dopri5(1e-6), amaml.Discrete())], ids=repr
 )  # fmt: skip
-def test_states_that_are_not_cheap_are_made_again_with_the_same_bits(
+def test_states_that_are_not_kept_are_recomputed_with_the_same_bits(
     solver: Any, adjoint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, tasks = network([8]), cosines(3, 20)
@@ -196,7 +196,7 @@ def test_backsolve_is_right_where_the_flow_can_be_reversed() -> None:
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3, 1e-4, 1e-6])
 @pytest.mark.parametrize("length", [0.3, 1.0, 2.0, 2.5, 3.0])
-def test_backsolve_is_right_to_some_percent_or_says_so(length: float, tolerance: float) -> None:
+def test_backsolve_is_right_to_some_percent_or_fails(length: float, tolerance: float) -> None:
     net = network([16, 16])
     params = start(net)
     params = {name: 1.5 * value for name, value in params.items()}
@@ -239,7 +239,7 @@ def test_a_small_query_loss_is_solved_as_exactly_as_a_large_one(scale: float, gu
 
 
 @pytest.mark.parametrize("length", [3.0, 6.0])
-def test_backsolve_says_when_it_cant(length: float) -> None:
+def test_backsolve_fails_where_the_flow_can_not_be_reversed(length: float) -> None:
     tasks = quadratic(batch=3, size=4, condition=10.0)
     theta = torch.linspace(-1, 1, 4, dtype=torch.float64)
     with pytest.raises(amaml.SolveError, match=r"adjoint|budget") as caught:

@@ -1,4 +1,4 @@
-"""Kernel ridge regression beside the families' own baselines: its predictions, what it chooses, where it is left out."""
+"""Kernel ridge regression: its predictions, the choice of its two numbers, and where it is left out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_predictions_by_hand() -> None:
         np.testing.assert_allclose(found[task].numpy(), expected, rtol=1e-10)
 
 
-def test_without_a_ridge_support_points_are_met() -> None:
+def test_without_a_ridge_it_interpolates_the_support_points() -> None:
     tasks = family_of(SinusoidSpec(shots=8)).training_batch(0, 3)
     at_support = tasks | {"query_x": tasks["support_x"]}
     torch.testing.assert_close(ridge_predictions(at_support, 0.2, 1e-10), tasks["support_y"], atol=1e-6, rtol=0)
@@ -98,7 +98,7 @@ def test_a_run_computes_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(reports) == 3
 
 
-def test_rows_that_are_there_twice_are_no_trouble() -> None:
+def test_repeated_rows_are_solved() -> None:
     x = torch.zeros(1, 5, 2, dtype=torch.float64)
     tasks: Tasks = {"support_x": x, "support_y": torch.ones(1, 5, 1).double(), "query_x": x, "query_y": x[..., :1]}
     assert ridge_predictions(tasks, 0.2, min(RIDGES)).isfinite().all()

@@ -1,4 +1,5 @@
-"""What users hand in: any loss gets its gradient or a sentence, in any mode of PyTorch, and nothing of theirs is changed."""
+"""Users' losses, networks and modes: any loss gets its gradient or an error, in any mode of PyTorch, and nothing of the user's is
+changed."""
 
 from __future__ import annotations
 
@@ -260,7 +261,7 @@ def test_errors_of_the_callers_own_come_through() -> None:
         solved(lambda p, _: p["nothing"])
 
 
-def test_nan_is_told_as_nan() -> None:
+def test_nan_is_reported_as_nan() -> None:
     params, tasks = classes()
     tasks["x"][1, 0, 0] = float("nan")
     for loss in (entropy, by_branch):
@@ -270,7 +271,7 @@ def test_nan_is_told_as_nan() -> None:
         assert [failure.task for failure in caught.value.failures] == [1]
 
 
-def test_tasks_of_unequal_lengths_are_told_to_be_padded() -> None:
+def test_tasks_of_unequal_lengths_are_refused_with_the_remedy() -> None:
     params, tasks = classes()
     ragged = {name: [value[0], value[1][:5]] for name, value in tasks.items()}
     with pytest.raises(ValueError, match="pad them to one length"):
@@ -314,7 +315,7 @@ def own_network(kind: str) -> nn.Module:
 
 
 def everything(net: nn.Module, tasks: Tensors) -> list[Tensor]:
-    """What every estimator, every kind of solver and adaptation give for a network."""
+    """The results of every estimator, every kind of solver and every adaptation for a network."""
     params, losses = dict(net.named_parameters()), amaml.regression_losses(net)
     one = amaml.meta_gradient(params, *losses, tasks, length=0.3, solver=amaml.Dopri5(1e-4), certify=True)
     assert one.certificate is not None
@@ -416,7 +417,7 @@ RATED = {
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("how", RATED)
 def test_rates_of_zero_keep_a_parameter_and_leave_its_gradient(how: str, batched: bool) -> None:
-    """As with rates so small that nothing moves."""
+    """The same as with rates so small that nothing moves."""
     net, tasks = network([5, 5]), cosines(2, 9)
     solver, adjoint = RATED[how]
     answers = []
@@ -453,7 +454,8 @@ def test_rates_of_zero_for_all_are_no_flow_at_all(solver: Any, batched: bool) ->
 
 
 def test_the_body_is_learned_through_the_head_alone() -> None:
-    """Almost no inner loop (Raghu et al., arXiv 1909.09157): the head flows, the body's gradient goes through it."""
+    """Almost no inner loop (Raghu et al., arXiv 1909.09157): only the head is adapted, and the body's gradient goes through
+    it."""
     params, tasks = classes()
     rates = {"w": torch.zeros_like(params["w"]), "b": torch.ones_like(params["b"])}
     answer = solved(entropy, rates=rates)

@@ -1,4 +1,4 @@
-"""λ under its own error control: right where the state alone would let steps grow, and the same bits for any checkpoints."""
+"""Error control on λ: correct where the state's error test alone would let steps grow; the same bits for any checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLOAT64 = torch.float64
     "solver", [amaml.Dopri5(1e-4), amaml.Dopri5(1e-6), amaml.Dopri5(1e-9), amaml.Bosh3(1e-5)], ids=repr
 )
 def test_a_start_at_rest_gives_the_closed_form(solver: Any, length: float, curvature: float) -> None:
-    """u never moves, so that the state's error test sees nothing; λ shrinks by e^(−curvature·T)."""
+    """u never moves, so that the state's error is zero; λ shrinks by e^(−curvature·T)."""
     answer = amaml.meta_gradient(
         torch.zeros(3, dtype=FLOAT64),
         lambda u, task: 0.5 * curvature * (u - task).square().sum(),
@@ -41,7 +41,7 @@ def test_a_start_at_rest_gives_the_closed_form(solver: Any, length: float, curva
 
 @pytest.mark.parametrize(("rise", "width"), [(10.0, 0.1), (30.0, 0.1), (300.0, 0.01)])
 def test_a_direction_that_stiffens_late_gives_the_closed_form(rise: float, width: float) -> None:
-    """s drifts at speed 1; where it passes 1 the curvature along z, which is at rest, rises from 1 to 1 + rise."""
+    """s moves at speed 1; when it passes 1, the curvature along z, which is at rest, rises from 1 to 1 + rise."""
 
     def support(params: dict[str, Tensor], _: Tensor) -> Tensor:
         curvature = 1 + rise * torch.sigmoid((params["s"] - 1) / width)
@@ -85,8 +85,8 @@ def test_the_kernel_equals_the_batched_path(solver: Any) -> None:
     assert torch.allclose(a.stats.lambda_max, b.stats.lambda_max, rtol=1e-9)
 
 
-def test_nothing_to_go_back_with_costs_few_evaluations() -> None:
-    """λ is zero all the way, so that every step is as long as it may be."""
+def test_a_zero_adjoint_costs_few_evaluations() -> None:
+    """λ is zero throughout, so that every step is as long as allowed."""
     answer = amaml.meta_gradient(
         torch.ones(3, dtype=FLOAT64),
         lambda u, _: 20 * u.square().sum(),
@@ -98,8 +98,8 @@ def test_nothing_to_go_back_with_costs_few_evaluations() -> None:
     assert answer.stats.hvps.item() < answer.stats.gradients.item()
 
 
-def test_a_failure_on_the_way_back_says_the_time_of_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps back from T = 2 lead to no time near 0."""
+def test_a_failure_of_the_adjoint_has_the_time_of_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three adjoint steps from T = 2 end far from 0, where reversed time would begin."""
     monkeypatch.setattr("amaml.adjoint.interpolated.MAX_STEPS", 3)
     problem = regression([1, 8, 1])
     with disabled(), pytest.raises(amaml.SolveError) as raised:
@@ -109,7 +109,7 @@ def test_a_failure_on_the_way_back_says_the_time_of_the_flow(monkeypatch: pytest
 
 
 def test_units_of_the_parameters_do_not_matter() -> None:
-    """A tensor of another size has tolerances of that size: as many steps lead to as good a gradient."""
+    """Tolerances scale with a tensor's size: the same number of steps gives the same relative accuracy."""
 
     def solved(unit: float) -> amaml.MetaGradient:
         theta = {"u": unit * torch.tensor([1.0, -2.0], dtype=FLOAT64)}

@@ -1,4 +1,4 @@
-"""A GPU gives the CPU's answers: every solver and adjoint in float64, memory, and training that resumes to the bit."""
+"""A GPU gives the same results as the CPU: every solver and adjoint in float64, memory, and training that resumes to the bit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_discrete_gradients_are_the_cpus(solver: Any, checkpoints: Any) -> None:
     here = amaml.meta_gradient(theta, *losses, tasks, length=0.5, solver=solver, adjoint=adjoint)
     there = amaml.meta_gradient(moved(theta), *losses, moved(tasks), length=0.5, solver=solver, adjoint=adjoint)
     assert all(tensor.is_cuda for tensor in (*there.grad.values(), *there.per_task.values(), there.loss))
-    # Where steps follow the error, rounding may choose others: then both are as close as the tolerance.
+    # With adaptive steps, rounding may change the steps: then both are as close as the tolerance.
     bound = 1e-5 if hasattr(solver, "rtol") else 1e-10
     assert apart(flat(moved(there.per_task, torch.device("cpu")), 1), flat(here.per_task, 1)) < bound
     assert apart(there.loss.cpu(), here.loss) < bound
@@ -191,7 +191,7 @@ def test_a_convolutional_network() -> None:
 
 
 def test_memory_grows_with_the_root_of_the_steps_or_not_at_all() -> None:
-    """Bytes beyond what lay there before, by CUDA's own allocator: √N checkpoints beside a set number of them."""
+    """The peak of allocated bytes above those before: √N checkpoints against a fixed number of them."""
     net = network([32, 32], dtype=torch.float32)
     tasks, theta = moved(cosines(16, 100, dtype=torch.float32)), moved(start(net))
 
@@ -205,7 +205,7 @@ def test_memory_grows_with_the_root_of_the_steps_or_not_at_all() -> None:
         )  # fmt: skip
         return torch.cuda.max_memory_allocated() - before
 
-    peak(20, None)  # cuBLAS takes its workspace once
+    peak(20, None)  # cuBLAS allocates its workspace once
     assert peak(1600, None) < 1.2 * 4 * peak(100, None)
     assert peak(1600, 8) < 1.1 * peak(100, 8)
 
@@ -240,7 +240,7 @@ def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     again.save_initialization(tmp_path / "again")
     assert bits(seen) == bits(reports)
     assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
-    assert not any(parameter.is_cuda for parameter in load(tmp_path / "whole").parameters()), "it loads where no GPU is"
+    assert not any(parameter.is_cuda for parameter in load(tmp_path / "whole").parameters()), "it loads without a GPU"
 
 
 def test_the_cpu_agrees_after_a_training(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_the_cpu_agrees_after_a_training(tmp_path: Path) -> None:
 
 
 def bounded_to(size: int) -> None:
-    """This process may take so many more bytes of the GPU's memory from here on."""
+    """Limits this process to `size` additional bytes of the GPU's memory."""
     torch.cuda.empty_cache()
     share = (torch.cuda.memory_reserved() + size) / torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(share)
@@ -274,8 +274,8 @@ LARGE: dict[str, Any] = {
 
 @pytest.mark.usefixtures("freed")
 def test_a_batch_that_does_not_fit_is_split_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    with disabled():  # the kernel takes as many tasks at once as fit
-        train(on_cuda(meta={"iterations": 1}))  # cuBLAS takes its workspace once
+    with disabled():  # the kernel itself limits the tasks at once to the memory
+        train(on_cuda(meta={"iterations": 1}))  # cuBLAS allocates its workspace once
     bounded_to(600 << 20)
     whole, told = Training.start(on_cuda(**LARGE)), []
     with disabled():
@@ -306,7 +306,7 @@ def test_one_task_that_does_not_fit_names_what_was_asked_for_and_the_gpu() -> No
     assert "MiB was asked for last: lower family.shots" in str(raised.value)
 
 
-def test_the_driver_tells_of_the_gpu_what_torch_does_and_takes_no_memory_for_it() -> None:
+def test_the_driver_names_the_gpu_as_torch_does_without_using_its_memory() -> None:
     asked = subprocess.run(
         [sys.executable, "-c", "from worker.processes.gpu import gpu; print(gpu().model_dump_json())"],
         capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""The kernel for GPUs where there is none: its source on a processor, with every thread of a block (cuda_block.cpp says how)."""
+"""The GPU kernel without a GPU: its source runs on a CPU, with every thread of a block (see cuda_block.cpp)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import apart, flat
 
 ORDERS = (0, 1, 2)
-"""As the threads are numbered, backwards, shuffled."""
+"""The orders in which threads run: by number, backwards, shuffled."""
 
 
 class Shape(NamedTuple):
@@ -28,7 +28,7 @@ class Shape(NamedTuple):
 
 
 RAGGED = Shape([2, 9, 6, 3], "tanh", (130, 7))
-"""No width that tiles of four divide; the support set in two chunks."""
+"""Widths that aren't multiples of a tile's four; the support set in two chunks."""
 OTHERS = {
     "euler": Shape([1, 32, 32, 1], "tanh", (100, 30)),
     "heun": Shape([3, 5, 2], "sigmoid", (1, 1)),
@@ -85,7 +85,7 @@ def answers(
     horizons: tuple[tuple[float, float], ...] = ((0.1, 1.0), (0.2, 0.5)),
     **options: Any,
 ) -> list[amaml.MetaGradient]:
-    """One for each order of threads, each compared with the batched path's."""
+    """One answer for each order of the threads, each compared with the batched path's."""
     problem = regression(shape.widths, shape.activation, points=shape.points, batch=1)
     rates = {name: torch.full_like(value, 0.7) for name, value in problem["params"].items()}
     found = []
@@ -116,8 +116,8 @@ def test_whatever_the_order_of_threads_the_answer_is_the_batched_paths(
 
 
 @pytest.mark.parametrize("every", [2, 3, 7])
-def test_a_barrier_that_is_missing_is_found_out(block: library.Kernel, every: int) -> None:
-    """So that the test above can fail."""
+def test_a_missing_barrier_changes_the_answer(block: library.Kernel, every: int) -> None:
+    """This shows that the test above can fail."""
     problem = regression(RAGGED.widths, RAGGED.activation, points=RAGGED.points, batch=1)
     right = amaml.meta_gradient(**problem, length=0.2, solver=SOLVERS["euler"])
     block.library.amaml_leave_out(every)
@@ -135,7 +135,7 @@ def test_a_barrier_that_is_missing_is_found_out(block: library.Kernel, every: in
     assert not all(torch.equal(flat(right.per_task, 1), one) for one in found)
 
 
-def test_a_task_that_fails_says_what_the_other_paths_say(block: library.Kernel) -> None:
+def test_a_failure_is_the_same_as_on_the_other_paths(block: library.Kernel) -> None:
     problem = regression(RAGGED.widths, RAGGED.activation, points=RAGGED.points, batch=2)
     said = []
     for path in (nullcontext(), library.disabled()):
@@ -146,7 +146,7 @@ def test_a_task_that_fails_says_what_the_other_paths_say(block: library.Kernel) 
     assert "task 0" in said[0]
 
 
-def test_a_task_of_more_steps_than_there_was_room_for_is_solved_again(
+def test_a_task_that_needs_more_room_for_steps_is_solved_again(
     block: library.Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = regression(RAGGED.widths, RAGGED.activation, points=RAGGED.points, batch=2)
@@ -164,7 +164,7 @@ def test_single_precision(block: library.Kernel) -> None:
     assert apart(flat(amaml.meta_gradient(**single, length=0.5, solver=SOLVERS["rk4"]).per_task, 1), exact) < 1e-5
 
 
-def test_python_knows_how_much_of_a_multiprocessors_memory_a_block_takes(block: library.Kernel) -> None:
+def test_python_computes_a_blocks_shared_memory(block: library.Kernel) -> None:
     assert 4 * cuda.numbers_in_shared_memory(RAGGED.widths, 65) == block.library.amaml_shared_bytes_float32()
 
 

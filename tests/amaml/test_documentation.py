@@ -1,4 +1,4 @@
-"""What the documentation shows of the library runs as it stands, and the specs that it shows are specs."""
+"""The Python examples in the documentation run as they are, and its specs are valid."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SPECS = [
 
 
 @pytest.mark.parametrize("block", SPECS)
-def test_specs_in_the_documentation_are_specs(block: str) -> None:
+def test_specs_in_the_documentation_are_valid(block: str) -> None:
     JobSpec.model_validate(json.loads(block))
 
 
@@ -56,7 +56,7 @@ def test_there_are_specs() -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.json")) + sorted((ROOT / "examples").glob("*.yaml"))
 )
-def test_specs_among_the_examples_are_specs(path: Path) -> None:
+def test_specs_among_the_examples_are_valid(path: Path) -> None:
     spec = read_spec(path).spec
     if spec["family"].get("dataset") == "DATASET":
         spec["family"]["dataset"] = "0199aa0f-1b2c-7e3d-9f40-51627384a5b6"

@@ -108,7 +108,7 @@ def test_a_strong_proximal_term_holds_theta() -> None:
     assert away[1] < away[0] / 10
 
 
-def test_torchdiffeq_arrives_where_our_solver_does() -> None:
+def test_torchdiffeq_agrees_with_our_solver() -> None:
     net, theta, tasks = problem()
     ours = adapted_by_flow(net, theta, tasks, Flow(1.0, Dopri5(rtol=1e-9, atol=1e-9)))
     theirs = adapted_by_flow(net, theta, tasks, Flow(1.0, TorchDiffEq("dopri8", rtol=1e-9, atol=1e-9)))
@@ -153,7 +153,7 @@ def test_the_curve_and_its_best_epoch() -> None:
     assert curve.last.tolist() == [4.0, 4.0]
 
 
-def test_evaluation_starts_at_theta_and_shows_that_it_lives() -> None:
+def test_evaluation_starts_at_theta_and_yields_in_between() -> None:
     net, theta, tasks = problem()
     found, times = done(evaluate(net, theta, tasks, flow=Flow(0.5, Euler(step=0.1)), epochs=30, lr=0.01))
     assert isinstance(found, Evaluation)

@@ -1,4 +1,4 @@
-"""The guard where it is hardest: a direction that becomes stiff late, and steps between two looks."""
+"""The guard in the hardest cases: a direction that becomes stiff late, and fixed steps between two estimates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from amaml.models.losses import regression_losses
 
 
 def support_that_stiffens(u: Tensor, _: Tensor) -> Tensor:
-    """Curvature 10 along x; along y 1, and 100 once z, which moves at speed 1 from −5, is past 0. So dJ/dy of the flow is
-    about e^(−100 (T−5)), and whoever watches x alone lets it blow up."""
+    """The curvature is 10 along x; along y it is 1, and 100 once z, which moves at speed 1 from −5, has passed 0. So dJ/dy of
+    the flow is about e^(−100 (T−5)), and it blows up if the guard only follows x."""
     x, y, z = u
     return 5 * x.square() + 0.5 * (1 + 99 * torch.sigmoid(4 * z)) * y.square() - z
 
@@ -46,7 +46,7 @@ def test_a_direction_that_becomes_stiff_late_is_found(solver: Any, length: float
 
 @pytest.mark.parametrize("length", [5.5, 6.0, 7.0, 10.0])
 @pytest.mark.parametrize("solver", [amaml.Euler(0.15), amaml.RK4(0.2)], ids=["euler", "rk4"])
-def test_fixed_steps_that_become_unstable_between_looks_fail(solver: Any, length: float) -> None:
+def test_fixed_steps_that_become_unstable_between_estimates_fail(solver: Any, length: float) -> None:
     with pytest.raises(amaml.SolveError, match="outside the stability region"):
         solved(solver, length, torch.float64)
 
@@ -55,8 +55,8 @@ def test_fixed_steps_that_become_unstable_between_looks_fail(solver: Any, length
 @pytest.mark.parametrize(
     ("seed", "solver", "step"), [(66, amaml.RK4, 0.633), (267, amaml.Euler, 0.544), (426, amaml.Euler, 0.348)]
 )
-def test_the_kernel_sees_on_the_way_back_what_the_batched_path_sees(seed: int, solver: Any, step: float) -> None:
-    """Fifteen steps: the only looks are at both ends, where these problems aren't stiff."""
+def test_the_kernels_reverse_steps_fail_as_the_batched_paths(seed: int, solver: Any, step: float) -> None:
+    """In fifteen steps λmax is estimated only at both ends, where these problems aren't stiff."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     net = amaml.MLP(in_features=1, hidden=[4], out_features=1, activation="tanh")
@@ -79,7 +79,7 @@ def test_the_kernel_sees_on_the_way_back_what_the_batched_path_sees(seed: int, s
 
 
 def test_the_step_that_a_failure_names_works() -> None:
-    """0.74 would be one step of 1 again: N is rounded."""
+    """The named step must allow for the rounding of N: a step of 0.74 would again give a single step of 1."""
     theta, tasks = torch.ones(2, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
 
     def solve(step: float) -> None:
@@ -100,8 +100,8 @@ def test_the_step_that_a_failure_names_works() -> None:
         solve(share * float(named[1]))
 
 
-def test_no_curvature_at_all_is_no_stiffness() -> None:
-    """The gradient is the same everywhere, which torch.func gives back as a view that can't be written to."""
+def test_a_loss_without_curvature_is_solved() -> None:
+    """Its gradient is constant, which torch.func returns as an expanded view that can't be written to."""
     theta, tasks = torch.zeros(3, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
     for solver in (amaml.Dopri5(), amaml.Euler(0.1), amaml.TorchDiffEq("dopri8"), amaml.TorchDiffEq("rk4", step=0.1)):
         answer = amaml.meta_gradient(

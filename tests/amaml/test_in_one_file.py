@@ -1,4 +1,4 @@
-"""docs/amaml_in_one_file.py: what a newcomer reads first is the algorithm that the library runs."""
+"""docs/amaml_in_one_file.py computes the same as the library."""
 
 from __future__ import annotations
 

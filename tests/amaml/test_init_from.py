@@ -1,4 +1,4 @@
-"""What a run takes over from another: θ, with it what was learned of the flow, or all of it, to go on to the same bits."""
+"""What a run takes over from another: θ alone, θ and the learned flow, or the full state, to continue to the same bits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_fork_with_the_same_spec_ends_in_the_bits_of_the_run_itself(source: Pa
 
 
 def test_a_fork_of_more_meta_iterations_is_the_longer_run(source: Path) -> None:
-    """The source's last checkpoint but one: its last evaluation isn't one of the longer run."""
+    """It starts from the source's last checkpoint but one, since the longer run doesn't evaluate where the source ended."""
     longer: dict[str, Any] = {"meta": {"iterations": 27}}
     undisturbed = Training.start(spec(**longer))
     list(undisturbed)
@@ -86,7 +86,7 @@ def test_what_was_learned_of_the_flow_is_taken_over(source: Path) -> None:
         assert torch.equal(plain.initialization[name], tensor)
 
 
-def test_it_holds_though_the_method_learns_it_no_more(source: Path, tmp_path: Path) -> None:
+def test_a_learned_flow_is_kept_by_a_method_that_does_not_learn_it(source: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"method": {"learn": []}, "meta": {"iterations": 3}}
     run = Training.start(spec("learned", **how), initialization=source / "init")
     before = run.learned.logarithms
@@ -181,7 +181,7 @@ def test_a_fork_needs_a_checkpoint(source: Path) -> None:
         spec("full")
 
 
-def test_a_method_that_does_not_flow_by_what_was_learned_is_refused(source: Path) -> None:
+def test_a_method_that_does_not_use_a_learned_flow_is_refused(source: Path) -> None:
     reptile: dict[str, Any] = {"method": {"kind": "reptile"}, "meta": {"iterations": 2, "init_from": {"job": JOB}}}
     assert train(small(**reptile), initialization=source / "init").training.iteration == 2
     reptile["meta"]["init_from"]["state"] = "learned"

@@ -1,4 +1,4 @@
-"""The initialization file: what goes in comes out, equal contents are equal bytes, damage is refused."""
+"""The initialization file: it restores the model, equal contents give equal bytes, damaged files are refused."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_random_start_is_a_function_of_the_seed() -> None:
         torch.manual_seed(torch.seed())
         state = torch.get_rng_state()
         first = next(build_model(MLPSpec(), in_features=2, out_features=1, seed=seed).parameters()).detach()
-        assert torch.equal(torch.get_rng_state(), state)  # nobody else's draws are disturbed
+        assert torch.equal(torch.get_rng_state(), state)  # the global generator isn't used
         return first
 
     assert torch.equal(start(0), start(0))

@@ -31,7 +31,7 @@ ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The batched path's small products are faster on one."""
+    """One thread for PyTorch, on which the batched path's small products are faster."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -61,7 +61,7 @@ def test_kinks_of_relu_are_met_at_the_same_places(widths: list[int], solver: Any
     answered = amaml.meta_gradient(**arguments, length=1e-5)
     with disabled():
         assert distance(answered, amaml.meta_gradient(**arguments, length=1e-5)) < 1e-4
-        first = failure_of(**arguments, length=1.0)  # of the tasks that were the first to meet one
+        first = failure_of(**arguments, length=1.0)  # it lists the tasks that met a kink first
     by_kernel = {failure.task: failure for failure in failure_of(**arguments, length=1.0).failures}
     for failure in first.failures:
         assert failure.code is by_kernel[failure.task].code is Result.KINK
@@ -70,7 +70,7 @@ def test_kinks_of_relu_are_met_at_the_same_places(widths: list[int], solver: Any
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_float32_is_as_near_as_its_rounding(solver: str) -> None:
+def test_float32_is_as_accurate_as_its_rounding(solver: str) -> None:
     net = network([32, 32], torch.float32)
     support, query = amaml.regression_losses(net)
     tasks = cosines(4, 100, torch.float32)
@@ -105,14 +105,14 @@ def test_any_widths_depths_and_numbers_of_points(
 
 WIDTHS = (1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 128, 129)
 POINTS = (1, 15, 16, 17, 100, 128, 129, 300)
-"""Around the numbers that fill vectors of either precision, the kernel's tiles and its chunks of points."""
+"""Sizes around multiples of vectors of both precisions, of the kernel's tiles and of its chunks of points."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_gradients_and_hessian_products_of_any_size(width: int, dtype: torch.dtype) -> None:
     # One Euler step of size 1 ends at θ − ∇L_sup(θ), and its reverse gives λ − ∇²L_sup(θ)λ. Widths and numbers of points
-    # decide how the kernel lays out each layer, so a width meets itself, narrow neighbours and wide ones.
+    # decide the memory layout of each layer, so every width is combined with itself, with narrow and with wide neighbours.
     for number, points in enumerate(POINTS):
         activation = ACTIVATIONS[(number + width) % 4]
         for widths in ([2, width, width, 3], [width, 9, width], [1, 40, width, 1], [2, 4, 4, width, 1]):
@@ -121,12 +121,12 @@ def test_gradients_and_hessian_products_of_any_size(width: int, dtype: torch.dty
             bound = 1e-12 if dtype == torch.float64 else 1e-5
             for got, expected in zip((found.adapted, found.per_task), by_autograd(problem), strict=True):
                 distance = (flat(got, 1).double() - expected).norm()
-                # Behind a dead ReLU the answer itself is rounding, of terms of the size of the targets.
+                # With a dead ReLU the answer consists of rounding errors, of terms of the size of the targets.
                 assert distance <= bound * (0.1 + expected.norm()), (widths, points, activation)
 
 
 def by_autograd(problem: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """θ − ∇L_sup(θ) and λ − ∇²L_sup(θ)λ with λ = ∇L_qry there, a row a task, in float64 and by PyTorch's derivatives."""
+    """θ − ∇L_sup(θ), and λ − ∇²L_sup(θ)λ with λ = ∇L_qry there, one row for each task, in float64 by PyTorch's derivatives."""
     theta = {name: value.double().requires_grad_() for name, value in problem["params"].items()}
     ends, gradients = [], []
     for number in range(2):
@@ -140,8 +140,8 @@ def by_autograd(problem: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_task_that_diverges_leaves_nothing_to_the_next(dtype: torch.dtype) -> None:
-    # One thread solves all three in the same buffers, which are full of NaN then, also where they only fill up vectors.
+def test_a_task_that_diverges_does_not_affect_the_next(dtype: torch.dtype) -> None:
+    # One thread solves all three in the same buffers, which then contain NaN, also in the padding of vectors.
     problem = regression([3, 4, 4, 33, 1], dtype=dtype, batch=3, points=(5, 19))
     problem["tasks"]["query_x"][:2] = math.nan
     failure = failure_of(**problem, length=0.5, solver=amaml.Euler(0.1))
@@ -175,7 +175,7 @@ def test_random_problems(data: st.DataObject) -> None:
     }
     try:
         a, b = both(**problem, **arguments)
-    except SolveError:  # a random net may be too stiff for a fixed step: then for both
+    except SolveError:  # a random network may be too stiff for a fixed step, on both paths
         failure = failure_of(**problem, **arguments)
         with disabled():
             assert failure_of(**problem, **arguments).code == failure.code
@@ -195,7 +195,7 @@ def test_a_limit_on_checkpoints_costs_what_the_schedule_says(solver: str, checkp
     assert torch.equal(a.stats.hvps, b.stats.hvps)
 
 
-def test_what_is_counted_is_what_was_evaluated() -> None:
+def test_evaluations_are_counted_exactly() -> None:
     problem = regression([1, 6, 1])
     solver = amaml.Euler(0.05, guard=False)
     a = amaml.meta_gradient(**problem, length=1.0, solver=solver)
@@ -205,7 +205,7 @@ def test_what_is_counted_is_what_was_evaluated() -> None:
     with_length = amaml.meta_gradient(**problem, length=1.0, solver=solver, wrt=["length"])
     assert with_length.stats.gradients.tolist() == [40] * 3
     controlled = amaml.meta_gradient(**problem, length=1.0, solver=amaml.Dopri5(1e-4)).stats
-    segments = (controlled.steps + 15) // 16  # of forward steps, which the way back makes again
+    segments = (controlled.steps + 15) // 16  # of forward steps, which the adjoint recomputes
     attempts = controlled.steps + controlled.rejected
     assert torch.equal(controlled.gradients, 2 + 6 * attempts + segments + 6 * controlled.steps)
     assert bool(((controlled.hvps - 2) % 6 == 0).all())
@@ -241,13 +241,13 @@ def test_methods_without_an_adjoint_go_forward_by_it(solver: str, method: Any) -
     a = method(**problem, **arguments)
     with disabled():
         b = method(**problem, **arguments)
-    assert not torch.equal(flat(a.adapted, 1), flat(b.adapted, 1))  # two ways to round
+    assert not torch.equal(flat(a.adapted, 1), flat(b.adapted, 1))  # they round differently, so the kernel was used
     for name in ("per_task", "adapted"):
         assert torch.allclose(flat(getattr(a, name), 1), flat(getattr(b, name), 1), rtol=1e-9, atol=1e-12)
     assert torch.allclose(a.loss, b.loss, rtol=1e-11)
     for name in ("steps", "rejected", "hvps"):
         assert torch.equal(getattr(a.stats, name), getattr(b.stats, name)), name
-    # Whenever some of its tasks have arrived, the batched path evaluates an adaptive solver's slope once more.
+    # Whenever tasks leave the computation, the batched path evaluates an adaptive solver's slope once more.
     more = b.stats.gradients - a.stats.gradients
     assert bool((more >= 0).all() and (more <= 4 * (solver in ("bosh3", "dopri5"))).all())
 
@@ -263,7 +263,7 @@ def test_bits_do_not_depend_on_threads(solver: str, dtype: torch.dtype) -> None:
     assert torch.equal(flat(a.per_task, 1), flat(b.per_task, 1))
     assert torch.equal(a.loss, b.loss)
     assert torch.equal(flat(a.rates), flat(b.rates))
-    # Nor on which tasks are solved beside.
+    # Nor on the other tasks of the batch.
     problem["tasks"] = {name: value[4:5] for name, value in problem["tasks"].items()}
     alone = amaml.meta_gradient(**problem, **arguments)
     assert torch.equal(flat(alone.per_task, 1)[0], flat(a.per_task, 1)[4])
@@ -324,7 +324,7 @@ def test_tensors_in_any_state_are_safe() -> None:
     assert torch.equal(flat(alike.per_task, 1)[0], flat(alike.per_task, 1)[3])
 
 
-def test_what_it_does_not_know_takes_the_batched_path() -> None:
+def test_problems_that_the_kernel_can_not_solve_use_the_batched_path() -> None:
     problem = regression([1, 8, 1])
     assert backend().startswith("kernel")
     for adjoint in (amaml.Interpolated("heun"), amaml.Backsolve()):
@@ -336,7 +336,7 @@ def test_what_it_does_not_know_takes_the_batched_path() -> None:
 
 
 def posed(**changes: Any) -> Problem:
-    """A problem of an MLP 2-5-1 with three tasks, some of it replaced."""
+    """A problem of an MLP 2-5-1 with three tasks, with some of its parts replaced."""
     given = regression([2, 5, 1])
     problem, _ = pose(**given, length=0.5, solver=amaml.Euler(0.05))
     return replace(problem, **changes)

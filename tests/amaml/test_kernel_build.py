@@ -1,4 +1,4 @@
-"""Building the kernel, doing without it, and what it does to memory."""
+"""Building the kernel, solving without it, and its memory accesses and use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACTIVATIONS = {
 
 
 def python(*arguments: str, **environment: str) -> str:
-    """What a fresh interpreter writes."""
+    """The output of a fresh interpreter."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -90,7 +90,7 @@ def test_narrower_vectors_give_the_same_answers(compiler: str, tmp_path: Path, f
 
 
 def library_of(compiler: str, name: str) -> str:
-    """The path of a library that the compiler brings along; the bare name where it has none."""
+    """The path of a library that comes with the compiler; its name alone if there is none."""
     found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     return found.stdout.strip()
 
@@ -99,13 +99,15 @@ def library_of(compiler: str, name: str) -> str:
 @pytest.mark.parametrize("kind", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(compiler: str, tmp_path: Path, kind: str) -> None:
     name = {"address,undefined": "libasan.so", "thread": "libtsan.so"}[kind]
-    # The C++ library too: the sanitizer looks for its way to throw at the start, where the interpreter has none.
+    # The C++ library is loaded first, too: the sanitizer looks for its exception functions at the start, and the interpreter has
+    # none.
     runtimes = [library_of(compiler, one) for one in (name, "libstdc++.so.6")]
     if not Path(runtimes[0]).is_absolute():
         pytest.skip(f"this compiler has no {name}")
     library_path = tmp_path / "sanitized.so"
     build.compile_to(library_path, compiler, ["-O1", "-g", f"-fsanitize={kind}", "-fno-sanitize-recover=all"])
-    # verify_asan_link_order: the interpreter itself isn't instrumented; detect_leaks: what it leaves to the system isn't ours.
+    # verify_asan_link_order: the interpreter isn't instrumented; detect_leaks: memory that the interpreter doesn't free isn't
+    # ours.
     worst = python(
         "-m", "tests.amaml.kernel_problems", str(library_path),
         LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0", UBSAN_OPTIONS="print_stacktrace=1",
@@ -129,7 +131,7 @@ print(backend())
 
 @pytest.fixture
 def fresh_environment(tmp_path: Path) -> Path:
-    """Another environment's interpreter, whose cache is empty."""
+    """The interpreter of another environment with an empty cache."""
     import venv
 
     venv.create(tmp_path / "env", symlinks=True)
@@ -172,7 +174,7 @@ def test_a_failing_compiler_is_reported_and_does_no_harm(fresh_environment: Path
     assert not list((fresh_environment / "var").rglob("*.so"))
 
 
-def test_a_spoilt_cache_is_as_good_as_none(fresh_environment: Path) -> None:
+def test_a_damaged_cache_counts_as_none(fresh_environment: Path) -> None:
     interpreter = fresh_environment / "bin" / "python"
 
     def backend() -> str:

@@ -1,4 +1,4 @@
-"""The structure that Python hands to the kernel: declared once in C++ and once by ctypes, it must be the same to the byte."""
+"""The structure that Python passes to the kernel is declared in C++ and by ctypes; both must be the same to the byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amaml.kernel.problem import KernelProblem
 
 HEADER = next(source for source in cache.SOURCES if source.name == "problem.h")
 KINDS = {ctypes.c_int64: "i", ctypes.c_double: "n", ctypes.c_void_p: "p"}
-"""Letters for an integer, a number and a pointer, as problem.h has them."""
+"""The letters of problem.h for an integer, a floating-point number and a pointer."""
 
 
 class Field(NamedTuple):
@@ -50,7 +50,7 @@ def mirrored() -> list[Field]:
 
 
 def test_the_structure_is_the_same_on_both_sides(kernel: library.Kernel) -> None:
-    assert mirrored() == compiled(kernel), "change problem.py as problem.h was changed, or the other way round"
+    assert mirrored() == compiled(kernel), "change problem.py and problem.h in the same way"
     kernel.library.amaml_problem_bytes.restype = ctypes.c_int64
     assert kernel.library.amaml_problem_bytes() == ctypes.sizeof(KernelProblem)
 
@@ -64,7 +64,7 @@ def test_every_byte_of_the_structure_belongs_to_a_compared_field(kernel: library
 
 
 def compiler_complaint(compiler: str, header: str, folder: Path) -> str:
-    """What the compiler says of a changed problem.h; it doesn't produce code, so this takes a fraction of a second."""
+    """The compiler's messages for a changed problem.h; it produces no code, so this takes a fraction of a second."""
     (folder / "problem.h").write_text(header)
     (folder / "all.cpp").write_text('#include "problem.h"\n')
     done = subprocess.run(

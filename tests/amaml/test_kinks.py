@@ -1,4 +1,4 @@
-"""Flows that meet a kink of their loss are refused where λ would jump, and no others."""
+"""Flows that meet a kink of their loss at which λ would jump are refused, and no others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_flow_that_crosses_a_kink_is_refused(solver: Any, loss: Any) -> None:
 
 
 def test_the_discrete_adjoint_differentiates_the_steps_whatever_they_met() -> None:
-    """Its answer is that of the steps as they were: it leaves out the factor by which the flow's own gradient jumps."""
+    """It differentiates the steps that were taken, so it lacks the factor by which the flow's gradient jumps."""
     own = solved(CROSSED["relu"], [1.0, 0.3], amaml.Dopri5(1e-6), adjoint=amaml.Discrete())
     assert torch.equal(own.per_task["u"], torch.tensor([[1.0, 1.0], [2.0, 2.0]], dtype=torch.float64))
 
@@ -78,7 +78,7 @@ def test_the_discrete_adjoint_differentiates_the_steps_whatever_they_met() -> No
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("start", [[0.0, 0.0], [1.0, 0.0]], ids=["all", "one"])
 def test_a_flow_that_starts_in_a_kink_is_refused(start: list[float], dtype: torch.dtype) -> None:
-    """It stays there: so the derivative in that direction is 0, where the adjoint equation says 1."""
+    """The flow stays in the kink, so the derivative in that direction is 0, but the adjoint equation gives 1."""
     error = refused(SLIDING["absolute values"], start, amaml.Dopri5(1e-4), dtype=dtype)
     assert [failure.time for failure in error.failures] == [0.0, 0.0]
 
@@ -109,7 +109,7 @@ def test_no_other_flow_is_refused(solver: Any, loss: Any, dtype: torch.dtype) ->
 
 def test_only_the_tasks_that_meet_it_are_named() -> None:
     error = refused(SLIDING["absolute values"], [1.0, 0.3], amaml.Dopri5(1e-4), length=0.25)
-    assert [failure.task for failure in error.failures] == [1]  # it arrives after .15, the other one after .3
+    assert [failure.task for failure in error.failures] == [1]  # it meets the kink at .15, the other task at .3
     assert error.failures[0].time == pytest.approx(0.15, abs=0.01)
 
 

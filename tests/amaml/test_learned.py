@@ -1,4 +1,4 @@
-"""What is trained of the flow beside θ: its gradient by finite differences, resumes, files, adaptation, refusals."""
+"""Learned quantities of the flow: their gradients by finite differences, resumes, files, adaptation, refusals."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _net(spec: amaml.JobSpec) -> torch.nn.Module:
 
 
 def test_comln_learns_the_length_that_training_wants() -> None:
-    """Too short a trajectory for tasks that all differ: a longer one lowers the loss, so it grows."""
+    """The trajectory is too short for tasks that all differ: a longer one lowers the loss, so the length grows."""
     run = train(
         small(
             method={"kind": "comln"},
@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, method: dict[str, A
     assert sha256(tmp_path / "whole") == sha256(tmp_path / "resumed")
 
 
-def test_it_lies_in_the_file_and_is_what_evaluation_and_adaptation_flow_by(tmp_path: Path) -> None:
+def test_it_is_in_the_file_and_used_by_evaluation_and_adaptation(tmp_path: Path) -> None:
     spec = small(
         method=ALL,
         meta={"iterations": 5, "optimizer": {"lr": 0.1}},
@@ -199,7 +199,7 @@ def test_a_run_from_its_file_starts_at_its_theta_and_the_specs_own_flow(tmp_path
     assert training.learned.length == pytest.approx(0.5)
 
 
-def test_a_length_that_runs_away_ends_the_run() -> None:
+def test_a_length_above_the_bound_ends_the_run() -> None:
     with pytest.raises(Diverged, match="the learned trajectory length is"):
         train(
             small(
@@ -219,7 +219,7 @@ def refused(method: dict[str, Any], **parts: Any) -> tuple[str, ...]:
     return (*(str(part) for part in found["loc"]), *found["ctx"]["error"].field)
 
 
-def test_what_makes_no_sense_together() -> None:
+def test_contradictory_options_are_refused() -> None:
     horizons, schedule = {"horizons": [{"at": 1.0}]}, {"schedule": [[1, 1.0]]}
     assert refused({"kind": "comln"}, trajectory=schedule) == ("trajectory", "schedule")
     assert refused({"learn": ["length"]}, trajectory=horizons) == ("trajectory", "horizons")

@@ -1,4 +1,4 @@
-"""`amaml.meta_gradient` as a user calls it: any loss, any pytree, clear refusals, failures that name task and remedy."""
+"""`amaml.meta_gradient` as users call it: any loss, any pytree, clear refusals, failures that name the task and the remedy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_forward_over_reverse_is_the_same_hvp() -> None:
 
 
 def test_a_convolutional_classifier_with_a_pytree_of_tasks() -> None:
-    """100k+ parameters, cross-entropy, nested tasks: nothing of it is special."""
+    """More than 100,000 parameters, cross-entropy and nested tasks work like any other loss."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Softplus(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16 * 16, 400), nn.Tanh(), nn.Linear(400, 5))  # fmt: skip # noqa: E501
     params = {name: value.detach() for name, value in net.named_parameters()}
@@ -134,13 +134,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
-def test_arguments_without_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], sentence: str) -> None:
     theta = torch.ones(5, dtype=torch.float64)
     with pytest.raises(ValueError, match=sentence):
         amaml.meta_gradient(theta, quadratic_support, quadratic_query, quadratic(2, 5, 10), **options)
 
 
-def test_parameters_and_tasks_without_sense_are_refused() -> None:
+def test_invalid_parameters_and_tasks_are_refused() -> None:
     tasks = quadratic(2, 5, 10)
     for params, sentence in (
         ({}, "empty"),
@@ -190,7 +190,7 @@ MISFITS: list[tuple[Tensors, str]] = [
 
 
 @pytest.mark.parametrize(("tasks", "sentence"), MISFITS, ids=[sentence for _, sentence in MISFITS])
-def test_rows_that_would_be_broadcast_or_lack_are_refused(tasks: Tensors, sentence: str) -> None:
+def test_rows_that_are_missing_or_would_be_broadcast_are_refused(tasks: Tensors, sentence: str) -> None:
     net = amaml.MLP(in_features=1, hidden=[4], out_features=1)
     with pytest.raises(ValueError, match=sentence):
         amaml.meta_gradient(dict(net.named_parameters()), *amaml.regression_losses(net), tasks, length=0.1)
@@ -293,8 +293,8 @@ def test_a_spent_budget_is_named() -> None:
     assert "5 steps" in str(error)
 
 
-def test_the_certificate_sees_a_wrong_gradient() -> None:
-    """Without its guard Dormand–Prince gives a λ that has blown up, and no error: the certificate tells."""
+def test_the_certificate_detects_a_wrong_gradient() -> None:
+    """Without the guard, Dormand–Prince returns a λ that has blown up, without an error; the certificate is large."""
     net, tasks = network([32, 32]), cosines(2, 50)
     answer = amaml.meta_gradient(
         start(net),
@@ -323,8 +323,8 @@ def test_the_certificate_sees_a_wrong_gradient() -> None:
 def test_no_gradient_is_silently_wrong(
     hidden: list[int], activation: str, solver: Any, dtype: torch.dtype, length: float, stiffness: float, seed: int
 ) -> None:
-    """Random problems, stiff ones far past the limits: an answer within 10 × its certificate of an independent reference, or
-    a failure that says which task and why."""
+    """For random problems, some of them much stiffer than the limits allow, there is either an answer within 10 × its certificate
+    of an independent reference, or a failure that names the task and the reason."""
     net, tasks = network(hidden, dtype, activation, seed), cosines(2, 8, dtype, seed)
     scaled = {name: value * stiffness**0.5 for name, value in tasks.items()}
     losses = amaml.regression_losses(net)

@@ -1,4 +1,4 @@
-"""How θ is stepped, against torch's own optimizers and loops over tasks; what is averaged and left out; when a run ends."""
+"""The meta-step against torch's own optimizers and loops over tasks; the moving average, tasks left out, and the end of a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def norms(gradient: amaml.MetaGradient) -> list[float]:
 
 
 def sgd(**meta: Any) -> JobSpec:
-    """Steps of the gradient itself, so that they show what was done to it."""
+    """Plain gradient steps, which show how the gradient was changed."""
     return small(
         meta={"iterations": 6, "optimizer": {"kind": "sgd", "lr": 0.3}, **meta},
         evaluation={"epochs": 1},
@@ -53,7 +53,7 @@ def sgd(**meta: Any) -> JobSpec:
 
 
 def check_steps(spec: JobSpec, bound: Callable[[list[float], list[float]], float]) -> None:
-    """That each task's gradient went in with at most the `bound` of the norms so far and of these tasks' norms."""
+    """Asserts that each task's gradient was clipped at `bound` of the norms so far and those of these tasks."""
     states, gradients = stepped(spec)
     seen: list[float] = []
     for before, after, gradient in zip(states, states[1:], gradients, strict=False):
@@ -248,7 +248,7 @@ def test_what_has_no_meaning_is_refused(parts: dict[str, Any], sentence: str) ->
 
 
 def spoil(training: Training, rows: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a NaN into these rows' tasks: meta-iteration → rows of its batch."""
+    """Puts a NaN into the tasks in these rows of a batch; `rows` maps a meta-iteration to rows."""
     family = training.setup.family
     draw = family.training_batch
 
@@ -284,7 +284,7 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted(
 
 
 def test_a_task_is_named_by_its_place_in_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Solvers name those that failed first, and the rest is solved again without them."""
+    """Solvers report the tasks that failed first; the others are then solved again without them."""
     training = Training.start(small())
 
     def fails(*_: Any) -> None:
@@ -295,7 +295,7 @@ def test_a_task_is_named_by_its_place_in_the_whole_batch(monkeypatch: pytest.Mon
         list(training)
 
 
-def test_more_than_an_accident_fails_the_run_and_names_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_left_out_tasks_fail_the_run_with_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training.start(small())
     spoil(training, {2: [1], 5: [2]}, monkeypatch)
     with pytest.raises(Diverged, match=r"after 5 of 20 meta-iterations \(task 2 at t="):

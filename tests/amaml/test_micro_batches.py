@@ -1,4 +1,5 @@
-"""Batches that don't fit into memory: taken in parts they give what they give whole, and a run halves them until they fit."""
+"""Batches that don't fit into memory: micro-batches give the same results as the whole batch, and a run halves them until they
+fit."""
 
 from __future__ import annotations
 
@@ -109,7 +110,7 @@ def test_what_says_that_memory_was_refused() -> None:
     assert not memory.is_out_of_memory(ValueError("another"))
 
 
-# A whole run, in a process whose address space is bounded: there an allocation really fails.
+# A whole run in a process with a limited address space, where an allocation really fails.
 
 WITH_LITTLE_MEMORY = """
 import json, re, resource, sys
@@ -122,19 +123,19 @@ spec, megabytes, folder = JobSpec.model_validate_json(sys.argv[1]), int(sys.argv
 parts = spec.model_dump(mode="json")
 parts["meta"] |= {"iterations": 1, "tasks_per_batch": 1}
 parts["evaluation"]["tasks"] = 1
-train(parts)  # what libraries take once, they have taken
+train(parts)  # so that libraries have made their one-time allocations
 held = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
 resource.setrlimit(resource.RLIMIT_AS, (held + (megabytes << 20), resource.RLIM_INFINITY))
-told, training = [], Training.start(spec)
+reported, training = [], Training.start(spec)
 try:
     for report in training:
-        told += [(report.iteration, name, value) for name, value in report.metrics.items() if "micro_batch" in name]
+        reported += [(report.iteration, name, value) for name, value in report.metrics.items() if "micro_batch" in name]
         if report.iteration == 2 and "meta_loss" in report.metrics:
             training.save_checkpoint(folder / "checkpoint")
     training.save_initialization(folder / "initialization")
-    print(json.dumps({"told": told}))
+    print(json.dumps({"reported": reported}))
 except Exception as error:
-    print(json.dumps({"told": told, "error": type(error).__name__, "sentence": str(error)}))
+    print(json.dumps({"reported": reported, "error": type(error).__name__, "sentence": str(error)}))
 """
 
 LARGE: dict[str, Any] = {
@@ -151,7 +152,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux boun
 def with_little_memory(megabytes: int, folder: Path, **changes: Any) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", WITH_LITTLE_MEMORY, small(**{**LARGE, **changes}).model_dump_json(), str(megabytes), str(folder)],
-        # What is freed is given back at once, so that what is held is what is used.
+        # Freed memory is returned to the system at once, so that the process holds only what it uses.
         env={"AMAML_KERNEL": "off", "PYTHONPATH": str(Path(__file__).parents[2]), "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -162,14 +163,14 @@ def with_little_memory(megabytes: int, folder: Path, **changes: Any) -> dict[str
 def test_a_run_halves_its_batches_until_they_fit_says_so_once_and_resumes_to_the_bit(tmp_path: Path) -> None:
     found = with_little_memory(24, tmp_path)
     assert "error" not in found, found
-    told = {name: (iteration, value) for iteration, name, value in found["told"]}
-    assert len(found["told"]) == 2, "each once"
-    assert told["micro_batch"][0] == 1
-    assert told["evaluation_micro_batch"][0] == 0
-    assert all(1 <= value < 16 for _, value in told.values())
+    reported = {name: (iteration, value) for iteration, name, value in found["reported"]}
+    assert len(found["reported"]) == 2, "each once"
+    assert reported["micro_batch"][0] == 1
+    assert reported["evaluation_micro_batch"][0] == 0
+    assert all(1 <= value < 16 for _, value in reported.values())
     with disabled():
         again = Training.resume(small(**LARGE), tmp_path / "checkpoint")
-        assert again.state.progress.micro_batch == told["micro_batch"][1]
+        assert again.state.progress.micro_batch == reported["micro_batch"][1]
         reports = list(again)
         again.save_initialization(tmp_path / "again")
     assert not any("micro_batch" in name for report in reports for name in report.metrics)

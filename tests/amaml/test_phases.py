@@ -1,4 +1,4 @@
-"""Runs of several phases: each does what a run of its own would, from where the one before it came to."""
+"""Runs of several phases: each phase does what a separate run would do that starts where the phase before it ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def phased(*phases: dict[str, Any], **changes: dict[str, Any]) -> JobSpec:
 
 
 def states(spec: JobSpec) -> tuple[Training, list[dict[str, Tensor]]]:
-    """Of all that is trained: at the start and after every meta-iteration."""
+    """All that is trained, at the start and after every meta-iteration."""
     training = Training.start(spec)
     steps = (report for report in training if report.phase == "training" and report.metrics)
     start = {name: tensor.detach().clone() for name, tensor in training.state.trained.items()}
@@ -127,7 +127,7 @@ def test_the_spec_says_what_holds_in_each_phase() -> None:
         ([{**AMAML, "method": {"kind": "comln"}}, REPTILE], "has learned length of the flow, by which reptile doesn't"),
     ],
 )
-def test_phases_that_make_no_sense_are_refused(phases: list[dict[str, Any]], sentence: str) -> None:
+def test_invalid_phases_are_refused(phases: list[dict[str, Any]], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         phased(*phases)
 
@@ -139,7 +139,8 @@ def test_a_learned_length_is_not_overruled_in_a_later_phase() -> None:
 
 
 def test_the_guard_is_decided_for_each_phase() -> None:
-    """Off where the adjoint holds λ at tolerance itself, as the last one's; on before a discrete one."""
+    """It is off in the last phase, whose adjoint controls the error of λ, and on in the one before it, with a discrete
+    adjoint."""
     discrete = {"method": {"kind": "amaml", "adjoint": {"kind": "discrete"}}, "share": 0.4}
     spec = phased(discrete, AMAML, solver={"kind": "dopri5", "step": None})
     assert [own.solver.guard for _, own in spec.phases] == [True, False]
@@ -148,7 +149,7 @@ def test_the_guard_is_decided_for_each_phase() -> None:
     assert [own.solver.guard for _, own in again.phases] == [True, False]
 
 
-def test_what_goes_without_saying_does_so_in_a_phase_too() -> None:
+def test_defaults_apply_in_a_phase_too() -> None:
     spec = JobSpec.model_validate(
         {"family": {"kind": "sinusoid"}, "meta": {"phases": [{"method": {"kind": "maml"}, "share": 1.0}]}}
     )

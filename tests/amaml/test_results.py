@@ -1,4 +1,4 @@
-"""What users get back can be copied, pickled and sent between processes; a failure's remedy helps all that failed."""
+"""Results and errors can be copied, pickled and sent between processes; a failure's remedy helps all tasks that failed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_answers_can_be_copied(way: Any) -> None:
     assert torch.equal(flat(way(first_order).grad), flat(first_order.grad))
 
 
-def test_a_copy_computes_what_it_lacks_and_a_pickled_answer_says_what_to_do() -> None:
+def test_a_copy_computes_missing_derivatives_and_a_pickled_answer_names_the_remedy() -> None:
     own = answer()
     assert torch.equal(copy.copy(own).proximal, answer().proximal)
     assert torch.equal(copy.deepcopy(own).length, answer().length)
@@ -90,7 +90,7 @@ def test_a_copy_computes_what_it_lacks_and_a_pickled_answer_says_what_to_do() ->
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-def test_processes_solve_and_say_why_they_can_not(method: str) -> None:
+def test_processes_return_results_and_errors(method: str) -> None:
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         assert torch.equal(pool.submit(gradient_of, 3).result(60), gradient_of(3))
@@ -129,19 +129,19 @@ def test_the_first_remedy_helps_all_that_failed(step: float, options: dict[str, 
     curvature = torch.linalg.eigvalsh(x.mT @ x / 20)[:, -1]
     failed = torch.isin(torch.arange(6), torch.tensor([failure.task for failure in error.failures]))
     product = step * curvature
-    assert failed[product > 2.2].all()  # the power iteration's estimate is low by up to a tenth
+    assert failed[product > 2.2].all()  # the power iteration's estimate is too low by up to a tenth
     assert not failed[product <= 2].any()
     assert len(error.failures) == 1 or f"({len(error.failures)} tasks failed)" in str(error)
     solve_with(0.999 * float(named), x, **options)
 
 
 @pytest.mark.usefixtures("kernel")
-def test_both_paths_tell_the_same_failures() -> None:
+def test_both_paths_report_the_same_failures() -> None:
     problem = regression([2, 8, 1], batch=4, points=(20, 20))
     problem["tasks"]["support_x"] *= torch.tensor([1.0, 8.0, 3.0, 10.0], dtype=torch.float64)[:, None, None]
     problem["tasks"]["support_y"][0] = float("nan")
     errors = []
-    for path in (torch.no_grad, disabled):  # the first one changes nothing: the kernel is taken
+    for path in (torch.no_grad, disabled):  # no_grad changes nothing, so the kernel is used
         with path(), pytest.raises(SolveError) as caught:
             amaml.meta_gradient(**problem, length=2.0, solver=amaml.Euler(0.5))
         errors.append(caught.value)
@@ -153,7 +153,7 @@ def test_both_paths_tell_the_same_failures() -> None:
         assert one.bound == pytest.approx(other.bound, rel=1e-6, nan_ok=True)
 
 
-def test_the_sentence_is_of_the_hardest_among_equal_failures() -> None:
+def test_the_message_is_that_of_the_hardest_among_equal_failures() -> None:
     failures = [
         Failure(Result.STABILITY_LIMIT, 0, 0.1, 3.0, 0.2),
         Failure(Result.STABILITY_LIMIT, 1, 0.2, 9.0, 0.1),

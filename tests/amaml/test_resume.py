@@ -26,7 +26,7 @@ def _one_thread() -> None:
 
 
 def check(spec: JobSpec, stop: int, folder: Path, datasets: dict[str, Path] | None = None) -> None:
-    """Runs it as a whole, and again in two parts that meet after `stop` iterations; compares results and metrics."""
+    """Runs the spec as a whole, and again in two parts divided after `stop` iterations; compares results and metrics."""
     files = datasets or {}
     whole = Training.start(spec, files)
     undisturbed = list(whole)

@@ -1,4 +1,4 @@
-"""Small evaluations take one of PyTorch's threads, and leave the number as it was."""
+"""Small evaluations use one of PyTorch's threads, and restore the number of threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _three_threads() -> Iterator[None]:
 
 
 def seen(parameters: int, points: int, *, fails: bool = False) -> set[int]:
-    """The numbers of threads that a loss of so many parameters finds, two tasks of so many points each."""
+    """The numbers of threads during a loss with this many parameters, for two tasks with this many points each."""
     found = set()
 
     def loss(u: Tensor, task: Tensors) -> Tensor:
@@ -36,12 +36,12 @@ def seen(parameters: int, points: int, *, fails: bool = False) -> set[int]:
     return found
 
 
-def test_small_work_takes_one_thread() -> None:
+def test_small_work_uses_one_thread() -> None:
     assert seen(100, 50) == {1}
     assert torch.get_num_threads() == 3
 
 
-def test_large_work_takes_all() -> None:
+def test_large_work_uses_all_threads() -> None:
     assert seen(1000, 500) == {3}
 
 

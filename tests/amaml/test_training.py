@@ -1,4 +1,4 @@
-"""The training loop: one step by hand, resumes to the bit, what ends a run, schedules, selection."""
+"""The training loop: one step by hand, resumes to the bit, the ends of a run, schedules, selection."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_run_computes_deterministically_and_in_full_precision() -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_training_pays() -> None:
+def test_training_improves_the_scores() -> None:
     spec = small(
         family={"shots": 10, "queries": 10, "test_tasks": 20},
         model={"hidden": [16, 16]},
@@ -150,7 +150,8 @@ def test_reports(tmp_path: Path) -> None:
     assert [report.iteration for report in steps] == list(range(1, 21))
     assert all(set(step.metrics) >= {"meta_loss", "gradient_norm", "gradients", "hvps", "seconds"} for step in steps)
     quiet = [report for report in reports if report.phase == "evaluating" and not report.metrics]
-    # The flow and three records each time, the baselines at the start, and the way along the flow and beyond at the end.
+    # Each evaluation reports after the flow and at three records; the first one also for the baselines, the last one also along
+    # the flow up to T and beyond.
     assert len(quiet) == 3 * (1 + 3) + (len(LENGTHS) + 1) + 2
     evaluated = [report for report in reports if "nrmse_flow" in report.metrics]
     assert [report.iteration for report in evaluated] == [0, 10, 20]
@@ -200,7 +201,7 @@ def test_it_starts_from_another_runs_initialization_or_checkpoint(tmp_path: Path
     for name in ("init", "checkpoint"):
         run = train(still, initialization=tmp_path / name)
         assert all(torch.equal(run.initialization[name], first.initialization[name]) for name in run.initialization)
-    # What a random start scores is the spec's own, whatever this one starts from.
+    # The scores of the random start are the spec's own, whatever the run starts from.
     assert run.metrics["nrmse_random"][0][1] == first.metrics["nrmse_random"][0][1]
 
 
@@ -258,7 +259,7 @@ def test_divergence_says_what_to_lower() -> None:
     with pytest.raises(Diverged, match=r"diverged after \d+ of 20 .* lower meta.optimizer.lr"):
         train(
             small(
-                model={"hidden": [16] * 4, "activation": "relu"},  # what grows in it, grows without bound
+                model={"hidden": [16] * 4, "activation": "relu"},  # whose outputs aren't bounded
                 meta={"optimizer": {"kind": "sgd", "lr": 100.0}},
                 solver={"guard": False},
                 trajectory={"length": 5.0},
@@ -302,7 +303,7 @@ def test_time_spent_before_a_resume_counts(tmp_path: Path) -> None:
         list(Training.resume(spec, tmp_path / "checkpoint"))
 
 
-def test_cuda_that_is_not_there() -> None:
+def test_a_missing_cuda_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ValueError, match="set it to auto or cpu"):
@@ -345,7 +346,7 @@ def test_the_trajectory_grows_with_its_schedule() -> None:
         )
     )
     assert [hvps for _, hvps in run.metrics["hvps"]] == [5.0, 5.0, 10.0]
-    assert "lambda_max" not in run.metrics  # without the guard nobody looked
+    assert "lambda_max" not in run.metrics  # without the guard it isn't estimated
 
 
 def test_horizons_share_a_solve() -> None:
@@ -379,14 +380,14 @@ def test_certificates_are_among_the_metrics() -> None:
     assert all(0 < value < 1e-3 for _, value in run.metrics["certificate_error"])
 
 
-def test_a_run_can_be_stopped_amid_a_certificate(tmp_path: Path) -> None:
+def test_a_run_can_be_stopped_during_a_certificate(tmp_path: Path) -> None:
     spec = small(meta={"iterations": 3, "tasks_per_batch": 3}, runtime={"certify_every": 2}, evaluation={"epochs": 1})
     training, amid = Training.start(spec), []
     for report in training:
         if report.phase == "training" and not report.metrics:
             amid.append(report.iteration)
             training.save_checkpoint(tmp_path / str(len(amid)))
-    assert amid == [1, 1, 1]  # the second meta-iteration, whose three tasks are judged, isn't done yet
+    assert amid == [1, 1, 1]  # the second meta-iteration, whose three tasks are certified, isn't done yet
     for number in (1, 2, 3):
         resumed = Training.resume(spec, tmp_path / str(number))
         certified = [report.metrics["certificate_error"] for report in resumed if "certificate_error" in report.metrics]
@@ -395,7 +396,7 @@ def test_a_run_can_be_stopped_amid_a_certificate(tmp_path: Path) -> None:
             assert torch.equal(resumed.initialization[name], tensor)
 
 
-def test_time_is_looked_at_amid_a_certificate() -> None:
+def test_the_time_limit_is_checked_during_a_certificate() -> None:
     spec = small(meta={"iterations": 1, "tasks_per_batch": 3}, runtime={"certify_every": 1, "max_seconds": 1e-6})
     training = Training.start(spec)
     training._check_time = lambda: None  # type: ignore[method-assign]
@@ -408,7 +409,7 @@ def test_time_is_looked_at_amid_a_certificate() -> None:
 
 
 def rough(**runtime: Any) -> JobSpec:
-    """A job whose certificates are measured against the flow, from which Euler's steps of 0.1 are far."""
+    """A job whose certificates are large, since they refer to the flow, from which Euler's steps of 0.1 are far."""
     return small(
         method={"adjoint": {"kind": "interpolated", "scheme": "euler"}},
         meta={"iterations": 9, "tasks_per_batch": 1},
@@ -439,7 +440,7 @@ def test_three_certificates_over_the_limit_fail_the_run_resumed_or_not(tmp_path:
         assert str(again.value) == str(failure.value)
 
 
-def test_certificates_that_know_nothing_fail_the_run_with_their_reason(
+def test_infinite_certificates_fail_the_run_with_their_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate, "MOST_EVALUATIONS", 20)
@@ -464,7 +465,7 @@ def test_certificates_that_know_nothing_fail_the_run_with_their_reason(
 
 def test_certificates_over_the_limit_now_and_then_fail_nothing() -> None:
     errors = [error for _, error in train(rough()).metrics["certificate_error"]]
-    middle = sorted(errors)[1]  # two of the four are over it
+    middle = sorted(errors)[1]  # two of the four are above it
     run = train(rough(certify_limit=middle))
     assert [mark for _, mark in run.metrics["certificate_over_limit"]] == [float(error > middle) for error in errors]
     assert sum(mark for _, mark in run.metrics["certificate_over_limit"]) == 2

@@ -78,15 +78,15 @@ def test_the_folder_runs_what_it_brings_or_another_checkout(tmp_path: Path) -> N
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
         return done.stdout.split()
 
-    built, *told, place = run("--quick")
-    assert (built, told) == ("built", ["--output", str(tmp_path), "--quick"])
+    built, *options, place = run("--quick")
+    assert (built, options) == ("built", ["--output", str(tmp_path), "--quick"])
     assert not Path(place).exists(), "what was unpacked is gone"
     assert run("--checkout", str(elsewhere), "--output", "there")[1:] == [
         "--output", str(tmp_path / "there"), str(elsewhere / "benchmarks" / "gpu.py")
     ]  # fmt: skip
 
 
-def test_another_python_or_one_without_pytorch_is_told(tmp_path: Path) -> None:
+def test_another_python_or_one_without_pytorch_is_reported(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(Path(gpu_run.__file__).read_text())
     (tmp_path / "python3.1.tar.xz").touch()
     done = subprocess.run([sys.executable, tmp_path / "run.py"], check=False, stderr=subprocess.PIPE, text=True)

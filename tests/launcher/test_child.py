@@ -28,7 +28,7 @@ def shell(script: str, **more: object) -> Command:
 
 
 def run(command: Command) -> str:
-    """What the command writes, by way of the log."""
+    """The command's output, read from the log."""
     stream = io.StringIO()
     Child(command, Log(stream)).run(20, Event())
     return stream.getvalue()
@@ -67,7 +67,7 @@ def test_only_the_searching_identities_pass_a_closed_folder(tmp_path: Path) -> N
 @on_linux
 @pytest.mark.parametrize("identity", ["same", pytest.param("nobody+search", marks=as_root)])
 def test_a_child_dies_with_its_launcher(tmp_path: Path, identity: str) -> None:
-    """The launcher is killed with SIGKILL: no code of it runs any more."""
+    """The launcher is killed with SIGKILL, so that its code can't end the child."""
     launcher = subprocess.Popen(
         [
             sys.executable,
@@ -108,18 +108,18 @@ def test_a_child_that_will_not_end_is_killed_with_its_group() -> None:
     assert time.monotonic() - began >= 0.3
 
 
-def test_hurry_cuts_the_patience_short() -> None:
+def test_hurry_kills_before_the_time_to_end_is_over() -> None:
     stream = io.StringIO()
     child = Child(shell("trap '' TERM; echo up; while :; do sleep 0.05; done", stop_seconds=100_000), Log(stream))
     child.start()
     wait_until(lambda: "up" in stream.getvalue())
     hurry = Event()
     hurry.set()
-    child.stop(hurry)  # returns: nobody waits for a day
+    child.stop(hurry)  # returns at once, not after a day
     assert child.status() == -signal.SIGKILL
 
 
-def test_a_bad_end_is_told_by_its_status() -> None:
+def test_a_failed_command_is_reported_with_its_status() -> None:
     with pytest.raises(StartFailed, match="child ended with exit status 3"):
         run(shell("exit 3"))
     assert describe(-9) == "was ended by SIGKILL"

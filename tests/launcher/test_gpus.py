@@ -1,4 +1,4 @@
-"""Which GPUs get a worker, by the settings; what the driver says is asked on machines that have one."""
+"""Which GPUs get a worker, by the settings; on machines with NVIDIA's driver, what it lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = shutil.which("nvidia-smi")
         ("none", []),
     ],
 )
-def test_the_setting_is_taken_at_its_word(value: str, expected: list[str]) -> None:
+def test_the_setting_names_the_gpus(value: str, expected: list[str]) -> None:
     assert assigned({"AMAML_GPUS": value, "CUDA_VISIBLE_DEVICES": "7"}) == expected
 
 

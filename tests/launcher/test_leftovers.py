@@ -1,4 +1,4 @@
-"""Processes of a killed launcher: ended when they are the ones noted, left alone when they aren't."""
+"""Processes of a killed launcher: those in its file are ended, others with the same numbers aren't."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_noted_children_are_ended_and_the_note_removed(tmp_path: Path) -> None:
     stream = io.StringIO()
     leftovers.end_all(note, Log(stream))
     assert "ending sleeper" in stream.getvalue()
-    assert leftovers.birth(child.pid) is None  # a zombie until we reap it: ended all the same
+    assert leftovers.birth(child.pid) is None  # a zombie until we reap it, which counts as ended
     child.stop()
     assert not note.exists()
 
 
-def test_a_process_that_only_bears_the_number_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_with_the_same_number_is_left_alone(tmp_path: Path) -> None:
     note = tmp_path / "children.json"
     stranger = subprocess.Popen(["/bin/sleep", "600"])
     try:
@@ -41,7 +41,7 @@ def test_a_process_that_only_bears_the_number_is_left_alone(tmp_path: Path) -> N
         stranger.wait()
 
 
-def test_a_number_that_nobody_bears(tmp_path: Path) -> None:
+def test_a_number_without_a_process(tmp_path: Path) -> None:
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
     assert leftovers.birth(gone.pid) is None

@@ -76,7 +76,7 @@ def test_it_listens_on_loopback_only_and_asks_for_the_password(folder: Path) -> 
             psycopg.connect(url.replace("secret", "wrong"))
 
 
-def test_a_lost_password_is_told(folder: Path) -> None:
+def test_a_lost_password_is_reported(folder: Path) -> None:
     with server(folder):
         pass
     with pytest.raises(StartFailed, match="put that file back"), server(folder, "another"):
@@ -99,7 +99,7 @@ def test_the_lock_of_a_process_never_reaped_is_no_obstacle(folder: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stale locks are told apart by /proc")
-def test_the_lock_with_a_stranger_s_number_is_no_obstacle(folder: Path) -> None:
+def test_the_lock_with_the_number_of_another_program_is_no_obstacle(folder: Path) -> None:
     with server(folder) as (child, _):
         lock = (folder / "data" / "postmaster.pid").read_text()
     owner = (folder / "data").stat().st_uid
@@ -123,7 +123,7 @@ def test_a_server_that_lives_keeps_its_lock(folder: Path) -> None:
         put(url, "alive")
 
 
-def test_an_interrupted_first_start_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_first_start_is_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     halt = Event()
     halt.set()
@@ -138,7 +138,7 @@ def test_an_interrupted_first_start_is_begun_anew(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 def test_as_root_below_a_folder_open_or_closed_to_others(mode: int) -> None:
-    """No folder that isn't ours changes its mode or its owner."""
+    """The mode and owner of folders that aren't ours don't change."""
     with tempfile.TemporaryDirectory() as above:
         Path(above).chmod(mode)
         with server(Path(above) / "store") as (child, _):
@@ -159,7 +159,7 @@ print(child.command.identity); child.stop()
 
 
 def identity_under(*prefix: str, folder: Path) -> str:
-    """As whom the server runs when the launcher is started by this command."""
+    """The identity with which the server runs when the launcher is started by this command."""
     done = subprocess.run(
         [*prefix, sys.executable, "-c", START_AND_STOP, str(folder)], capture_output=True, text=True, check=False
     )
@@ -171,17 +171,17 @@ def identity_under(*prefix: str, folder: Path) -> str:
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
 def test_root_that_cannot_become_anybody_else(tmp_path: Path) -> None:
-    """As within a container that maps one user."""
+    """As in a container that maps only one user."""
     assert identity_under("unshare", "--user", "--map-root-user", folder=tmp_path / "store") == "namespace"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="as root, on Linux")
 def test_a_user_without_a_name() -> None:
-    """As in a container that was given a mere number. initdb alone would refuse."""
+    """As in a container that is started with a user number without a name, which initdb alone would refuse."""
     as_number = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
     if not others_reach_the_binaries():
         pytest.skip("this checkout lies below a folder that other users can't reach")
-    # Reading everywhere: the interpreter itself may lie in a closed folder.
+    # With the capability to read everywhere, since the interpreter itself may be in a closed folder.
     reading = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 54321, 54321)

@@ -1,4 +1,4 @@
-"""`python -m launcher up`, whole: real stores, API and worker; signals, hard kills, restarts, neighbours."""
+"""`python -m launcher up` as a whole: real stores, API and worker; signals, hard kills, restarts, several stacks."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ QUICK = (
     if REAL_TRAINERS in os.environ
     else {"AMAML_TRAINER_MODULE": STUB, "PYTHONPATH": str(ROOT), "AMAML_ADAPTERS": "0"}
 )
-"""A stack whose worker is ready soon, where a test is of the launcher."""
+"""Settings of a stack whose worker is ready soon, for tests of the launcher itself."""
 
 
 class Stack:
-    """A launcher that runs, its lines, and the processes it started."""
+    """A running launcher, its output, and the processes that it started."""
 
     def __init__(self, home: Path, port: int = 0, command: list[str] = UP, extra: Mapping[str, str] = QUICK) -> None:
         self.home = home
@@ -67,7 +67,7 @@ class Stack:
         self._arrived.put(None)
 
     def wait_for(self, pattern: str, seconds: float = CEILING_SECONDS) -> re.Match[str]:
-        """The next line that has the pattern."""
+        """Waits for the next line that matches the pattern, and returns it."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -97,7 +97,7 @@ class Stack:
         return answer.status_code, answer.text
 
     def submit(self, spec: dict[str, Any]) -> str:
-        """The new job's path."""
+        """Submits a job, and returns its path."""
         answer = httpx2.post(self.url + "/v1/jobs", json=spec, headers=self._authorization(), timeout=30)
         assert answer.status_code == 201, answer.text
         return answer.headers["location"]
@@ -110,7 +110,7 @@ class Stack:
             try:
                 return self.get("/readyz")[0] == 200
             except httpx2.TransportError:
-                return False  # not up yet: asked again
+                return False  # not up yet: tried again
 
         wait_until(is_ready)
 
@@ -140,7 +140,7 @@ def processes_of(home: Path) -> list[str]:
             command = (folder / "cmdline").read_bytes()
             environment = (folder / "environ").read_bytes()
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended
         if int(folder.name) != os.getpid() and (str(home).encode() in command or f"={home}\0".encode() in environment):
             found.append(command.replace(b"\0", b" ").decode())
     return found
@@ -172,7 +172,7 @@ def test_a_life_from_make_up_over_ctrl_c_and_a_hard_kill_to_a_third_start(tmp_pa
         with socket.socket() as neighbour, pytest.raises(ConnectionRefusedError):
             neighbour.connect(("127.0.0.2", port))
         path = first.submit({"family": {"kind": "sinusoid"}, "meta": {"iterations": 100_000}})
-        # As a terminal does it: to the whole foreground process group, make included; and once more.
+        # A terminal sends it to the whole foreground process group, make included; make then sends it once more.
         os.killpg(first.process.pid, signal.SIGINT)
         first.wait_for("stopping api")
         os.killpg(first.process.pid, signal.SIGINT)
@@ -199,7 +199,7 @@ def test_a_life_from_make_up_over_ctrl_c_and_a_hard_kill_to_a_third_start(tmp_pa
     all_gone(home)
 
 
-def test_two_stacks_side_by_side_and_what_befalls_them(tmp_path: Path) -> None:
+def test_two_stacks_side_by_side(tmp_path: Path) -> None:
     with stack(tmp_path / "one") as one, stack(tmp_path / "two") as two:
         one.ready()
         two.ready()
@@ -249,7 +249,7 @@ def test_a_worker_for_each_gpu_and_one_for_the_cpu(tmp_path: Path) -> None:
 
 
 def settings_of(pid: int) -> dict[str, str]:
-    """The environment that the process was started with."""
+    """The environment with which the process was started."""
     pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
@@ -264,13 +264,13 @@ def test_a_stop_during_the_start_ends_everything(tmp_path: Path, after: str) -> 
     assert running.lines[-1] == "launcher | stopped"
 
 
-def test_a_port_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_port(tmp_path: Path) -> None:
     with stack(tmp_path / "home", extra={"AMAML_PORT": "eighty"}) as running:
         running.wait_for("AMAML_PORT=eighty isn't a port")
         assert running.process.wait(CEILING_SECONDS) == 1
 
 
-def test_a_home_that_cannot_be_one(tmp_path: Path) -> None:
+def test_an_unusable_home(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with stack(tmp_path / "file") as running:
         running.wait_for("can't be used: .*; name another folder")
@@ -279,7 +279,7 @@ def test_a_home_that_cannot_be_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="root becomes another user here")
 def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Of root's privileges it keeps only to read below closed folders, since the interpreter may lie in one."""
+    """It keeps only root's capability to read in closed folders, since the interpreter may be in one."""
     home = tmp_path_factory.mktemp("ordinary") / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)

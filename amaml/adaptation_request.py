@@ -40,7 +40,7 @@ class Support(Part):
     """The rows that train the task."""
 
     x: Inputs
-    """Inputs, in the data's own units: a row of numbers a point, a number a point where the network has one input, or the
+    """Inputs, in the data's own units: for each point a row of numbers, or a number where the network has one input, or the
     item's id where the family is ratings."""
     y: Targets
     """Targets, in the data's own units; where the network classifies, the index of each point's class among `outputs`."""

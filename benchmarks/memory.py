@@ -1,4 +1,4 @@
-"""How much a meta-gradient makes the process grow: the peak of resident memory (VmHWM, reset by writing 5 to
+"""The growth of the process by a meta-gradient: the peak of resident memory (VmHWM, reset by writing 5 to
 /proc/self/clear_refs) over the resident baseline, each kind in a fresh process, after a short run, shorter ones first.
 
 16 tasks, trained θ, float32; a graph-based peer holds one task's trajectory at a time. Linux alone.
@@ -47,7 +47,7 @@ SOLVES: dict[str, Callable[[int | None], tuple[Solver, Adjoint]]] = {
 
 
 def of_one_kind(kind: str, solver: str, checkpoints: int | None, lengths: list[int], tasks: int) -> list[float]:
-    """The growth of this process by a meta-gradient over so many times .01, for each of the lengths in turn."""
+    """The growth of this process by a meta-gradient over each number of steps of .01 in turn."""
 
     def solve(steps: int) -> Callable[[], object]:
         job = work("trained", steps * STEP, tasks=tasks)

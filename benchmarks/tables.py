@@ -251,7 +251,7 @@ def recipe(content: dict[str, Any]) -> str:
     trained = [row for row in rows if row["seed"] != SEARCH_SEED and "control" not in row]
     confirmed = [row for row in trained if row["candidate"] not in ALONE]
     found += [
-        "The chosen two, trained anew with other seeds, test tasks, after the flow:",
+        "The chosen two, trained again with other seeds, test tasks, after the flow:",
         _confirmed(confirmed, "kernel_ridge"),
         "The other methods for as many seconds, each with the clip at the median, Adam at 1e-2 with a cosine and all query "
         "points, beside the chosen two, two seeds:",
@@ -271,7 +271,7 @@ def rated(content: dict[str, Any]) -> str:
     return "\n\n".join([
         "The search, one seed, validation users, after the flow:",
         _searched([row for row in rows if row["seed"] == SEARCH_SEED], RATED),
-        "The chosen two, trained anew with ten other seeds, test users, after the flow:",
+        "The chosen two, trained again with ten other seeds, test users, after the flow:",
         _confirmed([row for row in rows if row["seed"] != SEARCH_SEED], "user_item_effects"),
     ])  # fmt: skip
 
@@ -345,8 +345,8 @@ def _confirmed(rows: list[dict[str, Any]], baseline: str) -> str:
         errors = [_over_seeds([row["flow"] for row in own.values()]) for own in (first, second)]
         apart = [[second[seed]["flow"] - first[seed]["flow"] for seed in first if seed in second],
                  [second[seed]["flow"] - plain[seed] for seed in first if seed in second]]  # fmt: skip
-        told = [f"{statistics.mean(own):+.3f} ± {_half_interval(own):.3f}" for own in apart]
-        lines.append([cell, *errors, told[0], f"{statistics.mean(plain.values()):.3f}", told[1]])
+        shown = [f"{statistics.mean(own):+.3f} ± {_half_interval(own):.3f}" for own in apart]
+        lines.append([cell, *errors, shown[0], f"{statistics.mean(plain.values()):.3f}", shown[1]])
     other = baseline.replace("_", " ")
     return table(["", *names, "difference, 95 %", other, f"difference to {other}, 95 %"], lines)
 
@@ -427,8 +427,8 @@ def main(folder: Path = RESULTS, docs: Path = DOCS) -> None:
         text = path.read_text()
         for name, (benchmark, block) in blocks.items():
             content = json.loads((folder / f"{benchmark}.json").read_text())
-            told = f"{circumstances(content)}\n\n" if "machine" in content else ""
-            filled = f"<!-- {name} -->\n{told}{block(content)}\n<!-- end -->"
+            shown = f"{circumstances(content)}\n\n" if "machine" in content else ""
+            filled = f"<!-- {name} -->\n{shown}{block(content)}\n<!-- end -->"
             text, found = re.subn(
                 rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL
             )

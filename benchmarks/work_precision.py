@@ -1,5 +1,5 @@
 """Error against cost of every solver with every adjoint: the gradient of the flow, 16 tasks, trained θ, float64, T=2 and
-T=20, cost in evaluations a task and in seconds.
+T=20, cost in evaluations for each task and in seconds.
 
 Explicit fixed steps go from .08 to .0025, adaptive solvers from 1e-3 to 1e-9 or as far as a solve takes no more than LIMIT
 seconds. `backsolve` fails on all but short flows: the sentence is kept, and tighter tolerances, which fail no less, aren't tried.

@@ -91,7 +91,7 @@ class Work:
 
 
 def flat(params: dict[str, Tensor], axes: int = 0) -> Tensor:
-    """Named tensors with so many leading axes as […, P], in the module's order."""
+    """Named tensors with this many leading axes as one tensor […, P], in the module's order."""
     return torch.cat([params[name].flatten(axes) for name, _ in NET.named_parameters()], dim=axes)
 
 

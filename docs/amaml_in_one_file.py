@@ -6,8 +6,8 @@ learned. Meta-learning looks for one start θ of a network from which training o
     J(θ) = mean over tasks of L_query(u(T)),     du/dt = −α ∘ ∇L_support(u),     u(0) = θ.
 
 The second equation, the gradient flow, is what gradient descent follows as its step h becomes small; with Euler steps it *is*
-gradient descent. α is a rate for every parameter. The gradient of J needs no graph of the training. The cotangent
-λ(t) = dL_query(u(T))/du(t) obeys a linear equation, solved from T back to 0 along the states of the way there:
+gradient descent. α is a rate for every parameter. The gradient of J needs no graph of the training: the adjoint
+λ(t) = dL_query(u(T))/du(t) obeys a linear equation, which is solved backwards from T to 0 along the states u(t):
 
     λ(T) = ∇L_query(u(T)),     dλ/dt = ∇²L_support(u(t)) (α ∘ λ),     dJ/dθ = mean λ(0),     dJ/dα = −mean ∫ ∇L_support(u) ∘ λ dt.
 
@@ -50,8 +50,8 @@ def flow(theta: Tensor, rates: Tensor, support: Points, steps: int, h: float) ->
 
 
 def meta_gradient(theta: Tensor, rates: Tensor, support: Points, query: Points) -> tuple[Tensor, Tensor, Tensor]:
-    """One task's dJ/dθ, dJ/dα and query loss, exactly those of the N steps, with about 2√N states in memory: the way there keeps
-    the first state of every interval of √N steps, and the way back computes an interval's other states again."""
+    """One task's dJ/dθ, dJ/dα and query loss, exactly those of the N steps, with about 2√N states in memory: the forward pass keeps
+    the first state of every interval of √N steps, and the backward pass recomputes the other states of one interval at a time."""
     n = round(LENGTH / STEP)
     h, interval = LENGTH / n, math.isqrt(n)
     starts, u = [], theta
@@ -70,8 +70,8 @@ def meta_gradient(theta: Tensor, rates: Tensor, support: Points, query: Points) 
 
 
 def sinusoids(tasks: int, shots: int = 10, queries: int = 50) -> tuple[Points, Points]:
-    """Support and query points of so many tasks y = a sin(x − φ) (Finn et al. 2017), x and y divided by their standard
-    deviations, each [tasks, n, 1]."""
+    """Support and query points of random tasks y = a sin(x − φ) (Finn et al. 2017), with x and y divided by their standard
+    deviations; each is [tasks, n, 1]."""
     amplitude, phase = 0.1 + 4.9 * torch.rand(tasks, 1, 1), math.pi * torch.rand(tasks, 1, 1)
     xs = [10 * torch.rand(tasks, points, 1) - 5 for points in (shots, queries)]
     support, query = [(x / 2.9, amplitude * (x - phase).sin() / 2.1) for x in xs]
@@ -85,8 +85,8 @@ def start() -> Tensor:
 
 
 def trained(iterations: int) -> tuple[Tensor, Tensor]:
-    """θ and α after so many steps of Adam. A few tasks' gradients are far longer than the others, and Adam would heed these few
-    alone: so each is cut to the median length of the last thousand."""
+    """θ and α after `iterations` steps of Adam. A few tasks have far longer gradients than the others and would determine Adam's steps
+    alone, so each gradient is clipped at the median length of the last thousand."""
     theta, log_rates, lengths = start(), torch.zeros_like(start()), list[float]()
     adam = torch.optim.Adam([theta, log_rates], lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)

@@ -1,4 +1,4 @@
-"""Small jobs and what they leave, shared by the tests of the training loop."""
+"""Small jobs, shared by the tests of the training loop."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "reptile"},
     {"kind": "imaml", "proximal": 2.0, "cg_steps": 3},
 ]
-"""A method each by fixed steps, beside amaml itself."""
+"""The methods other than amaml, each with fixed steps."""
 
 
 def name_of(method: dict[str, Any]) -> str:
-    """Of a test's case."""
+    """The id of a test's case."""
     return "-".join(str(value) for value in method.values())
 
 
 def small(**changes: dict[str, Any]) -> JobSpec:
-    """A sinusoid job that takes a second; `changes` go into the parts they name."""
+    """A sinusoid job that takes a second; `changes` are merged into the parts that they name."""
     parts: dict[str, dict[str, Any]] = {
         "family": {"kind": "sinusoid", "shots": 5, "queries": 5, "test_tasks": 4},
         "model": {"kind": "mlp", "hidden": [8]},
@@ -46,7 +46,7 @@ def small(**changes: dict[str, Any]) -> JobSpec:
 
 
 def frozen_first_layer(spec: MLPSpec, in_features: int, out_features: int) -> nn.Module:
-    """A network whose first layer is not to be trained: for MLPSpec.implementation."""
+    """A network whose first layer is frozen: for MLPSpec.implementation."""
     net = build(spec, in_features=in_features, out_features=out_features)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(not name.startswith("0."))

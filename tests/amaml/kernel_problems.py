@@ -1,5 +1,5 @@
-"""Problems for the kernel and what is compared of their answers. Run as a script, with the path of a compiled kernel: solves
-a bit of everything by that kernel, compares it with the batched path and prints the largest distance."""
+"""Problems for the kernel, and the comparison of its answers. Run as a script with the path of a compiled kernel, it solves some
+problems of every kind by that kernel, compares them with the batched path and prints the largest distance."""
 
 from __future__ import annotations
 

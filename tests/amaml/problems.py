@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def done(work: Generator[None, None, T]) -> tuple[T, int]:
-    """What it gives in the end, and how often it showed that it lives."""
+    """The value of the generator, and how often it yielded."""
     times = 0
     while True:
         try:
@@ -47,7 +47,7 @@ def quadratic_query(u: Tensor, task: Tensors) -> Tensor:
 
 
 def flow_of_quadratic(theta: Tensor, tasks: Tensors, length: float) -> tuple[Tensor, Tensor]:
-    """u(T) = a + e^{−AT}(θ−a) and the gradient e^{−AT}∇L_qry(u(T)), a row a task."""
+    """u(T) = a + e^{−AT}(θ−a) and the gradient e^{−AT}∇L_qry(u(T)), one row for each task."""
     decay = torch.matrix_exp(-tasks["A"] * length)
     u = tasks["a"] + (decay @ (theta - tasks["a"]).unsqueeze(-1)).squeeze(-1)
     gradient = 2 * (u - tasks["b"]) + 0.4 * u.pow(3)
@@ -80,8 +80,8 @@ def network(
 def unrolled(
     params: Tensors, support: Any, query: Any, tasks: Any, steps: int, step: float, rates: Any = None
 ) -> Tensors:
-    """The meta-gradient of so many gradient descent steps by autograd through them, a task at a time: no code of the library.
-    Parameters without requires_grad, beside others that have it, stay as they are and have no gradient."""
+    """The meta-gradient of `steps` gradient descent steps by autograd, one task at a time, without the library's code. Parameters
+    without requires_grad, where others have it, stay as they are and have no gradient."""
     named = dict(params)
     trained = [name for name in named if named[name].requires_grad] or list(named)
     total = {name: torch.zeros_like(value) for name, value in named.items()}

@@ -277,14 +277,14 @@ def test_a_batch_that_does_not_fit_is_split_and_resumes_to_the_bit(tmp_path: Pat
     with disabled():  # the kernel itself limits the tasks at once to the memory
         train(on_cuda(meta={"iterations": 1}))  # cuBLAS allocates its workspace once
     bounded_to(600 << 20)
-    whole, told = Training.start(on_cuda(**LARGE)), []
+    whole, reported = Training.start(on_cuda(**LARGE)), []
     with disabled():
         for report in whole:
-            told += [(name, value) for name, value in report.metrics.items() if "micro_batch" in name]
+            reported += [(name, value) for name, value in report.metrics.items() if "micro_batch" in name]
             if report.iteration == 2 and "meta_loss" in report.metrics:
                 whole.save_checkpoint(tmp_path / "checkpoint")
     whole.save_initialization(tmp_path / "whole")
-    (size,) = [value for name, value in told if name == "micro_batch"]
+    (size,) = [value for name, value in reported if name == "micro_batch"]
     assert 1 <= size < 32
     torch.cuda.set_per_process_memory_fraction(1.0)
     with disabled():

@@ -1,8 +1,8 @@
 """A thousand random problems, of kinds that are known to mislead solvers: is any gradient silently wrong?
 
-Each is solved with its certificate. What comes back is either a failure with its sentence, or a gradient, and every task's
-is held against a reference with nothing of the engine in it (`benchmarks.stress_problems`). A gradient is silently wrong where it
-lies further from the reference than ten times what its certificate admits (and the reference's own error).
+Each is solved with a certificate. The result is either an error, or a gradient, which is compared for every task with a reference
+that shares no code with the engine (`benchmarks.stress_problems`). A gradient is silently wrong if its distance from the reference
+is more than ten times its certificate (and the reference's own error).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 
 import amaml
 from benchmarks.record import Run, arguments
-from benchmarks.stress_problems import KINDS, Problem, drawn, flat
+from benchmarks.stress_problems import KINDS, StressProblem, drawn, flat
 
 PROBLEMS = 1_000
 MARGIN = 10
 
 
-def judged(problem: Problem) -> dict[str, Any]:
+def judged(problem: StressProblem) -> dict[str, Any]:
     """The engine's answer, and for each task its error relative to its certificate."""
     try:
         answer = amaml.meta_gradient(problem.params, *problem.losses, problem.tasks, **problem.question, certify=True)

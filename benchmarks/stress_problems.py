@@ -27,7 +27,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Problem:
+class StressProblem:
     """Arguments of `meta_gradient`, and a reference for its result."""
 
     params: Any
@@ -42,7 +42,7 @@ class Problem:
     """The problem's description in the results."""
 
 
-def drawn(number: int) -> Problem:
+def drawn(number: int) -> StressProblem:
     """The problem with this number; the kinds alternate."""
     rng = np.random.default_rng([7, number])
     torch.manual_seed(number)
@@ -110,7 +110,7 @@ def flat(named: Any, axes: int = 0) -> Tensor:
 # Networks
 
 
-def of_network(net: nn.Module, tasks: Tensors, question: dict[str, Any]) -> Problem:
+def of_network(net: nn.Module, tasks: Tensors, question: dict[str, Any]) -> StressProblem:
     """Regression by the network itself, called through PyTorch."""
     params = {name: value.detach().clone() for name, value in net.named_parameters()}
     exact = copy.deepcopy(net).double()
@@ -127,7 +127,7 @@ def of_network(net: nn.Module, tasks: Tensors, question: dict[str, Any]) -> Prob
             return unrolled(loss, theta, question["length"], question["solver"])
         return independent_gradient(loss, theta, question["length"])
 
-    return Problem(params, amaml.regression_losses(net), tasks, question, reference)
+    return StressProblem(params, amaml.regression_losses(net), tasks, question, reference)
 
 
 def rows(rng: np.random.Generator, inputs: int, outputs: int, scale: float, dtype: torch.dtype) -> Tensors:
@@ -139,7 +139,7 @@ def rows(rng: np.random.Generator, inputs: int, outputs: int, scale: float, dtyp
     }
 
 
-def network(rng: np.random.Generator) -> Problem:
+def network(rng: np.random.Generator) -> StressProblem:
     """A network that is stiff because of the size of inputs and weights, which doesn't influence the chosen steps."""
     dtype = pick(rng, torch.float32, torch.float64)
     inputs, outputs = (int(rng.integers(1, 4)) for _ in range(2))
@@ -166,7 +166,7 @@ class Tied(nn.Module):
         return found
 
 
-def edited_network(rng: np.random.Generator) -> Problem:
+def edited_network(rng: np.random.Generator) -> StressProblem:
     """An MLP that was edited after its construction."""
     dtype = pick(rng, torch.float32, torch.float64)
     net: Any = amaml.MLP(2, [6, 6], 1, pick(rng, "tanh", "sigmoid"))
@@ -196,7 +196,7 @@ def _tripled(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 def of_quadratic(
     theta: Tensor, matrix: Tensor, rest: Tensor, question: dict[str, Any], *, loudness: float = 1.0, quiet: bool = False
-) -> Problem:
+) -> StressProblem:
     """Support loss ½(u−a)ᵀA(u−a), query loss |u−b|² + Σ u⁴/10 (both times `loudness`; nothing if `quiet`)."""
     tasks = {"A": matrix, "a": rest, "b": torch.randn(TASKS, len(theta), dtype=torch.float64)}
 
@@ -217,7 +217,7 @@ def of_quadratic(
             return unrolled(loss, theta, question["length"], question["solver"])
         return _of_the_flow(theta, one, lambda u: torch.func.grad(query)(u, one), question)
 
-    return Problem(theta, (support, query), tasks, question, reference)
+    return StressProblem(theta, (support, query), tasks, question, reference)
 
 
 def _of_the_flow(theta: Tensor, task: Tensors, slope: Callable[[Tensor], Tensor], question: dict[str, Any]) -> Tensor:
@@ -246,7 +246,7 @@ def spectrum(size: int, largest: float, smallest: float) -> Tensor:
     return basis @ torch.diag(torch.logspace(math.log10(smallest), math.log10(largest), size).double()) @ basis.mT
 
 
-def at_rest(rng: np.random.Generator) -> Problem:
+def at_rest(rng: np.random.Generator) -> StressProblem:
     """The support data are fitted at the start, so u doesn't move and λ does."""
     size = int(rng.integers(2, 12))
     theta = torch.randn(size, dtype=torch.float64)
@@ -254,7 +254,7 @@ def at_rest(rng: np.random.Generator) -> Problem:
     return of_quadratic(theta, spectrum(size, log_uniform(rng, 0.5, 5.0), 0.1), theta.expand(TASKS, -1), question)
 
 
-def stiff(rng: np.random.Generator) -> Problem:
+def stiff(rng: np.random.Generator) -> StressProblem:
     """λmax·T up to 3,000."""
     size = int(rng.integers(3, 12))
     length = log_uniform(rng, 0.2, 3.0)
@@ -263,7 +263,7 @@ def stiff(rng: np.random.Generator) -> Problem:
     return of_quadratic(torch.randn(size, dtype=torch.float64), matrix, torch.randn(TASKS, size).double(), question)
 
 
-def units(rng: np.random.Generator) -> Problem:
+def units(rng: np.random.Generator) -> StressProblem:
     """Losses of 1e-8 and of 1e8, parameters of very different sizes."""
     size = int(rng.integers(3, 8))
     sizes = torch.from_numpy(10.0 ** rng.uniform(-3, 1, size))
@@ -274,7 +274,7 @@ def units(rng: np.random.Generator) -> Problem:
     return of_quadratic(sizes * torch.randn(size, dtype=torch.float64), matrix, rest, question, loudness=loudness)
 
 
-def pulled(rng: np.random.Generator) -> Problem:
+def pulled(rng: np.random.Generator) -> StressProblem:
     """Proximal terms, rates, several horizons whose weights nearly cancel."""
     size = int(rng.integers(2, 8))
     question = {
@@ -288,7 +288,7 @@ def pulled(rng: np.random.Generator) -> Problem:
     return of_quadratic(torch.randn(size, dtype=torch.float64), matrix, torch.randn(TASKS, size).double(), question)
 
 
-def nothing(rng: np.random.Generator) -> Problem:
+def nothing(rng: np.random.Generator) -> StressProblem:
     """A constant query loss, whose gradient is 0."""
     theta = torch.randn(4, dtype=torch.float64)
     question = {"length": 1.0, **any_solver(rng)}
@@ -298,7 +298,7 @@ def nothing(rng: np.random.Generator) -> Problem:
 # Curvature that changes on the way
 
 
-def late_stiffness(rng: np.random.Generator) -> Problem:
+def late_stiffness(rng: np.random.Generator) -> StressProblem:
     """A parameter moves at speed 1; when it passes a certain value, the curvature of another, which is at rest, rises."""
     place, width, height = float(rng.uniform(0.2, 1.2)), log_uniform(rng, 0.005, 0.3), log_uniform(rng, 3.0, 300.0)
 
@@ -309,7 +309,7 @@ def late_stiffness(rng: np.random.Generator) -> Problem:
     return _drifting(rng, curvature, 1.3 + height * width * float(ends))
 
 
-def bump(rng: np.random.Generator) -> Problem:
+def bump(rng: np.random.Generator) -> StressProblem:
     """The same, but the curvature rises and falls again."""
     place, width, height = float(rng.uniform(0.2, 1.1)), log_uniform(rng, 0.01, 0.3), log_uniform(rng, 3.0, 300.0)
 
@@ -320,7 +320,7 @@ def bump(rng: np.random.Generator) -> Problem:
     return _drifting(rng, curvature, 1.3 + float(area))
 
 
-def _drifting(rng: np.random.Generator, curvature: Callable[[Tensor], Tensor], decay: float) -> Problem:
+def _drifting(rng: np.random.Generator, curvature: Callable[[Tensor], Tensor], decay: float) -> StressProblem:
     others = torch.linspace(0.5, 3, int(rng.integers(1, 50)), dtype=torch.float64)
 
     def support(u: Tensor, _: Tensors) -> Tensor:
@@ -333,7 +333,7 @@ def _drifting(rng: np.random.Generator, curvature: Callable[[Tensor], Tensor], d
     gradient = torch.zeros(size, dtype=torch.float64)
     gradient[1] = math.exp(-decay)
     theta, tasks = torch.zeros(size, dtype=torch.float64), {"": torch.zeros(TASKS, 1, dtype=torch.float64)}
-    return Problem(theta, (support, query), tasks, {"length": 1.3, **an_adaptive_solver(rng)}, lambda _: gradient)
+    return StressProblem(theta, (support, query), tasks, {"length": 1.3, **an_adaptive_solver(rng)}, lambda _: gradient)
 
 
 # Kinks
@@ -346,20 +346,20 @@ def a_bounded_solver(rng: np.random.Generator) -> dict[str, Any]:
     return {"solver": solver, "adjoint": pick(rng, amaml.Discrete(), amaml.Interpolated())}
 
 
-def absolute(rng: np.random.Generator) -> Problem:
+def absolute(rng: np.random.Generator) -> StressProblem:
     """Σ c|u|: every parameter moves to 0 at its own speed and stays there."""
     size = int(rng.integers(1, 6))
     theta, speeds = torch.randn(2, size, dtype=torch.float64)
     tasks = {"c": speeds.abs() * torch.ones(TASKS, 1, dtype=torch.float64)}
     question = {"length": float(rng.uniform(0.1, 2.0)), **a_bounded_solver(rng)}
     arrived = theta.abs() <= speeds.abs() * question["length"]
-    return Problem(
+    return StressProblem(
         theta, (lambda u, task: (task["c"] * u.abs()).sum(), lambda u, _: u.sum()), tasks, question,
         lambda _: torch.where(arrived, 0.0, 1.0).double(),
     )  # fmt: skip
 
 
-def hinge(rng: np.random.Generator) -> Problem:
+def hinge(rng: np.random.Generator) -> StressProblem:
     """A support vector machine with a plain hinge loss: the flow crosses corners and slides along some."""
     points = int(rng.integers(3, 12))
     tasks = {name: torch.randn(TASKS, points, 2, dtype=torch.float64) for name in ("x", "query_x")}
@@ -375,7 +375,7 @@ def hinge(rng: np.random.Generator) -> Problem:
     return _by_central_differences(theta, support, query, tasks, question)
 
 
-def corners_of_relu(rng: np.random.Generator) -> Problem:
+def corners_of_relu(rng: np.random.Generator) -> StressProblem:
     """A small network of relu with an adaptive solver."""
     inputs = torch.randn(2, TASKS, int(rng.integers(2, 8)), 1, dtype=torch.float64)
     tasks = {"support": inputs[0], "query": inputs[1]}
@@ -394,7 +394,7 @@ def corners_of_relu(rng: np.random.Generator) -> Problem:
 
 def _by_central_differences(
     theta: Tensor, support: Loss, query: Loss, tasks: Tensors, question: dict[str, Any]
-) -> Problem:
+) -> StressProblem:
     """The flow's gradient by differences of J, which is solved by 2,000 steps of Heun for every unit of time. Corners leave
     errors of the size of a step, so the reference is good to a few per cent; where J itself has a corner or a jump within the
     differences' reach, those of two widths lie far apart, and there is none."""
@@ -411,10 +411,10 @@ def _by_central_differences(
         wide, narrow = (values[0] - values[1]) / 4e-3, (values[2] - values[3]) / 2e-3
         return narrow if (wide - narrow).norm() < 0.02 * narrow.norm() else None
 
-    return Problem(theta, (support, query), tasks, question, reference, reference_error=0.05)
+    return StressProblem(theta, (support, query), tasks, question, reference, reference_error=0.05)
 
 
-KINDS: dict[str, Callable[[np.random.Generator], Problem]] = {
+KINDS: dict[str, Callable[[np.random.Generator], StressProblem]] = {
     "network": network,
     "edited network": edited_network,
     "at rest": at_rest,

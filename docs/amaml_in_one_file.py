@@ -50,8 +50,9 @@ def flow(theta: Tensor, rates: Tensor, support: Points, steps: int, h: float) ->
 
 
 def meta_gradient(theta: Tensor, rates: Tensor, support: Points, query: Points) -> tuple[Tensor, Tensor, Tensor]:
-    """One task's dJ/dθ, dJ/dα and query loss, exactly those of the N steps, with about 2√N states in memory: the forward pass keeps
-    the first state of every interval of √N steps, and the backward pass recomputes the other states of one interval at a time."""
+    """One task's dJ/dθ, dJ/dα and query loss, exactly those of the N steps, with about 2√N states in memory: the forward pass
+    keeps the first state of every interval of √N steps, and the backward pass recomputes the other states of one interval at a
+    time."""
     n = round(LENGTH / STEP)
     h, interval = LENGTH / n, math.isqrt(n)
     starts, u = [], theta
@@ -85,8 +86,8 @@ def start() -> Tensor:
 
 
 def trained(iterations: int) -> tuple[Tensor, Tensor]:
-    """θ and α after `iterations` steps of Adam. A few tasks have far longer gradients than the others and would determine Adam's steps
-    alone, so each gradient is clipped at the median length of the last thousand."""
+    """θ and α after `iterations` steps of Adam. A few tasks have far longer gradients than the others and would determine Adam's
+    steps alone, so each gradient is clipped at the median length of the last thousand."""
     theta, log_rates, lengths = start(), torch.zeros_like(start()), list[float]()
     adam = torch.optim.Adam([theta, log_rates], lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)

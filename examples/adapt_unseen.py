@@ -1,9 +1,9 @@
-"""How well users that the job never saw are learned from its initialization, beside a random start.
+"""How well users that the job never saw are learned from its initialization, compared with a random start.
 
     python examples/adapt_unseen.py INITIALIZATION RATINGS
 
-The network is rebuilt from the safetensors file alone. The ratings file (the one that the job learned from) gives the
-unseen users: each is adapted on 10 ratings and judged by 15 others. Exit status 0 only if the learned start is better.
+The network is rebuilt from the safetensors file alone. The unseen users come from the ratings file that the job used: each is
+adapted on 10 ratings and scored on 15 others. The exit status is 0 only if the learned start is better.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(initialization: Path, ratings: Path) -> int:
         datasets={str(spec.family.dataset): ratings},
     )
     users = family.evaluation_batch("test", spec.evaluation.tasks)
-    random = amaml.load(initialization)  # the same file, with the weights that the job's training began from
+    random = amaml.load(initialization)  # the same network, to get the weights from which the job's training began
     random.load_state_dict(
         build_model(
             spec.model, in_features=family.in_features, out_features=family.out_features, seed=spec.runtime.seed

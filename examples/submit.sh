@@ -8,7 +8,7 @@ output=${2:-init.safetensors}
 url=${AMAML_URL:-http://127.0.0.1:${AMAML_PORT:-8000}}
 key=${AMAML_API_KEY:-$(cat "${AMAML_HOME:-.amaml}/admin.key")}
 
-# Headers go in by standard input: a command's arguments are for every user of the machine to see.
+# Headers are passed by standard input, since every user of the machine can see a command's arguments.
 ask() { printf 'Authorization: Bearer %s\n' "$key" | curl --silent --show-error --fail-with-body --header @- "$@"; }
 header() { tr -d '\r' <"$head" | sed -n "s/^$1: //Ip"; }
 

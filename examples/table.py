@@ -1,7 +1,7 @@
-"""A table of your own, uploaded and learnt from: python examples/table.py
+"""Uploads your own table and trains on it: python examples/table.py
 
-Needs a running service (`make up`).
-Sixty sensors; each one's reading is a straight line of its own in the temperature.
+It needs a running service (`make up`). The table has sixty sensors; the reading of each is a different linear function of the
+temperature.
 """
 
 from __future__ import annotations

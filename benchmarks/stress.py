@@ -1,8 +1,8 @@
 """A thousand random problems, of kinds that are known to mislead solvers: is any gradient silently wrong?
 
 Each is solved with a certificate. The result is either an error, or a gradient, which is compared for every task with a reference
-that shares no code with the engine (`benchmarks.stress_problems`). A gradient is silently wrong if its distance from the reference
-is more than ten times its certificate (and the reference's own error).
+that shares no code with the engine (`benchmarks.stress_problems`). A gradient is silently wrong if it is further from the
+reference than ten times its certificate (and the reference's own error).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of docs/numerics.md and docs/paper.md, from the JSON files alone: `python -m benchmarks.tables` rewrites what stands
+"""The tables of docs/numerics.md and docs/paper.md, from the JSON files alone: `python -m benchmarks.tables` rewrites the text
 between `<!-- NAME -->` and `<!-- end -->` there."""
 
 from __future__ import annotations

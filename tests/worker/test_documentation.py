@@ -25,7 +25,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
 
 
 def test_every_hazard_names_tests_that_exist() -> None:
-    hazards = rows("jobs.md", "## What Celery is known to do")
+    hazards = rows("jobs.md", "## Known hazards of Celery")
     assert len(hazards) >= 5
     assert all(named_tests(row) for row in hazards)
 

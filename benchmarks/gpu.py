@@ -1,9 +1,9 @@
 """A GPU compared with the CPU of its machine: the CUDA tests, equal numbers, equal bits, seconds and memory, in one table.
 
-`python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs it for a machine without a network.
-`--device cpu` tries the command without a GPU, by comparing the CPU with itself; `--sanitize` adds NVIDIA's compute-sanitizer.
-Each line of the table has the measured value, its bound if it has one, and whether it is within the bound. The exit status is 1
-where a GPU is outside a bound.
+`python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs it for a machine without a
+network. `--device cpu` tries the command without a GPU, by comparing the CPU with itself; `--sanitize` adds NVIDIA's
+compute-sanitizer. Each line of the table has the measured value, its bound if it has one, and whether it is within the bound. The
+exit status is 1 where a GPU is outside a bound.
 """
 
 from __future__ import annotations
@@ -385,7 +385,7 @@ def _device(name: str) -> torch.device:
         sys.exit(f"PyTorch {oldest} or newer is needed, this is {torch.__version__}")
     if name == "cuda" and not torch.cuda.is_available():
         sys.exit(
-            f"PyTorch {torch.__version__} finds no CUDA device here; --device cpu tries the command by comparing the CPU with itself"
+            f"PyTorch {torch.__version__} finds no CUDA device here; --device cpu compares the CPU with itself instead"
         )
     return torch.device(name)
 

@@ -1,6 +1,6 @@
-"""The format of an uploaded file, detected from its first bytes, and the families that read it. Imports neither torch nor numpy.
+"""What an uploaded file is, told from its first bytes alone, and which families read it. Imports neither torch nor numpy.
 
-This is only the first check: an accepted file is still untrusted, and `worker.datasets.validator` reads it to its end.
+This is the first wall: what passes it is still untrusted, and is read to its end only by `worker.datasets.validator`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from amaml.ratings_file import ITEM_NAMES, USER_NAMES, BadLine, is_number, split
 Format = Literal["movielens-100k", "movielens-1m", "recbole", "jester-1", "csv", "parquet", "safetensors"]
 
 HEAD_BYTES: Final = 512 * 1024
-"""The first bytes of a file that detection needs: enough for the header of the widest table that is read."""
+"""So much of a file tells its format: room for the header of the widest table that is read."""
 MAX_SAFETENSORS_HEADER: Final = 1 << 20
 _JESTER_FIELDS: Final = 101
 

@@ -1,4 +1,4 @@
-"""Builds the objects that the parts of a spec name; only here, `implementation` is imported."""
+"""From a spec's part to the thing it names; `implementation` is imported here and nowhere else."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ from amaml.spec import (
 )
 
 Estimator = Callable[..., Estimate]
-"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate, or MetaGradient for an exact method. Where
-the flow is learned, `rates`, `proximal` and `wrt` are passed too."""
+"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate, of an exact one a MetaGradient; where the
+flow is learned `rates`, `proximal` and `wrt` too."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}
@@ -63,7 +63,7 @@ def build_family(
 
 
 def objective_named(spec: FamilySpec, name: str) -> Objective:
-    """The objective of a finished run of that family, by the name in its file."""
+    """The objective of a finished run of that family, by the name that its file has it under."""
     if spec.objective is not None:
         return cast(Objective, pkgutil.resolve_name(spec.objective)(spec))
     return OBJECTIVES[name]
@@ -72,7 +72,7 @@ def objective_named(spec: FamilySpec, name: str) -> Objective:
 def build_model(
     spec: ModelSpec, *, in_features: int, out_features: int, seed: int, picture: tuple[int, int, int] | None = None
 ) -> nn.Module:
-    """The network on the CPU in float32, with random parameters that are a function of the seed alone."""
+    """The network on the CPU in float32, at a random start that is a function of the seed alone."""
     build = pkgutil.resolve_name(spec.implementation)
     if spec.reads_pictures:
         build = partial(build, picture=picture)
@@ -82,7 +82,7 @@ def build_model(
 
 
 def build_solver(spec: SolverSpec) -> Solver:
-    """The solver; kinds that this library doesn't implement are torchdiffeq's."""
+    """The solver; kinds that aren't our own are torchdiffeq's."""
     if spec.kind in _FIXED:
         assert spec.step is not None, "the spec fills in a fixed-step solver's step"
         return _FIXED[spec.kind](step=spec.step, guard=spec.guard)
@@ -92,7 +92,7 @@ def build_solver(spec: SolverSpec) -> Solver:
 
 
 def build_adjoint(spec: AdjointSpec | None) -> Adjoint | None:
-    """The adjoint; None means the solver's default."""
+    """The adjoint; None leaves it to the solver."""
     match spec:
         case None:
             return None

@@ -2,8 +2,8 @@
 
     python -m benchmarks.default --data FOLDER
 
-FOLDER is as in `benchmarks.recipe`. One seed; all cores of the machine; the time is a clock's on the wall, of the whole run,
-evaluations and all.
+FOLDER is as in `benchmarks.recipe`. One seed, all cores of the machine; the time is the wall time of the whole run with its
+evaluations.
 """
 
 from __future__ import annotations

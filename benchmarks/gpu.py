@@ -1,9 +1,9 @@
 """A GPU compared with the CPU of its machine: the CUDA tests, equal numbers, equal bits, seconds and memory, in one table.
 
-`python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs what a machine without a network
-lacks for it. `--device cpu` tries the command where no GPU is, with the CPU beside itself; `--sanitize` adds NVIDIA's
-compute-sanitizer. Each line of the table says what was measured, the bound it should keep where there is one, and whether it was
-kept. The exit status is 1 where a GPU doesn't keep one.
+`python -m benchmarks.gpu` needs a CUDA device and takes a few minutes; `make gpu-bundle` packs it for a machine without a
+network. `--device cpu` tries the command without a GPU, by comparing the CPU with itself; `--sanitize` adds NVIDIA's
+compute-sanitizer. Each line of the table has the measured value, its bound if it has one, and whether it is within the bound. The
+exit status is 1 where a GPU is outside a bound.
 """
 
 from __future__ import annotations
@@ -385,14 +385,14 @@ def _device(name: str) -> torch.device:
         sys.exit(f"PyTorch {oldest} or newer is needed, this is {torch.__version__}")
     if name == "cuda" and not torch.cuda.is_available():
         sys.exit(
-            f"PyTorch {torch.__version__} finds no CUDA device here; --device cpu tries the command with the CPU beside itself"
+            f"PyTorch {torch.__version__} finds no CUDA device here; --device cpu compares the CPU with itself instead"
         )
     return torch.device(name)
 
 
 if __name__ == "__main__":
     options = parser("gpu")
-    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the CPU beside itself")
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: compare the CPU with itself")
     options.add_argument("--sanitize", action="store_true", help="compute-sanitizer over a few short solves, too")
     options.add_argument("--few-solves", action="store_true", help="those solves alone, without a table")
     given = options.parse_args()

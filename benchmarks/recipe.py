@@ -150,7 +150,7 @@ PRESETS = (
     "reptile 30 %, rates 3e-3",
     "reptile 50 %, rates 1e-3 and 1e-2",
 )
-"""Candidates for the default preset, on the families beside the paper's; on data, those of plain A-MAML too."""
+"""Candidates for the default preset, on families other than the paper's; on data, those of plain A-MAML too."""
 
 
 def spec_of(cell: str, candidate: Candidate, seed: int, iterations: list[int]) -> JobSpec:

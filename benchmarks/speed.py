@@ -2,8 +2,8 @@
 
 Three questions, float32, 16 tasks:
 - `exact_maml`: 200 Euler steps of .01, all computing the same number;
-- `flow`: the gradient of the flow within 1e-3 of its reference, T=2 and T=20; peers at whatever error they have;
-- `threads`: two beside one.
+- `flow`: the gradient of the flow within 1e-3 of its reference, T=2 and T=20; peers at the error that they have;
+- `threads`: two threads and one.
 """
 
 from __future__ import annotations

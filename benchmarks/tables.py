@@ -254,7 +254,7 @@ def recipe(content: dict[str, Any]) -> str:
         "The chosen two, trained again with other seeds, test tasks, after the flow:",
         _confirmed(confirmed, "kernel_ridge"),
         "The other methods for as many seconds, each with the clip at the median, Adam at 1e-2 with a cosine and all query "
-        "points, beside the chosen two, two seeds:",
+        "points, and the chosen two, two seeds:",
         _by_method(trained),
     ]
     controls = [row for row in rows if "control" in row]

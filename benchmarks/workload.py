@@ -108,7 +108,7 @@ def random_start(seed: int) -> dict[str, Tensor]:
 
 
 def trained_start() -> dict[str, Tensor]:
-    """The θ kept beside this file, in the module's order (the file's is alphabetical)."""
+    """The θ in the folder of this file, in the module's order (the file's is alphabetical)."""
     kept = load_file(TRAINED)
     return {name: kept[name] for name, _ in NET.named_parameters()}
 

@@ -82,8 +82,8 @@ def save(path: Path, checkpoint: Checkpoint, metadata: Mapping[str, str], device
         tensors["clip/norms"] = torch.tensor(checkpoint.norms, dtype=torch.float64)
     for index, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
-    beside = {"progress": json.dumps(asdict(checkpoint.progress)), "machine": json.dumps(_machine(device))}
-    write(path, tensors, {**metadata, **beside}, form=FORMAT)
+    own = {"progress": json.dumps(asdict(checkpoint.progress)), "machine": json.dumps(_machine(device))}
+    write(path, tensors, {**metadata, **own}, form=FORMAT)
 
 
 def restore(path: Path, spec: JobSpec, device: torch.device) -> Checkpoint:

@@ -26,8 +26,8 @@ def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float
     """Does one optimizer step and returns its metrics. Raises Diverged where the loss or a gradient isn't finite."""
     at, phase = state.progress.iteration, setup.phase(state.progress.iteration)
     meta, iterations = phase.spec.meta, phase.iterations
-    beside = state.learned.gradients(phase.spec, estimate)
-    gradient = {**estimate.grad, **{name: tensor.mean(dim=0) for name, tensor in beside.items()}}
+    of_flow = state.learned.gradients(phase.spec, estimate)
+    gradient = {**estimate.grad, **{name: tensor.mean(dim=0) for name, tensor in of_flow.items()}}
     loss, norm = estimate.loss.double().mean().item(), _norm(gradient[name] for name in state.theta)
     if not (math.isfinite(norm) and math.isfinite(loss) and math.isfinite(_norm(gradient.values()))):
         raise Diverged.in_training(
@@ -37,7 +37,7 @@ def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float
     if meta.clip is not None:
         norms = _norms(list(estimate.per_task.values())) if meta.clip.per == "task" else [norm]
         factors = clip_factors(meta.clip, norms, state)
-        gradient = {name: _weighted_mean(one, factors) for name, one in {**estimate.per_task, **beside}.items()}
+        gradient = {name: _weighted_mean(one, factors) for name, one in {**estimate.per_task, **of_flow}.items()}
         metrics[CLIPPED] = sum(factor < 1 for factor in factors) / len(factors)
     for name, tensor in state.trained.items():
         tensor.grad = gradient.get(name)

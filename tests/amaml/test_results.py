@@ -191,5 +191,5 @@ def test_the_message_is_that_of_the_hardest_among_equal_failures() -> None:
     assert str(error).endswith("(4 tasks failed)")
     assert error.failures == failures
     assert str(SolveError([Failure(Result.STABILITY_LIMIT, 5, 0.3, 4.0)])).startswith(
-        "task 5 at t=0.3: the flow became so stiff"
+        "task 5 at t=0.3: the flow became stiff so fast"
     )

@@ -79,7 +79,7 @@ def test_it_listens_on_loopback_only_and_asks_for_the_password(folder: Path) -> 
 def test_a_lost_password_is_reported(folder: Path) -> None:
     with server(folder):
         pass
-    with pytest.raises(StartFailed, match="put that file back"), server(folder, "another"):
+    with pytest.raises(StartFailed, match="restore that file"), server(folder, "another"):
         pass
     assert not (folder / "data" / "postmaster.pid").exists()
 

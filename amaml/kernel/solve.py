@@ -19,6 +19,7 @@ from amaml.flow.norms import scales
 from amaml.flow.result import Failure, Result, SolveError
 from amaml.flow.solve import fixed_steps
 from amaml.flow.solvers import Adaptive, FixedStep
+from amaml.flow.tableau import Tableau
 from amaml.flow.trajectory import Solution
 from amaml.kernel.cuda import CudaKernel
 from amaml.kernel.library import Kernel, kernel
@@ -100,16 +101,15 @@ class _Solve:
         self._alive: dict[str, Tensor] = {}
         self._lists: dict[str, Tensor] = {}
         self._steps = 0
-        tableau, theta = solver.tableau, problem.theta
-        batch, parameters, horizons = problem.batch, len(theta), len(problem.horizons)
+        tableau = solver.tableau
         self.c = KernelProblem(
             layers=len(derivatives.widths) - 1,
             activation=ACTIVATIONS.index(derivatives.activation),
-            batch=batch,
-            parameters=parameters,
+            batch=problem.batch,
+            parameters=len(problem.theta),
             support_points=derivatives.support[0].shape[1],
             query_points=derivatives.query_set[0].shape[1],
-            horizons=horizons,
+            horizons=len(problem.horizons),
             threads=torch.get_num_threads(),
             stages=tableau.stages,
             order=tableau.order,
@@ -127,18 +127,30 @@ class _Solve:
             stability_limit=tableau.stability_limit,
             step_cap=tableau.guard,
         )
+        self._give_steps(solver)
+        self._give_problem(derivatives, tableau)
+        self._give_room_for_results()
+        self._place()
+
+    def _give_steps(self, solver: FixedStep | Adaptive) -> None:
+        """The tolerances of an adaptive solver, or the numbers and sizes of fixed steps."""
+        horizons, sizes = self.problem.horizons, self.problem.sizes
         if isinstance(solver, Adaptive):
             self.c.rtol, self.c.atol, self.c.max_steps = solver.rtol, solver.atol, solver.max_steps
-            self.c.room = min(horizons * solver.max_steps, _ROOM)
-            self._hold("scales", scales(theta, problem.sizes))
-            self._numbers("error", tableau.error or ())
-            if tableau.midpoint is not None:
-                self._numbers("midpoint", tableau.midpoint)
+            self.c.room = min(len(horizons) * solver.max_steps, _ROOM)
+            self._hold("scales", scales(self.problem.theta, sizes))
+            self._numbers("error", solver.tableau.error or ())
+            if solver.tableau.midpoint is not None:
+                self._numbers("midpoint", solver.tableau.midpoint)
         else:
-            counts, steps = zip(*fixed_steps(problem.horizons, solver.step), strict=True)
+            counts, steps = zip(*fixed_steps(horizons, solver.step), strict=True)
             self._integers("counts", counts)
             self._numbers("steps", steps)
             self._steps = sum(counts)
+
+    def _give_problem(self, derivatives: MLPDerivatives, tableau: Tableau) -> None:
+        """Everything else that the kernel reads: the network's shape, horizons, the tableau, θ, rates and the tasks."""
+        problem, theta = self.problem, self.problem.theta
         self._integers("widths", derivatives.widths)
         self._integers("sizes", problem.sizes)
         self._numbers("times", problem.horizons)
@@ -152,18 +164,22 @@ class _Solve:
         for name, pair in (("support", derivatives.support), ("query", derivatives.query_set)):
             for axis, tensor in zip("xy", pair, strict=True):
                 self._hold(f"{name}_{axis}", tensor.to(theta.dtype))
-        self._results("ends", theta.dtype, batch, horizons, parameters)
+
+    def _give_room_for_results(self) -> None:
+        """Arrays of zeros, to which the kernel adds or writes."""
+        dtype = self.problem.theta.dtype
+        batch, horizons, parameters = self.problem.batch, len(self.problem.horizons), len(self.problem.theta)
+        self._results("ends", dtype, batch, horizons, parameters)
         for name in ("gradients", "through_theta", "by_rates"):
-            self._results(name, theta.dtype, batch, parameters)
+            self._results(name, dtype, batch, parameters)
         for name in ("by_length", "losses"):
-            self._results(name, theta.dtype, batch, horizons)
+            self._results(name, dtype, batch, horizons)
         for name in ("by_proximal", "lambda_max"):
-            self._results(name, theta.dtype, batch)
+            self._results(name, dtype, batch)
         for name in ("accepted", "rejected", "gradient_count", "hvp_count", "code"):
             self._results(name, torch.int64, batch)
         for name in ("failed_at", "value", "bound"):
             self._results(name, torch.float64, batch)
-        self._place()
 
     def _integers(self, name: str, values: Sequence[int]) -> None:
         self._lists[name] = torch.tensor(values, dtype=torch.int64, device="cpu")

@@ -1,4 +1,4 @@
-"""Whether the rows of a request fit the network that they are for: told before anything is queued, field by field."""
+"""Checks, before anything is queued, whether the rows of a request fit the network; errors are given field by field."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from service.adaptations.initializations import Facts
 from service.http.bodies import MAX_ERRORS
 
 MAX_PREDICTIONS: Final = 200_000
-"""Numbers in an answer."""
+"""The most numbers in an answer."""
 
 MOST_NAMES: Final = 20
-"""That a sentence lists."""
+"""The most names that a sentence lists."""
 
 Error = dict[str, str]
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the numbers of a row are."""
+    """What the numbers of a row stand for."""
 
     what: str
     width: int
@@ -35,7 +35,7 @@ class _Columns:
 
 
 def errors(request: AdaptationRequest, facts: Facts) -> list[Error]:
-    """{pointer, detail} of the first of what is wrong."""
+    """{pointer, detail} of the first errors."""
     return list(islice(_all(request, facts), MAX_ERRORS))
 
 
@@ -99,7 +99,7 @@ def _is_distribution(row: Any, facts: Facts) -> bool:
 
 
 def _rows(rows: list[Any], where: str, columns: _Columns) -> Iterator[Error]:
-    """Numbers, one a column; where there is one column, plain numbers will do, for all rows or for none."""
+    """Rows of one number per column. If there is one column, all rows may be plain numbers instead."""
     if columns.width == 1 and not isinstance(rows[0], list):
         yield from _numbers(rows, where)
         return
@@ -120,7 +120,7 @@ def _numbers(values: list[Any], where: str) -> Iterator[Error]:
 
 
 def _is_number(value: Any) -> bool:
-    # JSON's true is an int to Python; 1e999 is infinite to it.
+    # Python reads JSON's true as a bool, which is an int, and 1e999 as infinity.
     return type(value) in (float, int) and -LARGEST <= value <= LARGEST
 
 

@@ -1,4 +1,4 @@
-"""What a job will cost, roughly, from its spec alone: evaluations of the flow, arithmetic, memory.
+"""A rough estimate, from the spec alone, of what a job will cost: evaluations of the flow, arithmetic, memory.
 
 Counts of fixed-step solvers are exact. Those of adaptive ones, and the speed, are what was measured on CosMixture with an
 MLP of 1,153 parameters on two cores: another family, network or machine may well differ by a factor of three.
@@ -41,7 +41,7 @@ _STAGES: Final = {
 _AT_START: Final = (240.0, 175.0)
 _PER_LENGTH: Final = (72.0, 38.0)
 _FORWARD_SHARE: Final = 1 / 2
-"""Of those gradients, what the way forward takes where no adjoint follows."""
+"""The share of those gradients that the forward solve takes, where no adjoint follows."""
 _ORDER: Final = {"bosh3": 3, "dopri5": 5, "dopri8": 8, "adaptive_heun": 2, "fehlberg2": 2}
 _REFERENCE_TOLERANCE: Final = 1e-6
 
@@ -59,7 +59,7 @@ _TRACED_SECONDS: Final = (1.2e-3, 2e-3)
 _RESIDUAL_SECONDS: Final = {1: (3e-3, 6e-3), 2: (5e-3, 11e-3)}
 _CONV4_SECONDS: Final = (5e-3, 12e-3)
 _GUARD_HVPS: Final = 13
-"""What a fixed-step solver's guard takes for its looks at λmax, in a solve of some dozen steps."""
+"""Hessian-vector products that a fixed-step solver's guard takes to estimate λmax, in a solve of some dozen steps."""
 _CONV4_SLOWER: Final = 4.0
 """A convolution's operations beside those of a matrix product."""
 _BYTES: Final = {"float32": 4, "float64": 8}
@@ -74,19 +74,19 @@ BASIS: Final = (
 
 
 class Estimate(BaseModel):
-    """Roughly; null where the family or model isn't one of the built-in ones, and for uploaded images, whose size the spec
-    doesn't say. A table counts as if all its inputs were numbers, and classes two."""
+    """A rough estimate. Members are null if the family or the model isn't built in, and for uploaded images, whose size the spec
+    doesn't say. For a table all inputs are assumed to be numbers, and two classes."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     parameters: int | None = Field(examples=[1_185])
     """How many numbers θ has."""
     gradients: int = Field(examples=[1_336_000])
-    """Forward evaluations of the flow in the whole training, all tasks together."""
+    """Evaluations of the flow's gradient in the whole training, summed over tasks."""
     hvps: int = Field(examples=[1_640_000])
-    """Hessian-vector products in the whole training, all tasks together."""
+    """Hessian-vector products in the whole training, summed over tasks."""
     seconds: float | None = Field(examples=[168.5])
-    """On two processor cores, evaluations included."""
+    """On two processor cores, including evaluations."""
     memory_bytes: int | None = Field(examples=[452_000_000])
     basis: str = Field(examples=[BASIS])
 
@@ -106,7 +106,7 @@ def estimate(spec: JobSpec) -> Estimate:
 
 @dataclass(frozen=True)
 class _Phase:
-    """Some of the meta-iterations, and what a task costs in one of them."""
+    """A range of meta-iterations, and what one task costs in each of them."""
 
     iterations: range
     spec: JobSpec
@@ -119,7 +119,7 @@ class _Phase:
 
 
 def expected_seconds(spec: JobSpec) -> float | None:
-    """What a quota counts: the estimate, but no more than `runtime.max_seconds`; None where neither is known."""
+    """The seconds that a quota counts: the estimate, but at most `runtime.max_seconds`; None if neither is known."""
     known = [one for one in (estimate(spec).seconds, spec.runtime.max_seconds) if one is not None]
     return float(min(known)) if known else None
 
@@ -167,7 +167,7 @@ def _method_evaluations(spec: JobSpec, iterations: range) -> tuple[float, float]
 
 
 def _sizes(family: FamilySpec) -> tuple[int, int] | None:
-    """A network's inputs and outputs, where the spec alone tells them."""
+    """Numbers of the network's inputs and outputs; None if they depend on the data."""
     match family:
         case SinusoidSpec():
             return 1, 1
@@ -193,14 +193,14 @@ def _parameters(spec: JobSpec) -> int | None:
 
 
 def _conv4_layers(filters: int) -> list[tuple[int, int]]:
-    """Of each block on the built-in images: channels before it, and pixels that it convolves. One pixel is left in the end."""
+    """For each block on the built-in images: its input channels, and the pixels that it convolves. The last leaves one pixel."""
     _, height, width = _DIGITS
     pixels = [height * width, height * width // 4, height * width // 16, height * width // 16]
     return [(channels, size) for channels, size in zip([_DIGITS[0], filters, filters, filters], pixels, strict=True)]
 
 
 def _multiplications(spec: JobSpec, parameters: int) -> float:
-    """Of one data point's forward pass, in those of a matrix product."""
+    """Multiplications in one data point's forward pass, as if all were those of a matrix product."""
     if isinstance(spec.model, Conv4Spec):
         layers = _conv4_layers(spec.model.filters)
         return _CONV4_SLOWER * sum(9 * before * spec.model.filters * pixels for before, pixels in layers)
@@ -238,14 +238,14 @@ def _seconds(spec: JobSpec, phases: list[_Phase], parameters: int) -> float:
     gradient, hvp = _call_seconds(spec)
     calls = 0.0
     for one in phases:
-        looks = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
-        calls += len(one.iterations) * (one.gradients * gradient + (one.hvps + looks) * hvp)
+        guard_hvps = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
+        calls += len(one.iterations) * (one.gradients * gradient + (one.hvps + guard_hvps) * hvp)
     calls += evaluations * (_evaluations(spec.solver, _mean_length(spec))[0] + spec.evaluation.epochs) * gradient
     return round(flops / _FLOPS_PER_SECOND[spec.runtime.dtype] + calls, 1)
 
 
 def _call_seconds(spec: JobSpec) -> tuple[float, float]:
-    """Of a gradient and of an HVP; nothing where they are written out, as for an MLP that regresses."""
+    """Overhead of a call for a gradient and for an HVP; 0 where they are written out, as for an MLP that regresses."""
     if isinstance(spec.model, Conv4Spec):
         return _CONV4_SECONDS
     match spec.family:
@@ -267,7 +267,7 @@ def _memory(spec: JobSpec, parameters: int, gradients: float) -> int:
 
 
 def _activations(spec: JobSpec) -> int:
-    """Numbers that one data point's forward pass leaves."""
+    """How many activations one data point's forward pass stores."""
     match spec.model:
         case MLPSpec(hidden=hidden):
             return sum(hidden)

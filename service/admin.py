@@ -1,6 +1,6 @@
-"""What operators do from a terminal: `python -m service.admin bootstrap`, `workspaces`, `quotas`, `keys`.
+"""Commands for operators: `python -m service.admin bootstrap`, `workspaces`, `quotas`, `keys`.
 
-It acts on the database itself, so it needs AMAML_DATABASE_URL and no API key.
+They act on the database itself, so they need AMAML_DATABASE_URL and no API key.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LARGEST: Final = 2**53
 
 
 class Refused(Exception):
-    """What was asked for can't be done; the sentence says why."""
+    """The command can't be carried out; the message says why."""
 
 
 def bootstrap(home: Path | None) -> None:
-    """Makes the workspace, and a key in `home` unless the one there opens it already. May be run again and again."""
+    """Makes the default workspace, and a key in `home` unless the one there is valid. May be run any number of times."""
     with transaction() as session:
         workspace_id = keys.ensure_workspace(session, keys.DEFAULT_WORKSPACE)
         if home is None:
@@ -41,12 +41,12 @@ def bootstrap(home: Path | None) -> None:
         if path.exists() and keys.principal(session, path.read_text().strip()):
             return
         _, key = keys.add(session, workspace_id, "admin")
-        # Last, inside the transaction: a key that can't be kept is no key. A key file without its row is replaced next time.
+        # Last in the transaction, so that no key is stored whose file can't be written. A file without a row is replaced later.
         _write_private(path, key)
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Never readable by others, never half written."""
+    """Writes a file that nobody else can read at any time, and that is never incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def _time(text: str) -> datetime:
     if found.tzinfo is None:
         raise ArgumentTypeError(f"{text!r} names no time zone: write it like 2027-01-31T12:00:00Z")
     if found <= datetime.now(UTC):
-        raise ArgumentTypeError(f"{text!r} is past: such a key would open nothing")
+        raise ArgumentTypeError(f"{text!r} is past: such a key would never be valid")
     return found
 
 

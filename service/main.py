@@ -15,7 +15,7 @@ from service.dashboard import endpoints as dashboard
 from service.datasets import endpoints as datasets
 from service.http import access, problems
 from service.http.lingering import Lingering
-from service.http.news import News
+from service.http.notifications import Waiters
 from service.http.rate_limits import RateLimit
 from service.http.routes import api_routes
 from service.jobs import endpoints as jobs
@@ -32,29 +32,29 @@ from service.webhooks.settings import settings as webhook_settings
 from service.workers import endpoints as workers
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"}) | dashboard.PATHS
-"""Paths that need no key. Everything else does; a test walks the routes."""
+"""Paths that need no key. Every other path needs one; a test checks all routes."""
 
 DESCRIPTION = """\
 Meta-training as a service: submit a family of related tasks, get the initialization of a network from which every
 task of the family trains quickly.
 
-Every call but the health checks needs an API key: `Authorization: Bearer amaml_…`. Errors are RFC 9457 problem
-documents; `code` is the machine word, `detail` says what to do, `errors` point into the body.
-Lists come in pages: give `next_cursor` of one as `cursor` for the next. Times are RFC 3339, UTC.
+Every call except the health checks needs an API key: `Authorization: Bearer amaml_…`. Errors are RFC 9457 problem
+documents: `code` is for programs, `detail` says what to do, and `errors` point into the body.
+Lists come in pages: pass a page's `next_cursor` as `cursor` to get the next page. Times are RFC 3339 in UTC.
 """
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    webhook_settings()  # what is wrong with them is told now, and not to the first who makes a webhook
-    app.state.news = News()
-    app.state.news.start()
+    webhook_settings()  # fails now if they are invalid, and not when the first webhook is made
+    app.state.waiters = Waiters()
+    app.state.waiters.start()
     yield
-    app.state.news.stop()
+    app.state.waiters.stop()
 
 
 def _operation_id(route: APIRoute) -> str:
-    """The same from version to version, for clients that are generated from the reference."""
+    """Stays the same from version to version, for clients that are generated from the OpenAPI document."""
     method = min(route.methods or {"GET"})
     if not route.include_in_schema:
         return f"{method.lower()} {route.path}"
@@ -101,7 +101,11 @@ def build() -> FastAPI:
                 f"{route.path} must name one scope: dependencies=[needs(…)] with one of service.keys.scopes"
             )
     app.include_router(protected)
-    app.webhooks.post("job", status_code=204, summary="A job changed its state")(webhooks.told)
+    # The operation's id is part of the contract: programs are generated from it.
+    job_changed = app.webhooks.post(
+        "job", status_code=204, summary="A job changed its state", operation_id="toldjob_post"
+    )
+    job_changed(webhooks.job_event)
     app.include_router(health.router)
     app.include_router(dashboard.router)
     app.add_middleware(Lingering)

@@ -42,9 +42,9 @@ from service.keys.authentication import Caller, needs
 router = APIRouter(prefix="/v1", tags=["adaptations"])
 
 MAX_BYTES: Final = 8 << 20
-"""Of a request: 10,000 rows of 100 numbers."""
+"""The most bytes of a request, which hold 10,000 rows of 100 numbers."""
 USUAL_WAIT: Final = 5
-"""Seconds, where Prefer says nothing: a small one is done in a fraction of one."""
+"""Seconds, unless Prefer names others: a small adaptation takes a fraction of a second."""
 
 _FILE: Final[dict[str, Any]] = {
     "dependencies": [needs("jobs:read")],
@@ -73,7 +73,7 @@ class Learned:
 
 
 def _learned(caller: Caller, job_id: str) -> Learned:
-    """Looked at before anything of the body is read; raises the problem of a job that can't be adapted."""
+    """The job in the path, before any of the body is read; raises a problem if it has no initialization to adapt."""
     found = found_job(caller, job_id)
     blob_id = found.job.initialization_blob_id
     if blob_id is None:
@@ -84,7 +84,7 @@ def _learned(caller: Caller, job_id: str) -> Learned:
     try:
         return Learned(found.job.id, initializations.facts(blob_id))
     except BlobNotFound:
-        raise not_found("job") from None  # deleted since it was looked at
+        raise not_found("job") from None  # it was deleted meanwhile
     except initializations.Unreadable as problem:
         raise Problem(
             "wrong_state",
@@ -103,7 +103,7 @@ def _learned(caller: Caller, job_id: str) -> Learned:
             "broken_json", "bad_header", "not_found", "slow_body", "wrong_state", "idempotency_in_flight", "too_large",
             "wrong_media_type", "invalid", "idempotency_mismatch", "quota_exceeded", "too_many",
             status=201,
-            description="It has ended: with its result, or failed for the reason that it gives.",
+            description="It has ended: with its result, or failed for the reason given.",
         ),
         202: _LATER,
     },
@@ -118,14 +118,14 @@ async def adapt(
 ) -> Response:
     """Trains the job's learned network on the support rows and predicts at the query rows, all in the data's own units.
 
-    The answer waits for the end, five seconds unless `Prefer: wait=N` says otherwise; then it is 202, and the result is
-    to be fetched. A worker's warm process does the work, on its CPU.
+    The answer waits for the adaptation to end, for at most five seconds or the N of `Prefer: wait=N`. If it hasn't ended by
+    then, the answer is 202, and the result can be fetched later. A worker's prestarted process does the work on its CPU.
     """
     answered = await run_in_threadpool(_submit, caller, learned, wanted, idempotency_key)
     document = answered.document
     seconds = wanted_wait(prefer, USUAL_WAIT)
     if seconds and document.state not in ENDED:
-        await until(request.app.state.news, document.id, _has_ended, seconds)
+        await until(request.app.state.waiters, document.id, _has_ended, seconds)
     found = await run_in_threadpool(_find, caller, document.id)
     document = with_result(found) if found else document
     headers = {"Location": f"/v1/adaptations/{document.id}", **answered.headers}
@@ -148,7 +148,7 @@ def page(
     limit: Limit = 50,
     cursor: IdCursor = None,
 ) -> Response:
-    """Those that aren't forgotten yet, a page at a time, without their results."""
+    """The job's adaptations that are still kept, newest first, a page at a time, without their results."""
     wanted = found_job(caller, job_id).job.id
     with transaction() as session:
         found = adaptations.page(session, caller.workspace_id, wanted, state, cursor, limit + 1)
@@ -159,18 +159,18 @@ def page(
     "/adaptations/{adaptation_id}",
     dependencies=[needs("jobs:read")],
     response_model=AdaptationWithResult,
-    summary="Look at an adaptation",
+    summary="Show an adaptation",
     responses=documented("not_found"),
 )
-def look(caller: Caller, adaptation_id: str) -> Response:
-    """Its state, and its result once it has one. Adaptations are forgotten after a day, unless the operator says otherwise."""
+def show(caller: Caller, adaptation_id: str) -> Response:
+    """Its state, and its result once it has one. Adaptations are deleted after a day, or what the operator has set."""
     return json_reply(with_result(_wanted(caller, adaptation_id)))
 
 
 @router.head("/adaptations/{adaptation_id}/weights", summary="Size and digest of adapted weights", **_FILE)
 @router.get("/adaptations/{adaptation_id}/weights", summary="Download adapted weights", **_FILE)
 def weights(request: Request, caller: Caller, adaptation_id: str) -> Response:
-    """A safetensors file like the job's initialization, of the adapted parameters: `amaml.load` reads it."""
+    """The adapted parameters as a safetensors file like the job's initialization, which `amaml.load` reads."""
     adaptation, sha256, size = (found := _wanted(caller, adaptation_id)).adaptation, found.sha256, found.size_bytes
     if adaptation.weights_blob_id is None or sha256 is None or size is None:
         raise Problem(
@@ -186,10 +186,10 @@ def weights(request: Request, caller: Caller, adaptation_id: str) -> Response:
     dependencies=[needs("jobs:write")],
     status_code=204,
     summary="Delete an adaptation",
-    responses=documented("not_found", status=204, description="It is gone."),
+    responses=documented("not_found", status=204, description="It is deleted."),
 )
 def delete(caller: Caller, adaptation_id: str) -> Response:
-    """Removes it with its weights, in whatever state it is."""
+    """Deletes it with its weights, in any state."""
     wanted = path_id(adaptation_id, "adaptation")
     with transaction() as session:
         removed = adaptations.remove(session, caller.workspace_id, wanted)
@@ -204,16 +204,16 @@ def _submit(
     wrong = rows.errors(wanted, learned.facts)
     if wrong:
         raise invalid(wrong)
-    asked = wanted.model_dump(mode="json", by_alias=True)
+    document = wanted.model_dump(mode="json", by_alias=True)
 
     def submit(session: Session) -> AdaptationWithResult:
-        adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, asked)
+        adaptation = adaptations.submit(session, caller.workspace_id, learned.job_id, document)
         if adaptation is None:
-            raise not_found("job")  # deleted since it was found
+            raise not_found("job")  # it was deleted meanwhile
         return with_result(Found(adaptation, None, None))
 
     def digest() -> str:
-        canonical = json.dumps(["adaptation", str(learned.job_id), asked], sort_keys=True)
+        canonical = json.dumps(["adaptation", str(learned.job_id), document], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     return once(caller, key, digest, AdaptationWithResult, submit)

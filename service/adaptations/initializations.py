@@ -1,4 +1,4 @@
-"""What a stored initialization says of itself, read from the head of its file: nothing of its tensors, and no torch."""
+"""The metadata of a stored initialization, read from the head of its file without its tensors and without torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Unreadable(ValueError):
 
 @lru_cache(maxsize=64)
 def facts(blob_id: UUID) -> Facts:
-    """Raises Unreadable, and blobs.BlobNotFound. A blob never changes, so what was read once holds."""
+    """Raises Unreadable, and blobs.BlobNotFound. Cached, because a blob never changes."""
     size = int.from_bytes(b"".join(blobs.read(blob_id, 0, 8)), "little")
     if size > _LONGEST_HEAD:
         raise Unreadable(f"its head of {size} bytes is too long")

@@ -1,4 +1,4 @@
-"""Whether the rows of a request fit the network that they are for: told before anything is queued, field by field."""
+"""Checks, before anything is queued, whether the rows of a request fit the network; errors are given field by field."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from service.adaptations.initializations import Facts
 from service.http.bodies import MAX_ERRORS
 
 MAX_PREDICTIONS: Final = 200_000
-"""Numbers in an answer."""
+"""The most numbers in an answer."""
 
 Error = dict[str, str]
 
 
 def errors(request: AdaptationRequest, facts: Facts) -> list[Error]:
-    """{pointer, detail} of the first of what is wrong."""
+    """{pointer, detail} of the first errors."""
     return list(islice(_all(request, facts), MAX_ERRORS))
 
 

@@ -1,4 +1,4 @@
-"""What the API says about an adaptation."""
+"""The API's documents of an adaptation."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class AdaptationDocument(BaseModel):
     by: Literal["flow", "finetune"]
     state: State = Field(examples=["succeeded"])
     status_reason: str | None
-    """A machine word, where it failed."""
+    """Why it failed, as a word for programs; null unless it failed."""
     status_detail: str | None
-    """A sentence that names the remedy."""
+    """The same as a sentence, with the remedy."""
     weights: WeightsDocument | None
-    """The file at links.weights; null unless weights were asked for, and it succeeded."""
+    """The file at links.weights; null unless the request named weights and it has succeeded."""
     created_at: datetime
     started_at: datetime | None = Field(examples=["2026-01-15T12:00:00.010000Z"])
     ended_at: datetime | None = Field(examples=["2026-01-15T12:00:00.090000Z"])

@@ -1,4 +1,4 @@
-"""Adaptations of learned initializations to a task's rows: asked for, taken by workers from their leased queue, ended."""
+"""Queries on adaptations of learned initializations: users submit and read them, workers take them from a leased queue."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from service.adaptations.transitions import ADAPTATION, ENDED, State
 from service.core import blobs, quotas
 from service.core.database import notify_after_commit
 from service.core.leased_queue import Held, LeasedQueue
-from service.core.notifications import NEWS, WORK, notify
+from service.core.notifications import CHANGES, WORK, notify
 from service.core.refusals import TooMany
 from service.core.tables import Blob
 from service.jobs.tables import Job
 
 MAX_TRIES: Final = 3
 MAX_WAITING: Final = 100
-"""Of a workspace: each may hold 8 MiB, and a worker for a minute."""
+"""The most unfinished adaptations of a workspace: each may take 8 MiB, and a worker for a minute."""
 QUEUE: Final = LeasedQueue(Adaptation, ADAPTATION, defer(Adaptation.request))
 
 
 @dataclass(frozen=True)
 class Taken(Held):
-    """The right to do an adaptation, and what it needs."""
+    """The right to carry out an adaptation, and what that needs."""
 
     request: dict[str, Any]
     tries: int
-    """How often it was tried, this time included."""
+    """How often it was tried, including this time."""
     blob_id: UUID
     """Of the initialization."""
     sha256: str
 
 
 def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str, Any]) -> Adaptation | None:
-    """Queues it and wakes the workers; None where the job is gone or has no initialization. Raises quotas.Exceeded, TooMany."""
+    """Queues it and wakes workers; None if the job was deleted or has no initialization. Raises quotas.Exceeded, TooMany."""
     job = session.scalars(
         select(Job)
         .where(Job.id == job_id, Job.workspace_id == workspace_id, Job.initialization_blob_id.is_not(None))
@@ -86,7 +86,7 @@ def find(session: Session, workspace_id: UUID, adaptation_id: UUID) -> Found | N
 def page(
     session: Session, workspace_id: UUID, job_id: UUID, state: State | None, before: UUID | None, limit: int
 ) -> list[Found]:
-    """The job's, newest first, older than `before`; without requests and results."""
+    """The job's adaptations that are older than `before`, newest first, without requests and results."""
     query = (
         select(Adaptation, Blob.sha256, Blob.size_bytes)
         .outerjoin(Blob, Blob.id == Adaptation.weights_blob_id)
@@ -102,19 +102,19 @@ def page(
 
 
 def has_ended(session: Session, adaptation_id: UUID) -> bool:
-    """Also where it is gone."""
+    """Whether it has ended; also true if it was deleted."""
     state = session.scalar(select(Adaptation.state).where(Adaptation.id == adaptation_id))
     return state is None or state in ENDED
 
 
 def remove(session: Session, workspace_id: UUID, adaptation_id: UUID) -> bool:
-    """Deletes it with its weights, in whatever state; False where there is none."""
+    """Deletes it with its weights, in any state; False if there is no such adaptation."""
     gone = delete(Adaptation).where(Adaptation.id == adaptation_id, Adaptation.workspace_id == workspace_id)
     return bool(_without_weights(session, gone))
 
 
 def expire(session: Session, older_than: timedelta) -> None:
-    """Forgets those that were asked for longer ago than that, with their weights."""
+    """Deletes those that were submitted longer ago than that, with their weights."""
     _without_weights(session, delete(Adaptation).where(Adaptation.created_at < func.now() - older_than))
 
 
@@ -122,8 +122,8 @@ def expire(session: Session, older_than: timedelta) -> None:
 
 
 def take_next(session: Session, lease: timedelta) -> Taken | None:
-    """The one that has waited longest; None if none waits. Workspaces take turns: the one for which the fewest run comes first,
-    then the one that was served longest ago."""
+    """The adaptation that has waited longest; None if none waits. Workspaces take turns: first the one of which the fewest run,
+    among these the one that was served longest ago."""
     other = aliased(Adaptation)
     same = other.workspace_id == Adaptation.workspace_id
     running = select(func.count()).where(same, other.state == "running")
@@ -149,7 +149,7 @@ def take_next(session: Session, lease: timedelta) -> Taken | None:
 
 
 def give_back(session: Session, taken: Taken, *, counted: bool) -> None:
-    """Leaves it to whichever worker comes first; `counted`: as one of its tries."""
+    """Puts it back into the queue; `counted`: whether this was one of its tries."""
     adaptation = QUEUE.hold(session, taken)
     if adaptation is None:
         return
@@ -159,18 +159,18 @@ def give_back(session: Session, taken: Taken, *, counted: bool) -> None:
 
 
 def lapsed(session: Session, adaptation: Adaptation) -> None:
-    """The worker that did it was lost: another does it, unless that has happened too often."""
+    """Its worker was lost: another will do it, unless that has happened too often."""
     if adaptation.tries < MAX_TRIES:
         _queue_again(session, adaptation)
         return
     _end(
         session, adaptation, "failed", "crashed",
-        f"What worked on it died {adaptation.tries} times: send fewer rows, and look into the workers' logs and memory.",
+        f"The process that worked on it died {adaptation.tries} times: send fewer rows, and check the workers' logs and memory.",
     )  # fmt: skip
 
 
 def succeed(session: Session, taken: Taken, result: dict[str, Any], weights_blob_id: UUID | None) -> bool:
-    """Its result, for who waits for it. False where it is another's by now, or gone."""
+    """Ends it with its result; False if another has taken it, or it was deleted."""
     adaptation = QUEUE.hold(session, taken)
     if adaptation is None:
         return False
@@ -183,7 +183,7 @@ def succeed(session: Session, taken: Taken, result: dict[str, Any], weights_blob
 
 
 def fail(session: Session, taken: Taken, reason: str, detail: str) -> None:
-    """Ends it with a machine word and a sentence that names the remedy; nothing where it is another's by now, or gone."""
+    """Ends it with a word for programs and a sentence with the remedy, unless another has taken it, or it was deleted."""
     adaptation = QUEUE.hold(session, taken)
     if adaptation is not None:
         _end(session, adaptation, "failed", reason, detail)
@@ -200,15 +200,15 @@ def _end(session: Session, adaptation: Adaptation, state: State, reason: str | N
     adaptation.ended_at = func.now()
     begun = and_(Adaptation.id == adaptation.id, Adaptation.started_at.is_not(None))
     quotas.spend(session, adaptation.workspace_id, begun, Adaptation.started_at)
-    notify(session, NEWS, str(adaptation.id))
+    notify(session, CHANGES, str(adaptation.id))
 
 
 def _without_weights(session: Session, gone: Any) -> int:
     removed = session.execute(
         gone.returning(Adaptation.id, Adaptation.weights_blob_id).execution_options(synchronize_session=False)
     ).all()
-    # Whoever waits for one of them is told that there is nothing to wait for.
+    # Notifies requests that wait for one of them, so that they end at once.
     for adaptation_id, _ in removed:
-        notify(session, NEWS, str(adaptation_id))
+        notify(session, CHANGES, str(adaptation_id))
     blobs.remove(session, [blob_id for _, blob_id in removed if blob_id is not None])
     return len(removed)

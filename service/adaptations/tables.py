@@ -15,7 +15,7 @@ from service.jobs.tables import Job
 
 
 class Adaptation(LeasedRow):
-    """A learned initialization, adapted to one task's rows. Forgotten after a while; gone with its job."""
+    """A learned initialization, adapted to one task's rows. It is deleted after a while, or with its job."""
 
     __tablename__ = "adaptations"
     __table_args__ = (
@@ -33,14 +33,14 @@ class Adaptation(LeasedRow):
     """amaml.adaptation_request.AdaptationRequest."""
     state: Mapped[str] = mapped_column(server_default="queued")
     status_reason: Mapped[str | None]
-    """A machine word, where it failed."""
+    """Why it failed, as a word for programs."""
     status_detail: Mapped[str | None]
-    """A sentence that names the remedy."""
+    """The same as a sentence, with the remedy."""
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """amaml.adaptation_request.AdaptationResult."""
     weights_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey(Blob.id))
     tries: Mapped[int] = mapped_column(server_default="0")
-    """How often it was tried: unlike attempts, not those that ended with their worker's shutdown."""
+    """How often it was tried; unlike `attempt`, this doesn't count tries that a worker's shutdown ended."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     started_at: Mapped[datetime | None]
     """By the latest attempt."""

@@ -20,10 +20,10 @@ router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 class KindDocument(BaseModel):
     kind: str
-    """The word for it in a spec."""
+    """Its name in a spec."""
     summary: str
     json_schema: dict[str, Any] = Field(serialization_alias="schema")
-    """JSON Schema of its part of a spec."""
+    """The JSON Schema of its section of a spec."""
 
 
 def _example(kind: str, summary: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def _example(kind: str, summary: str) -> dict[str, Any]:
     responses=documented(example=_example("sinusoid", "y = a sin(x − φ)")),
 )
 def families(_: Caller) -> Response:
-    """What can be learned from. `family` in a spec is one of these."""
+    """Families of related tasks. `family` in a spec is one of these."""
     return _listed("families")
 
 
@@ -76,7 +76,7 @@ def methods(_: Caller) -> Response:
     responses=documented(example=_example("dopri5", "Dormand–Prince 5(4).")),
 )
 def solvers(_: Caller) -> Response:
-    """Of the inner flow. `solver` in a spec is one of these."""
+    """Solvers of the inner flow. `solver` in a spec is one of these."""
     return _listed("solvers")
 
 

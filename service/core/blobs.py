@@ -1,7 +1,7 @@
 """Large bytes in Postgres, cut into chunks of 1 MiB, so that no process ever holds one whole.
 
 A blob is written chunk by chunk in transactions of its own: a slow upload holds neither a connection nor a snapshot.
-Until the last chunk is in, its sha256 is null and nobody refers to it; what a crash leaves behind, `sweep` removes.
+Until its last chunk is written, its sha256 is null and nothing refers to it; `sweep` removes what a crash leaves behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BlobNotFound(LookupError):
 
 
 class Writer:
-    """Takes bytes in pieces of any size; `finish` makes the blob real, `discard` removes what was written."""
+    """Takes bytes in pieces of any size; `finish` completes the blob, `discard` removes what was written."""
 
     def __init__(self) -> None:
         with transaction() as session:
@@ -74,7 +74,7 @@ class Writer:
 
 
 def write(chunks: Iterable[bytes]) -> Written:
-    """Stores the bytes; gives (blob id, sha256 in hexadecimal, size in bytes). Leaves nothing when `chunks` raises."""
+    """Stores the bytes. If `chunks` raises, nothing is left."""
     writer = Writer()
     try:
         for chunk in chunks:
@@ -86,7 +86,7 @@ def write(chunks: Iterable[bytes]) -> Written:
 
 
 def read(blob_id: UUID, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """Bytes [start, end) in pieces of at most 1 MiB, each read when asked for; raises BlobNotFound at once."""
+    """Bytes [start, end) in pieces of at most 1 MiB, each read when it is needed; raises BlobNotFound at once."""
     with transaction() as session:
         size = session.scalar(select(Blob.size_bytes).where(Blob.id == blob_id, Blob.sha256.is_not(None)))
     if size is None:
@@ -112,7 +112,7 @@ def _pieces(blob_id: UUID, start: int, end: int) -> Iterator[bytes]:
 
 
 def give(session: Session, blob_id: UUID, workspace_id: UUID) -> None:
-    """Makes a worker's blob the workspace's, in the transaction in which something of the workspace refers to it."""
+    """Gives a worker's blob to the workspace, in the transaction in which a row of the workspace first refers to it."""
     session.execute(update(Blob).where(Blob.id == blob_id).values(workspace_id=workspace_id))
 
 
@@ -129,7 +129,7 @@ def references() -> list[Column[Any]]:
 
 
 def sweep(session: Session, older_than: timedelta = timedelta(hours=6)) -> int:
-    """Removes blobs of that age that nothing refers to (a crash between writing and referring); gives their count.
+    """Removes blobs of that age that nothing refers to (because of a crash between the two writes); returns their count.
 
     A reference from a table that isn't loaded makes Postgres refuse the removal.
     """

@@ -1,4 +1,4 @@
-"""The way to Postgres: one engine a process and URL, and the transaction that everything is written in."""
+"""Access to Postgres: one engine per process and URL, and the transactions in which everything is read and written."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sqlalchemy.orm import Session
 from service.core import row_security
 
 IDLE_SECONDS = 5
-"""A process that is stopped amid a transaction holds its locks: the server ends such a transaction after this time."""
+"""A process that is halted within a transaction keeps its locks: the server ends such a transaction after this time."""
 TRUSTED_SECONDS = 1.0
-"""A pooled connection that was used so recently is taken to be alive. If it isn't, the first error empties the pool."""
+"""A pooled connection that was used so recently is assumed to work. If it doesn't, the first error empties the pool."""
 
 LOSS_IS_NOTICED: Final[dict[str, Any]] = {
     "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""Of a connection: a server that vanished without a word is noticed, instead of waited for."""
+"""Options of a connection by which the loss of the server is noticed within seconds."""
 
-# Nothing is written, so there is nothing to wait for.
+# This transaction writes nothing, so its commit needn't wait for the disk.
 _NOTIFY = text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, :payload)")
 
 log = structlog.get_logger()
@@ -49,15 +49,15 @@ def engine(url: str | None = None) -> Engine:
     return _engine(url or url_from_environment())
 
 
-@cache  # never let go of: an engine that is dropped leaves its connections open
+@cache  # never evicted: an engine that is discarded leaves its connections open
 def _engine(url: str) -> Engine:
     made = create_engine(
         url,
-        # FastAPI's thread pool runs 40 calls at once: none of them should wait for a connection and then time out. What
-        # overflows is closed after use, and to open one costs more than most requests.
+        # FastAPI's thread pool runs 40 calls at once, and none of them should wait for a connection until it times out.
+        # Connections beyond the pool's size are closed after use, and opening one costs more than most requests.
         pool_size=20,
         max_overflow=25,
-        pool_use_lifo=True,  # the one used last was alive last, and a few stay busy instead of all lying idle in turn
+        pool_use_lifo=True,  # the one used last most likely works, and a few stay busy instead of all being idle in turn
         connect_args={
             "application_name": "amaml",
             "options": f"-c timezone=utc -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
@@ -74,7 +74,7 @@ def _note_use(_: Any, record: Any) -> None:
 
 
 def _ping(connection: Any, record: Any, _: Any) -> None:
-    """Asks a connection that lay idle whether it is alive, as `pool_pre_ping` does of each; the pool replaces a dead one."""
+    """Tests a connection that was idle, as `pool_pre_ping` does with every one; the pool replaces a broken connection."""
     if time.monotonic() - record.info.get("used", time.monotonic()) < TRUSTED_SECONDS:
         return
     before = connection.autocommit
@@ -87,13 +87,13 @@ def _ping(connection: Any, record: Any, _: Any) -> None:
 
 
 def is_away(error: DBAPIError) -> bool:
-    """Whether the error says that the database can't be reached, or cut the connection: trying again may help."""
+    """Whether the error is that the database can't be reached or has closed the connection: trying again may help."""
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 @contextmanager
 def transaction(url: str | None = None) -> Iterator[Session]:
-    """A session that commits once, when the block ends, and rolls back when it raises. Sees what row_security lets it."""
+    """A session that commits when the block ends, and rolls back when it raises. It sees the rows that row_security allows."""
     with Session(engine(url), expire_on_commit=False) as session:
         with session.begin():
             row_security.apply(session)
@@ -103,8 +103,8 @@ def transaction(url: str | None = None) -> Iterator[Session]:
 
 
 def notify_after_commit(session: Session, channel: str, payload: str) -> None:
-    """Notifies once the transaction is committed, and not with its commit: PostgreSQL lets commits that notify through one at
-    a time, each waiting for its disk. The notification may be lost, so whoever listens must look by itself now and then."""
+    """Notifies once the transaction is committed, and not with its commit: PostgreSQL makes commits that notify wait for each
+    other, each for the disk. The notification may be lost, so listeners must also read the database now and then without one."""
     session.info[channel, payload] = None
 
 
@@ -113,7 +113,7 @@ _sending = Lock()
 
 
 def _send(on: Engine, notifications: Iterable[tuple[str, str]]) -> None:
-    """Whoever sends one sends those of the others too: of many commits at once, one notification serves several."""
+    """The thread that sends also sends what others add meanwhile: if many commit at once, one notification serves several."""
     _unsent.update((on, channel, payload) for channel, payload in notifications)
     while _unsent and _sending.acquire(blocking=False):
         try:
@@ -126,12 +126,12 @@ def _send_one(on: Engine, channel: str, payload: str) -> None:
     try:
         with on.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
-    except DBAPIError as error:  # its cause is committed: to fail now would say that it isn't
-        log.warning("a notification was lost; workers look by themselves", reason=str(error.orig))
+    except DBAPIError as error:  # what caused it is committed, which an exception here would deny
+        log.warning("a notification was lost; workers will find the work without it", reason=str(error.orig))
 
 
 @contextmanager
 def statements(url: str | None = None) -> Iterator[Session]:
-    """A session in which each statement is a transaction of its own: a third of the round trips for a look. Sees everything."""
+    """A session in which each statement is its own transaction: a single read takes a third of the round trips. Sees all rows."""
     with Session(engine(url).execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
         yield session

@@ -1,4 +1,4 @@
-"""Idempotency keys: a request that is sent twice is done once, and answered the same."""
+"""Idempotency keys: a request that is sent again with the same key is not done again, and gets the first one's answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InFlight(Refused):
     retry_after = 1
 
     def __init__(self) -> None:
-        super().__init__("The first request with this Idempotency-Key isn't through: ask again in a second.")
+        super().__init__("The first request with this Idempotency-Key isn't finished: send it again in a second.")
 
 
 class Mismatch(Refused):
@@ -39,9 +39,9 @@ class Mismatch(Refused):
 
 
 def take(session: Session, workspace_id: UUID, key: str, request_sha256: str) -> dict[str, Any] | None:
-    """None: this request is the first, and must `keep` its answer in this transaction. Else the first one's answer.
+    """The answer of the first request with this key; None if this is the first, which must `keep` its answer in this transaction.
 
-    Two at once: the second waits here until the first is committed or rolled back. Raises InFlight, Mismatch.
+    If two come at once, the second waits here until the first is committed or rolled back. Raises InFlight, Mismatch.
     """
     session.execute(text(f"SET LOCAL lock_timeout = {PATIENCE_MS}"))
     row = insert(IdempotencyKey).values(workspace_id=workspace_id, key=key, request_sha256=request_sha256, response={})
@@ -64,7 +64,7 @@ def take(session: Session, workspace_id: UUID, key: str, request_sha256: str) ->
 
 
 def keep(session: Session, workspace_id: UUID, key: str, response: dict[str, Any]) -> None:
-    """Stores the answer that later requests with this key get."""
+    """Stores the answer for later requests with this key."""
     session.execute(
         update(IdempotencyKey)
         .where(IdempotencyKey.workspace_id == workspace_id, IdempotencyKey.key == key)
@@ -73,5 +73,5 @@ def keep(session: Session, workspace_id: UUID, key: str, response: dict[str, Any
 
 
 def expire(session: Session) -> None:
-    """Forgets old keys: a request with one of them is done anew."""
+    """Deletes old keys: a request with one of them counts as new."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT))

@@ -1,4 +1,4 @@
-"""Duties that one process at a time does, by a lease: whoever holds it leads until it lapses or is given back."""
+"""Leases for work that only one process at a time may do: its holder leads until the lease lapses or is given back."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The leased queue: rows of a table that workers take one at a time, each with a lease and a fence.
 
-What waits lies in the table itself, so there is no message to lose. To take a row is to count its `attempt` up, which is the
-fence, and to set `lease_expires_at`; whoever works on it renews the lease, and each of its later writes asks for the fence and
-is refused once the row is another's. A lease that lapses is ended by the reconciler (worker/maintenance/), which gives the row
-back to the queue or ends it. All times are Postgres' own `now()`.
+The waiting rows are the queue, so there is no message that could be lost. Taking a row increments its `attempt`, which is the
+fence, and sets `lease_expires_at`. Whoever works on the row renews the lease; each of its later writes checks the fence, and is
+refused once another has taken the row. When a lease lapses, the reconciler (worker/maintenance/) gives the row back to the
+queue or ends it. All times are Postgres' own `now()`.
 
-The row's columns: `id`, `state`, `attempt`, and `lease_expires_at`, which is null unless somebody holds the row.
+The row's columns: `id`, `state`, `attempt`, and `lease_expires_at`, which is null unless a worker holds the row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RowT = TypeVar("RowT", bound=LeasedRow)
 
 @dataclass(frozen=True)
 class Held:
-    """The right to work on a row: each kind of queue adds what the work needs to know."""
+    """The right to work on a row. Each queue's own class adds what the work needs to know."""
 
     id: UUID
     attempt: int
@@ -36,7 +36,7 @@ class Held:
 
 
 class LeasedQueue(Generic[RowT]):
-    """The queue in `table`, whose rows live as `transitions` has it. `deferred`: options of a row's loading by `hold`."""
+    """The queue in `table`, whose rows change their state by `transitions`. `deferred`: options with which `hold` loads a row."""
 
     def __init__(self, table: type[RowT], transitions: Transitions, *deferred: ExecutableOption) -> None:
         self._table, self._transitions, self._deferred = table, transitions, deferred
@@ -48,32 +48,32 @@ class LeasedQueue(Generic[RowT]):
     def lock_next(self, session: Session, candidates: Any) -> Sequence[Any] | None:
         """The first row of `candidates`, a select of the table and what is joined to it, locked; None if there is none.
 
-        Rows that another worker is taking at the same moment are passed over, so no two workers get the same one.
+        Rows that another worker is taking at the same moment are skipped, so no two workers get the same row.
         """
         first = candidates.limit(1).with_for_update(skip_locked=True, of=self._table)
         return session.execute(first).one_or_none()
 
     def take(self, row: RowT, lease: timedelta) -> None:
-        """Makes a locked row the caller's."""
+        """Takes a locked row: increments its fence and begins its lease."""
         row.attempt += 1
         self.extend(row, lease)
 
     def hold(self, session: Session, held: Held) -> RowT | None:
-        """The row, locked until the transaction ends; None where it is another's by now, has ended, or is gone."""
+        """The row, locked until the transaction ends; None if another has taken it, or it has ended or been deleted."""
         query = select(self._table).where(self._is_held(held)).options(*self._deferred).with_for_update()
         return session.scalars(query).one_or_none()
 
     def extend(self, row: RowT, lease: timedelta) -> None:
-        """Counts the lease of a locked row anew from now."""
+        """Lets the lease of a locked row begin anew now."""
         row.lease_expires_at = func.now() + lease
 
     def renew(self, session: Session, held: Held, lease: timedelta) -> bool:
-        """Counts the lease anew from now; False as in `hold`."""
+        """Lets the lease begin anew now; False if the caller no longer holds the row."""
         renewed = update(self._table).where(self._is_held(held)).values(lease_expires_at=func.now() + lease)
         return session.scalar(renewed.returning(self._table.id)) is not None
 
     def give_back(self, row: RowT) -> None:
-        """Leaves a locked row to whoever comes first."""
+        """Puts a locked row back into the queue."""
         row.lease_expires_at = None
         if row.state != self._transitions.initial:
             self.become(row, self._transitions.initial)
@@ -86,7 +86,7 @@ class LeasedQueue(Generic[RowT]):
             row.lease_expires_at = None
 
     def lapsed(self, session: Session) -> RowT | None:
-        """The row whose lease lapsed first, locked; None if there is none. Those that another process looks at are left."""
+        """The row whose lease lapsed first, locked; None if there is none. Rows that another process has locked are skipped."""
         query = select(self._table).where(self.has_lapsed()).order_by(self._table.lease_expires_at)
         return session.scalars(query.limit(1).with_for_update(skip_locked=True)).first()
 

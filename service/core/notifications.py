@@ -1,6 +1,6 @@
-"""Postgres' notifications: what is sent on which channel, and the thread that hears them.
+"""Postgres' notifications: what is sent on which channel, and the thread that receives them.
 
-A notification may be lost, so whoever waits for one looks by itself now and then.
+A notification may be lost, so whoever waits for one also reads the database now and then without one.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from service.core.database import LOSS_IS_NOTICED, engine
 
 Channel = Literal["amaml_events", "amaml_work"]
 
-NEWS: Final = "amaml_events"
-"""Somebody may wait for it: the payload is the id of the job, data set or adaptation that has changed."""
+CHANGES: Final = "amaml_events"
+"""Something that a request may wait for has changed: the payload is the id of the job, data set or adaptation."""
 WORK: Final = "amaml_work"
-"""There is something to do for workers: the payload is one of Work."""
+"""There is work for workers: the payload is one of Work."""
 Work = Literal["outbox", "data sets", "adaptations"]
 
-SECONDS_BETWEEN_LOOKS: Final = 0.5
-"""At whether the listener is to stop."""
+POLL_SECONDS: Final = 0.5
+"""How often a listener checks whether it is to stop."""
 LONGEST_BACK_OFF: Final = 5.0
 
 log = structlog.get_logger()
 
 
 def notify(session: Session, channel: Channel, payload: str) -> None:
-    """Notifies with the transaction's commit. Postgres lets such commits through one at a time: where there may be many at once,
-    and a lost notification does no harm, use `database.notify_after_commit`."""
+    """Notifies with the transaction's commit. Postgres makes such commits wait for each other: where many may come at once, and a
+    lost notification does no harm, use `database.notify_after_commit`."""
     session.execute(select(func.pg_notify(channel, payload)))
 
 
 class Listener(Thread):
-    """Calls `hear` with the payload of each notification on `channel`, and with None whenever it has begun to listen, since
-    notifications may have been lost before. Connects again, with back-off, when the database goes away."""
+    """Calls `receive` with the payload of each notification on `channel`, and with None whenever it has begun to listen, since
+    notifications may have been lost before. Connects again, with back-off, when the connection to the database is lost."""
 
-    def __init__(self, channel: Channel, hear: Callable[[str | None], None]) -> None:
+    def __init__(self, channel: Channel, receive: Callable[[str | None], None]) -> None:
         super().__init__(name=f"listener {channel}", daemon=True)
-        self._channel, self._hear = channel, hear
+        self._channel, self._receive = channel, receive
         self._stopping = Event()
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class Listener(Thread):
 
     def _listen(self, connection: psycopg.Connection) -> None:
         connection.execute(f"LISTEN {self._channel}")
-        self._hear(None)
+        self._receive(None)
         while not self._stopping.is_set():
-            for notification in connection.notifies(timeout=SECONDS_BETWEEN_LOOKS):
-                self._hear(notification.payload)
+            for notification in connection.notifies(timeout=POLL_SECONDS):
+                self._receive(notification.payload)

@@ -1,6 +1,6 @@
 """Messages for the broker, written in the transaction that causes them and published after its commit.
 
-A message thus leaves if and only if its cause was committed; it may leave twice, so receivers don't mind a repeat.
+A message is sent if and only if its cause was committed. It may be sent twice, which must do no harm to its receivers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def put_unless_recent(session: Session, kind: Kind, within: timedelta) -> None:
 
 
 def take_unsent(session: Session, limit: int) -> list[OutboxMessage]:
-    """The oldest unsent messages, locked until the caller's transaction ends; those another sender holds are left."""
+    """The oldest unsent messages, locked until the caller's transaction ends; those that another sender has locked are left."""
     unsent = (
         select(OutboxMessage)
         .where(OutboxMessage.sent_at.is_(None))
@@ -48,7 +48,7 @@ def take_unsent(session: Session, limit: int) -> list[OutboxMessage]:
 
 
 def mark_sent(session: Session, messages: Sequence[OutboxMessage]) -> None:
-    """The broker has them."""
+    """Notes that the broker has these messages."""
     ids = [message.id for message in messages]
     session.execute(
         update(OutboxMessage)

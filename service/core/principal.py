@@ -1,4 +1,4 @@
-"""Who calls: what a request's API key stands for."""
+"""The caller of a request, as its API key identifies it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from uuid import UUID
 
 
 class Principal(NamedTuple):
-    """Who calls: a key and the workspace that it opens."""
+    """A key and the workspace to which it gives access."""
 
     key_id: UUID
     workspace_id: UUID
     scopes: tuple[str, ...]
-    """What the key may do: of service.keys.scopes.GRANTS."""
+    """What the key may do: members of service.keys.scopes.GRANTS."""
     expires_at: datetime | None

@@ -1,4 +1,4 @@
-"""What a workspace may use: the names of its quotas, what each bounds, and the defaults that an operator sets."""
+"""What a workspace may use: the names and meanings of the quotas, and the bounds that an operator sets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Name = Literal["queued_jobs", "running_jobs", "compute_seconds", "stored_bytes"]
 MEANINGS: Final[dict[Name, str]] = {
     "queued_jobs": "jobs that wait in the queue",
     "running_jobs": "jobs that run at once; more wait in the queue",
-    "compute_seconds": "seconds of attempts within 24 hours, what unfinished jobs are estimated to take included",
+    "compute_seconds": "seconds of attempts within 24 hours, including what unfinished jobs are estimated to take",
     "stored_bytes": "bytes of data sets, checkpoints and initializations",
 }
 
 LEAST: Final[dict[Name, int]] = {"queued_jobs": 0, "running_jobs": 1, "compute_seconds": 0, "stored_bytes": 0}
-"""A workspace that may run no job would hold its queue for ever: to shut one out, set queued_jobs to 0."""
+"""The least bounds. If a workspace could run no job, its queue would never end: to lock it out, set queued_jobs to 0."""
 
 
 class Bounds(NamedTuple):
-    """The most that a workspace may use of each; None: as much as there is."""
+    """The most that a workspace may use of each; None: unlimited."""
 
     queued_jobs: int | None
     running_jobs: int | None
@@ -30,7 +30,7 @@ class Bounds(NamedTuple):
 
 
 def bounds(own: Mapping[str, Any]) -> Bounds:
-    """The defaults, and over them what the workspace's own quotas say."""
+    """The workspace's own quotas, and the defaults for the others."""
     defaults = settings()
     return Bounds(
         **{

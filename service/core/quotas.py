@@ -1,10 +1,10 @@
-"""What a workspace uses of its quotas, and the refusal of what would be too much.
+"""What a workspace uses of its quotas, and the refusal of requests that would exceed them.
 
-Compute is counted by the hour in a ledger, to which each attempt adds its seconds when it ends: jobs that are deleted
-don't take their use with them. What unfinished jobs will still take is estimated, so a queue can't promise more than the quota.
+Compute is counted by the hour in a ledger, to which each attempt adds its seconds when it ends, so it still counts after the job
+has been deleted. What unfinished jobs will still take is estimated, so that the queue as a whole stays within the quota.
 
-Refusals are exact without every submission waiting for the others of its workspace: far from a bound nothing is locked, and
-whoever comes near it looks again under a lock.
+Refusals are exact, yet submissions of a workspace don't wait for each other: far from a bound nothing is locked, and only near
+a bound is the use counted again under a lock.
 """
 
 from __future__ import annotations
@@ -41,45 +41,45 @@ from service.jobs.tables import UNFINISHED, Attempt, Job
 DAY: Final = timedelta(hours=24)
 _KEPT: Final = timedelta(days=30)
 NEAR: Final = 100
-"""More submissions than are ever under way at once. A workspace with room for at least so many more jobs can't be taken over
-its bound by those that run at the same time."""
+"""More submissions than are ever under way at once. If a workspace has room for so many more jobs, submissions at the same time
+can't exceed its bound."""
 LONG: Final = 500
-"""Jobs: a queue of more takes longer to count than a submission should, so what was found of it holds for COUNTED_SECONDS, as
-long as MANY more submissions wouldn't use half of what may be used. More than so many don't come within that time."""
+"""Jobs. To count a longer queue takes longer than a submission should, so its count is used for COUNTED_SECONDS, as long as MANY
+more submissions, which are more than can come within that time, would use less than half of the quota."""
 MANY: Final = 1_000
 COUNTED_SECONDS: Final = 0.5
 ROOM_SECONDS: Final = 5.0
-"""How long a finding that there is room for files holds."""
+"""How long it is assumed that there still is room for files, once there was."""
 
 
 class Exceeded(Exception):
     """The workspace's quota doesn't allow it."""
 
     def __init__(self, name: Name, bound: int, used: float, asked: float) -> None:
-        super().__init__(f"quota {name}: {used:g} of {bound} are used, {asked:g} more are asked for")
+        super().__init__(f"quota {name}: {used:g} of {bound} are used, {asked:g} more are requested")
         self.name, self.bound, self.used, self.asked = name, bound, used, asked
 
 
 class Use(NamedTuple):
-    """What a workspace uses now, beside what it may."""
+    """What a workspace uses now, and its bounds."""
 
     bounds: Bounds
     queued_jobs: int
     running_jobs: int
     compute_seconds: float
-    """Of attempts in the last 24 hours, those that run included."""
+    """Seconds of attempts in the last 24 hours, including those that run."""
     expected_seconds: float
     """What unfinished jobs will still take by their estimates."""
     stored_bytes: int
 
 
 def use(session: Session, workspace_id: UUID) -> Use:
-    """All of it, as it is at this moment."""
+    """What the workspace uses at this moment."""
     return _queue(session, workspace_id)._replace(stored_bytes=_stored(session, workspace_id))
 
 
 def _queue_query() -> Select[Any]:
-    """All but what is stored, from the index of unfinished jobs, the leases, and the ledger."""
+    """Everything except stored bytes, from the index of unfinished jobs, the leases, and the ledger."""
     workspace_id = bindparam("workspace_id", type_=Workspace.id.type)
     unfinished = (
         select(
@@ -90,7 +90,7 @@ def _queue_query() -> Select[Any]:
         .subquery()
     )
     elapsed = sql_cast(extract("epoch", func.least(func.now() - Attempt.started_at, DAY)), Double)
-    # Found by themselves, in the index of leases: joined at once, the planner may prefer to read all jobs in order.
+    # Materialized, so that the index of leases is used: in one join the planner may prefer to read all jobs in order.
     leased = (
         select(Job.id, Job.attempt, Job.estimated_seconds)
         .where(Job.workspace_id == workspace_id, Job.lease_expires_at.is_not(None))
@@ -116,7 +116,7 @@ def _queue_query() -> Select[Any]:
     return select(*columns).select_from(unfinished.join(running, true()))
 
 
-_QUEUE: Final = _queue_query()  # made once: to make it takes longer than to run it
+_QUEUE: Final = _queue_query()  # built once, because building it takes longer than running it
 
 
 def _queue(session: Session, workspace_id: UUID) -> Use:
@@ -139,7 +139,7 @@ def _stored(session: Session, workspace_id: UUID) -> int:
 
 
 def admit(session: Session, workspace_id: UUID, jobs: int, seconds: float) -> None:
-    """Lets so many more jobs into the workspace's queue, estimated to take so long in all; raises Exceeded."""
+    """Checks that the workspace may queue so many more jobs, which are estimated to take `seconds` in total; raises Exceeded."""
     now, until = _long_queues.get(workspace_id, (None, 0.0))
     if now is None or time.monotonic() > until or not _has_room(now, MANY * jobs, MANY * seconds, 0.5):
         now = _queue(session, workspace_id)
@@ -153,18 +153,18 @@ def admit(session: Session, workspace_id: UUID, jobs: int, seconds: float) -> No
     _check_some_room(session, workspace_id, now.bounds.stored_bytes)
 
 
-# workspace → what it used, and until when that is taken to be so.
+# workspace → what it used, and until when that count is used
 _long_queues: dict[UUID, tuple[Use | None, float]] = {}
 
 
-# workspace → the bound under which it had room, and until when that is taken for granted
+# workspace → the bound below which it had room, and until when that is assumed
 _had_room: dict[UUID, tuple[int, float]] = {}
 
 
 def _check_some_room(session: Session, workspace_id: UUID, bound: int | None) -> None:
-    """Raises Exceeded where nothing more may be stored: a run leaves files, of a size that isn't known yet.
+    """Raises Exceeded if nothing more may be stored: a run writes files, whose size isn't known yet.
 
-    To add up many files takes longer than a submission should, so a finding that there is room holds for some seconds.
+    To add up many files takes longer than a submission should, so the result is used for ROOM_SECONDS.
     """
     if bound is None:
         return
@@ -176,20 +176,20 @@ def _check_some_room(session: Session, workspace_id: UUID, bound: int | None) ->
 
 
 def check_room(session: Session, workspace_id: UUID, size: int) -> None:
-    """Raises Exceeded where so many bytes more would be too many."""
+    """Raises Exceeded if there is no room for so many more bytes."""
     now = use(session, workspace_id)
     _check("stored_bytes", now.bounds.stored_bytes, now.stored_bytes, size)
 
 
 def check_stored(session: Session, workspace_id: UUID, size: int) -> None:
-    """Raises Exceeded where what is stored by now, a new file of `size` bytes included, is too much."""
+    """Raises Exceeded if the workspace's files, including a new one of `size` bytes, exceed the bound."""
     _one_at_a_time(session, workspace_id)
     now = use(session, workspace_id)
     _check("stored_bytes", now.bounds.stored_bytes, now.stored_bytes - size, size)
 
 
 def spend(session: Session, workspace_id: UUID, work: ColumnElement[bool], started_at: Any) -> None:
-    """Adds to the ledger the seconds from `started_at`, a column of the row that `work` finds, until now."""
+    """Adds to the ledger the seconds from `started_at`, a column of the row that the condition `work` selects, until now."""
     seconds = extract("epoch", func.least(func.now() - started_at, DAY))
     ended = select(literal(workspace_id), func.date_trunc("hour", func.now()), seconds).where(work)
     row = insert(ComputeUse).from_select(["workspace_id", "hour", "seconds"], ended)
@@ -208,26 +208,26 @@ def running_bound(session: Session, workspace_id: UUID) -> int | None:
 
 
 def may_run_another(session: Session, workspace_id: UUID, bound: int) -> bool:
-    """Whether fewer than so many jobs of the workspace run. Claims of it come one at a time from here to their end."""
+    """Whether fewer jobs of the workspace run than the bound. Locks out other claims of its jobs until the transaction ends."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"running {workspace_id}", 0))))
     leased = select(func.count()).where(Job.workspace_id == workspace_id, Job.lease_expires_at.is_not(None))
     return session.scalars(leased).one() < bound
 
 
 def full() -> Select[UUID]:
-    """A subquery: the workspaces of which as many jobs run as may."""
+    """A subquery: the workspaces that run as many jobs as they may."""
     own = case(
         (Workspace.quotas.has_key("running_jobs"), sql_cast(Workspace.quotas["running_jobs"].astext, Integer)),
         else_=settings().quota_running_jobs,
     )
-    # Counted from the leases, of which there are as many as slots, and not from the queue.
+    # Counted from the leases, of which there are no more than workers' slots, and not from the queue.
     leased = select(Job.workspace_id, func.count().label("running")).where(Job.lease_expires_at.is_not(None))
     running = leased.group_by(Job.workspace_id).subquery()
     return select(Workspace.id).join(running, running.c.workspace_id == Workspace.id).where(running.c.running >= own)
 
 
 def forget(session: Session) -> None:
-    """Removes what was spent long ago."""
+    """Removes old entries of the ledger."""
     session.execute(delete(ComputeUse).where(ComputeUse.hour < func.now() - _KEPT))
 
 
@@ -236,7 +236,7 @@ def _one_at_a_time(session: Session, workspace_id: UUID) -> None:
 
 
 def _has_room(now: Use, jobs: int, seconds: float, share: float = 1.0) -> bool:
-    """Whether with so many more jobs, of so many seconds in all, less than that share of the bounds would be used."""
+    """Whether less than `share` of the bounds would be used with so many more jobs and seconds."""
     queue, compute = now.bounds.queued_jobs, now.bounds.compute_seconds
     return (queue is None or now.queued_jobs + jobs < share * queue) and (
         compute is None or now.compute_seconds + now.expected_seconds + seconds < share * compute

@@ -1,9 +1,9 @@
-"""The second wall between workspaces: while a request is served, the database itself shows one workspace's rows alone.
+"""Row security: while a request is served, the database shows the rows of one workspace alone.
 
-The first wall are the conditions in the queries of this package. Behind it stand Postgres' row-level policies, which
-revisions under migrations/ give to every table that holds a workspace's things: a transaction of the API acts in the role
-ROLE, and that role sees and writes only rows of the workspace that SETTING names. A request begins by seeing nothing;
-its key then opens one workspace. Workers, migrations and the command line act as the login itself, which owns the tables.
+Queries already select by workspace; this is a second, independent protection. Postgres' row-level policies, which the revisions
+under migrations/ create for every table with a workspace's rows, restrict the role ROLE to the workspace that SETTING names, and
+transactions of the API act in that role. At its beginning a request sees no workspace, and after authentication that of its key.
+Workers, migrations and the command line act as the database's login, which owns the tables and sees everything.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ SETTING: Final = "amaml.workspace"
 
 _NOTHING: Final = ""
 _confined_to: ContextVar[str | None] = ContextVar("confined_to", default=None)
-"""The workspace that transactions begun here see; None: all of them."""
+"""The workspace that transactions see which begin now; None: all workspaces."""
 
-# Both in one statement, so that the wall costs one round trip; both end with the transaction.
+# Both settings in one statement, which takes one round trip; both end with the transaction.
 _CONFINE: Final = text("SELECT set_config('role', :role, true), set_config(:setting, :workspace, true)")
 
 
 @contextmanager
 def confined() -> Iterator[None]:
-    """Transactions begun inside, in this task or its threads, see no workspace, or the one that `enter` names."""
+    """Transactions that begin inside, in this task or its threads, see no workspace, or the one that `enter` names."""
     with _acting(_NOTHING):
         yield
 
 
 def enter(workspace_id: UUID) -> None:
-    """What is `confined` sees this workspace from now on."""
+    """From now on the transactions within `confined` see this workspace."""
     _confined_to.set(str(workspace_id))
 
 
 @contextmanager
 def across_workspaces() -> Iterator[None]:
-    """Transactions begun inside see everything, whatever is around: to find a key's workspace, to count for Prometheus."""
+    """Transactions that begin inside see everything, also within `confined`: to authenticate a key, to count for Prometheus."""
     with _acting(None):
         yield
 
 
 def workspace() -> UUID | None:
-    """The one workspace that transactions begun here see, if it is one."""
+    """The only workspace that transactions see which begin now; None if they see none, or all."""
     name = _confined_to.get()
     return UUID(name) if name else None
 
 
 def apply(session: Session) -> None:
-    """Puts the wall around the session's transaction, as its first statement."""
+    """Restricts the session's transaction to the rows that it may see; must be its first statement."""
     name = _confined_to.get()
     if name is not None:
         session.execute(_CONFINE, {"role": ROLE, "setting": SETTING, "workspace": name})

@@ -2,7 +2,7 @@
 Postgres 18.
 
 Large bytes (data sets, checkpoints, initializations) lie in `blobs`, cut into chunks, so that no process ever
-holds one whole.
+holds all of one.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class LeasedRow(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     state: Mapped[str]
     attempt: Mapped[int] = mapped_column(server_default="0")
-    """The fence: it only grows, and every write of a worker asks for it."""
+    """The fence: it only grows, and every write of a worker checks it."""
     lease_expires_at: Mapped[datetime | None]
-    """When others may take it for lost; null unless a worker holds it."""
+    """When its worker counts as lost; null unless a worker holds the row."""
 
 
 class Workspace(Base):
@@ -60,12 +60,12 @@ class Workspace(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     name: Mapped[str] = mapped_column(unique=True)
     quotas: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    """Its own, over the defaults: name → bound, null for none (service.core.quota_bounds)."""
+    """Its own quotas, which replace the defaults: name → bound, null for none (service.core.quota_bounds)."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class ComputeUse(Base):
-    """Seconds of the workspace's attempts that ended within the hour: they count even when their job is deleted."""
+    """Seconds of the workspace's attempts that ended within the hour. They still count after their job has been deleted."""
 
     __tablename__ = "compute_use"
 
@@ -80,7 +80,7 @@ class Blob(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=uuid7)
     workspace_id: Mapped[UUID | None] = mapped_column(ForeignKey("workspaces.id"))
-    """That of what refers to it; null while a worker writes it."""
+    """The workspace of the row that refers to it; null while a worker writes it."""
     sha256: Mapped[str | None]
     """Null while the upload is under way: an unfinished blob is never referred to."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -102,7 +102,7 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     request_sha256: Mapped[str]
     response: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """The job as it was answered then."""
+    """The document that was answered."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
@@ -118,7 +118,7 @@ class OutboxMessage(Base):
 
 
 class Leadership(Base):
-    """Which process leads a duty that only one may do at a time, by a lease."""
+    """The lease of work that only one process at a time may do, and its holder."""
 
     __tablename__ = "leaderships"
     duty: Mapped[str] = mapped_column(primary_key=True)

@@ -1,6 +1,6 @@
 """The life of a row: its states, and every legal step from one to another. Each resource declares one such table.
 
-The queries ask it before they write, and a trigger made of it has Postgres refuse every other step, whoever asks.
+The queries check it before they write, and a trigger that is generated from it makes Postgres refuse every other step.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class IllegalTransition(Exception):
 
 @dataclass(frozen=True)
 class Transitions:
-    """What `noun` goes through, from `initial` on."""
+    """The steps of a `noun`, from the state `initial` on."""
 
     noun: str
     initial: str
     steps: Mapping[Any, str]
-    """(source, target) → the word for it."""
+    """(source, target) → when it happens."""
     final: tuple[str, ...]
-    """States in which the outcome stays as it is."""
+    """States in which the outcome can't change."""
     outcome: tuple[str, ...]
     """The columns that hold it."""
     fenced: bool = True
@@ -42,7 +42,7 @@ class Transitions:
         """PL/pgSQL of the table's trigger: refuses illegal steps, a changed outcome, and a fence that goes back.
 
         The revisions under migrations/ hold this text as it was when they were written; a test compares what the newest of
-        them installs with what is generated here, so a changed table asks for a new revision.
+        them installs with what is generated here, so a changed table needs a new revision.
         """
         steps = ",\n        ".join(f"('{source}', '{target}')" for source, target in self.steps)
         final = ", ".join(f"'{state}'" for state in self.final)

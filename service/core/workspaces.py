@@ -1,4 +1,4 @@
-"""Workspaces as operators see them."""
+"""Queries on workspaces for operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.core.tables import Workspace
 
 
 def every(session: Session) -> list[Workspace]:
-    """By name."""
+    """All workspaces, ordered by name."""
     return list(session.scalars(select(Workspace).order_by(Workspace.name)))
 
 
@@ -21,7 +21,7 @@ def find(session: Session, name: str) -> Workspace | None:
 
 
 def set_quota(session: Session, workspace_id: UUID, name: Name, bound: int | None) -> None:
-    """The workspace's own quota, whatever the default is; None: no bound."""
+    """Sets the workspace's own quota, which replaces the default; None: unlimited."""
     merged = Workspace.quotas.op("||")(func.jsonb_build_object(name, bound))
     session.execute(update(Workspace).where(Workspace.id == workspace_id).values(quotas=merged))
 

@@ -1,8 +1,8 @@
-"""The checks of data sets, as workers see them: the leased queue of those that are pending, and their verdicts.
+"""Queries on the checks of data sets for workers: the leased queue of pending data sets, and the verdicts.
 
-A verdict about the file is a report, and is kept for ever. A check that came to no report (its process crashed, its worker was
-lost, it took too long or too much memory) is tried again a few times or ends as `invalid` without a report; the same bytes,
-uploaded again, then are checked anew, with as many tries. The attempt, which is the fence, goes on being counted.
+A report is a verdict on the file and never changes. A check without a report (its process crashed, its worker was lost, it took
+too long or too much memory) is tried again a few times, and then the data set is `invalid` without a report. If the same bytes
+are uploaded again, the file is checked again, with as many tries. The attempt, which is the fence, is never reset.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from amaml.dataset_report import DatasetReport
 from service.core import outbox
 from service.core.database import notify_after_commit
 from service.core.leased_queue import Held, LeasedQueue
-from service.core.notifications import NEWS, WORK, notify
+from service.core.notifications import CHANGES, WORK, notify
 from service.datasets.tables import Dataset
 from service.datasets.transitions import DATASET
 from service.jobs.reasons import PENDING
 from service.jobs.tables import Job
 
 MAX_TRIES: Final = 5
-"""Tries. A check whose worker was lost so often isn't tried again: the file may be what brings workers down."""
+"""A check whose worker was lost so often isn't tried again: the file may be the cause."""
 MAX_BREAKDOWNS: Final = 3
-"""Tries. A check whose process broke down at this one or a later one isn't tried again."""
+"""A check whose process crashes at its try of this number, or a later one, isn't tried again."""
 
 
 QUEUE: Final = LeasedQueue(Dataset, DATASET)
@@ -39,7 +39,7 @@ class Check(Held):
     """The right to check a data set, and what there is to check."""
 
     tries: int
-    """How often the file was tried since it was uploaded last, this time included."""
+    """How often the check was tried since the latest upload, including this time."""
     format: str
     families: tuple[str, ...]
     blob_id: UUID
@@ -60,7 +60,7 @@ def take_next(session: Session, lease: timedelta) -> Check | None:
 
 
 def give_back(session: Session, check: Check, *, counted: bool = False) -> None:
-    """Leaves the check to whichever worker comes first; `counted`: as one of its tries."""
+    """Puts the check back into the queue; `counted`: whether this was one of its tries."""
     dataset = QUEUE.hold(session, check)
     if dataset is None:
         return
@@ -71,20 +71,20 @@ def give_back(session: Session, check: Check, *, counted: bool = False) -> None:
 
 
 def lapsed(session: Session, dataset: Dataset) -> None:
-    """The worker that checked it was lost: another checks it, unless that has happened too often."""
+    """Its worker was lost: another will check it, unless that has happened too often."""
     if dataset.tries < MAX_TRIES:
         QUEUE.give_back(dataset)
         notify_after_commit(session, WORK, "data sets")
         return
     _end(
         session, dataset, None,
-        f"Its check was cut off {MAX_TRIES} times, the last time with its worker: look into the workers' logs and "
-        "memory, then upload the same file again, and it is checked anew.",
+        f"Its check was interrupted {MAX_TRIES} times, the last time by the loss of its worker: examine the workers' logs and "
+        "memory, then upload the same file again, which has it checked again.",
     )  # fmt: skip
 
 
 def broke_down(session: Session, check: Check, how: str, remedy: str) -> bool:
-    """The check ended by an accident, which says nothing of the file. True: it is tried again; else the data set is invalid.
+    """The check crashed, which says nothing about the file. True: it is tried again; else the data set is invalid.
 
     `how` follows "the last time" in the sentence for the user, and `remedy` is its end without the full stop.
     """
@@ -96,7 +96,7 @@ def broke_down(session: Session, check: Check, how: str, remedy: str) -> bool:
 
 
 def finish(session: Session, check: Check, report: DatasetReport | None, detail: str | None) -> bool:
-    """The verdict: invalid with the sentence `detail`, or ready where it is None. False where the check is another's by now."""
+    """Writes the verdict: invalid with the sentence `detail`, or ready if it is None. False if another has taken the check."""
     dataset = QUEUE.hold(session, check)
     if dataset is None:
         return False
@@ -105,7 +105,7 @@ def finish(session: Session, check: Check, report: DatasetReport | None, detail:
 
 
 def begin_anew(session: Session, dataset: Dataset) -> None:
-    """Has one that is invalid without a report checked again. The caller holds its row's lock."""
+    """Makes a data set that is invalid without a report pending again. The caller has locked its row."""
     QUEUE.become(dataset, "pending")
     dataset.tries = 0
     dataset.status_detail = dataset.checked_at = None
@@ -113,7 +113,7 @@ def begin_anew(session: Session, dataset: Dataset) -> None:
 
 
 def _end(session: Session, dataset: Dataset, report: DatasetReport | None, detail: str | None) -> None:
-    """Writes the verdict and wakes who waits for it: jobs, and answers to `Prefer: wait`."""
+    """Writes the verdict, and wakes jobs and requests that wait for it."""
     QUEUE.become(dataset, "ready" if detail is None else "invalid")
     dataset.status_detail = detail
     dataset.checked_at = func.now()
@@ -122,8 +122,10 @@ def _end(session: Session, dataset: Dataset, report: DatasetReport | None, detai
         if detail is None:
             dataset.rows, dataset.tasks = report.rows, report.tasks
     waiting = (Job.dataset_id == dataset.id, Job.state == "queued")
-    told = update(Job).where(*waiting, Job.status_reason == PENDING).values(status_reason=None, status_detail=None)
-    session.execute(told.execution_options(synchronize_session=False))
+    waiting_reason = (
+        update(Job).where(*waiting, Job.status_reason == PENDING).values(status_reason=None, status_detail=None)
+    )
+    session.execute(waiting_reason.execution_options(synchronize_session=False))
     if session.scalar(select(Job.id).where(*waiting).limit(1)) is not None:
         outbox.put(session, "wake")
-    notify(session, NEWS, str(dataset.id))
+    notify(session, CHANGES, str(dataset.id))

@@ -1,4 +1,4 @@
-"""/v1/datasets: files that families read. Streamed in, checked by a worker, known by content, never changed."""
+"""/v1/datasets: files that families read. They are streamed in, checked by a worker, identified by content, never changed."""
 
 from __future__ import annotations
 
@@ -60,20 +60,22 @@ async def upload(
     _file: Annotated[None, Depends(FileBody())],
     idempotency_key: Key,
     format: Annotated[  # noqa: A002
-        Wanted, Query(description="`auto` tells it from the file's head.")
+        Wanted, Query(description="`auto` recognizes it by the beginning of the file.")
     ] = "auto",
     name: Annotated[
         str,
-        Query(max_length=200, pattern=r"^[^\x00]*$", description="The same name again makes the next version of it."),
+        Query(
+            max_length=200, pattern=r"^[^\x00]*$", description="A name that is used again makes the next version of it."
+        ),
     ] = "",
     prefer: Prefer = None,
 ) -> Response:
-    """Takes a table (CSV with a header, Parquet), labelled images (safetensors) or ratings as published (MovieLens-100K
+    """Accepts a table (CSV with a header, Parquet), labelled images (safetensors) or ratings as published (MovieLens-100K
     `u.data`, MovieLens-1M `ratings.dat`, RecBole `.inter`, Jester-1 as CSV). No archives.
 
-    The answer comes at once; a worker then reads the whole file and tells in `report` what is in it. Jobs may name a
-    pending data set: they start when it is ready. The same bytes, sent again, are the same data set; one that is invalid
-    without a report, since its check was cut short, is then pending again and checked anew.
+    The answer comes at once; a worker then reads the whole file, and `report` shows what is in it. Jobs may name a pending
+    data set: they start when it is ready. If the same bytes are sent again, the answer is the data set that there is already.
+    If that is invalid without a report, because its check was interrupted, it becomes pending and is checked again.
     """
     await run_in_threadpool(_check_room, caller, request.headers.get("content-length", ""))
     writer = await run_in_threadpool(blobs.Writer)
@@ -81,14 +83,14 @@ async def upload(
         detected = await take_in(request, writer, format)
         answered = await run_in_threadpool(_finish, caller, writer, detected, name, idempotency_key)
     except BaseException:
-        # Shielded: a client that goes away cancels this very task.
+        # Shielded, because this task is cancelled when the client disconnects.
         await asyncio.shield(run_in_threadpool(writer.discard))
         raise
     document = answered.document
     headers = {"Location": f"/v1/datasets/{document.id}", **answered.headers}
     seconds = wanted_wait(prefer)
     if seconds and document.state == "pending":
-        await until(request.app.state.news, document.id, _is_checked, seconds)
+        await until(request.app.state.waiters, document.id, _is_checked, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         found = await run_in_threadpool(_find, caller, document.id)
         document = with_report(found) if found else document
@@ -108,12 +110,12 @@ def page(
     name: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="All versions of it.")] = None,
     format: Annotated[Format | None, Query(description="Only this format.")] = None,  # noqa: A002
     family: Annotated[
-        str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Those that this family can read.")
+        str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only those that this family can read.")
     ] = None,
     limit: Limit = 50,
     cursor: IdCursor = None,
 ) -> Response:
-    """The workspace's data sets, a page at a time, without their reports."""
+    """The workspace's data sets, newest first, a page at a time, without their reports."""
     wanted = datasets.Filter(state, name, format, family)
     with transaction() as session:
         rows = datasets.page(session, caller.workspace_id, wanted, cursor, limit + 1)
@@ -124,11 +126,11 @@ def page(
     "/{dataset_id}",
     dependencies=[needs("datasets:read")],
     response_model=DatasetWithReport,
-    summary="Look at a data set",
+    summary="Show a data set",
     responses=documented("not_found"),
 )
-def look(caller: Caller, dataset_id: str) -> Response:
-    """What it is, how much there is of it, and what its check found."""
+def show(caller: Caller, dataset_id: str) -> Response:
+    """The data set, its size, and the report of its check."""
     return json_reply(with_report(_wanted(caller, dataset_id)))
 
 
@@ -147,10 +149,10 @@ def content(request: Request, caller: Caller, dataset_id: str) -> Response:
     dependencies=[needs("datasets:write")],
     status_code=204,
     summary="Delete a data set",
-    responses=documented("not_found", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "in_use", status=204, description="It is deleted."),
 )
 def delete(caller: Caller, dataset_id: str) -> Response:
-    """Removes it for good, unless a job that hasn't ended reads it."""
+    """Deletes it, unless a job that hasn't ended reads it. This can't be undone."""
     wanted = path_id(dataset_id, "data set")
     with transaction() as session:
         removed = datasets.remove(session, caller.workspace_id, wanted)
@@ -160,7 +162,7 @@ def delete(caller: Caller, dataset_id: str) -> Response:
 
 
 def _check_room(caller: Principal, announced: str) -> None:
-    """Raises quotas.Exceeded before any of the body is read, where its announced length is too much already."""
+    """Raises quotas.Exceeded before any of the body is read, if its announced length already exceeds the quota."""
     with transaction() as session:
         quotas.check_room(session, caller.workspace_id, int(announced) if announced.isdecimal() else 1)
 
@@ -168,7 +170,7 @@ def _check_room(caller: Principal, announced: str) -> None:
 def _finish(
     caller: Principal, writer: blobs.Writer, detected: Detected, name: str, key: str | None
 ) -> Answered[DatasetWithReport]:
-    """Makes the written file a data set; discards it where there is one of the same bytes, or an earlier answer."""
+    """Makes the written file a data set; discards it if there is one of the same bytes already, or an earlier answer."""
     file = writer.finish()
     is_taken = False
 

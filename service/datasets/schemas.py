@@ -1,4 +1,4 @@
-"""What the API says about a data set."""
+"""The API's documents of a data set."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class DatasetDocument(BaseModel):
     id: UUID = Field(examples=[DATASET_ID])
     name: str = Field(examples=["MovieLens-100K"])
     version: int = Field(examples=[1])
-    """1, 2, … of the data sets of this name; data sets never change."""
+    """The number of this data set among those of its name: 1, 2, …; data sets never change."""
     format: str = Field(examples=["movielens-100k"])
     families: list[str] = Field(examples=[["ratings"]])
-    """Those that can read it."""
+    """Task families that can read it."""
     sha256: str = Field(examples=[SHA256])
     bytes: int = Field(examples=[1_979_173])
     rows: int | None = Field(examples=[100_000])
     """Ratings, rows or images; null until it is ready."""
     tasks: int | None = Field(examples=[943])
-    """Users of ratings, classes of images; null until it is ready, and for tables, where the spec names the task column."""
+    """Users of ratings, classes of images; null until it is ready, and for tables, of which the spec names the task column."""
     state: State = Field(examples=["ready"])
     """`pending` until a worker has checked it, then `ready` or `invalid`."""
     status_detail: str | None
-    """Of an invalid one: a sentence that says what is wrong."""
+    """If it is invalid, a sentence that says why."""
     created_at: datetime
     checked_at: datetime | None = Field(examples=["2026-01-15T12:00:01.200000Z"])
     links: DatasetLinks
@@ -54,7 +54,7 @@ class DatasetWithReport(DatasetDocument):
     report: DatasetReport | None = Field(
         examples=[{"rows": 100_000, "tasks": 943, "columns": [], "images": None, "errors": []}]
     )
-    """What the check found; null until then, and where the check came to no report."""
+    """What the check has found; null before the check, and if the check ended without a report."""
 
 
 def dataset_document(dataset: Dataset) -> DatasetDocument:

@@ -1,4 +1,4 @@
-"""Data sets: immutable files, known by content within a workspace, numbered within their name."""
+"""Queries on data sets: immutable files, identified by content within a workspace, numbered within their name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Added(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which data sets a list shows; None shows all."""
+    """Which data sets a list shows; None: all."""
 
     state: str | None = None
     name: str | None = None
@@ -40,11 +40,11 @@ class Filter:
 def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Detected, name: str) -> Added:
     """Makes the file a data set of the workspace, to be checked by a worker; raises quotas.Exceeded.
 
-    The same bytes are the data set that is there. Where that is invalid without a report, its check was cut short by something
-    other than the file, so it is begun anew.
+    If the workspace has a data set of the same bytes, it is that one. If that is invalid without a report, its check was
+    interrupted by something other than the file, so the file is checked again.
     """
     if name:
-        # One after another within the workspace and the name: the next version is one more than the latest.
+        # Serializes uploads of this name in the workspace, as the next version is one more than the latest.
         session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{workspace_id} {name}", 0))))
     latest = func.coalesce(func.max(Dataset.version), 0)
     version = select(latest + 1).where(Dataset.workspace_id == workspace_id, Dataset.name == name).scalar_subquery()
@@ -67,10 +67,10 @@ def add(session: Session, workspace_id: UUID, file: blobs.Written, detected: Det
         quotas.check_stored(session, workspace_id, file.size)
         notify_after_commit(session, WORK, "data sets")
     same = (Dataset.workspace_id == workspace_id, Dataset.sha256 == file.sha256, Dataset.format == detected.format)
-    # Locked, so that of several uploads at once one begins the check anew. Jobs may go on referring to it meanwhile.
+    # Locked, so that only one of several uploads at once requests the check again. Jobs may still refer to it meanwhile.
     locked = select(Dataset).where(*same).with_for_update(key_share=True)
     dataset = session.scalars(locked).one_or_none()
-    if dataset is None:  # the one that was there has been deleted between the two
+    if dataset is None:  # it was deleted between the two statements
         return add(session, workspace_id, file, detected, name)
     if dataset.state == "invalid" and dataset.report is None:
         dataset_checks.begin_anew(session, dataset)
@@ -84,7 +84,7 @@ def find(session: Session, workspace_id: UUID, dataset_id: UUID) -> Dataset | No
 
 
 def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | None, limit: int) -> list[Dataset]:
-    """The newest that pass the filter, and are older than `before`; without their reports."""
+    """The newest data sets that pass the filter and are older than `before`, without their reports."""
     query = select(Dataset).where(Dataset.workspace_id == workspace_id).options(defer(Dataset.report, raiseload=True))
     if before is not None:
         query = query.where(Dataset.id < before)
@@ -97,12 +97,12 @@ def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | No
 
 
 def is_checked(session: Session, dataset_id: UUID) -> bool:
-    """Whether it waits for its check no more; also where it is gone."""
+    """Whether it has been checked; also true if it was deleted."""
     return session.scalar(select(Dataset.state).where(Dataset.id == dataset_id)) != "pending"
 
 
 def remove(session: Session, workspace_id: UUID, dataset_id: UUID) -> bool:
-    """Deletes it with its file; False where there is none; raises InUse."""
+    """Deletes it with its file; False if there is no such data set. Raises InUse."""
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.workspace_id == workspace_id)
     dataset = session.scalars(query.with_for_update()).one_or_none()
     if dataset is None:

@@ -13,8 +13,8 @@ from service.core.tables import Blob, LeasedRow, Workspace, now
 
 
 class Dataset(LeasedRow):
-    """An immutable file. Until a worker has checked it, it is `pending`; with the check's report it is `ready` or `invalid` for
-    ever. One that is `invalid` without a report wasn't read to its end: the same bytes, uploaded again, are checked anew."""
+    """An immutable file. It is `pending` until a worker has checked it; by the check's report it is then `ready` or `invalid` for
+    ever. If it is `invalid` without a report, the check didn't end, and uploading the same bytes again has it checked again."""
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -34,18 +34,18 @@ class Dataset(LeasedRow):
     """1, 2, … of the data sets of this name; always 1 of those without a name."""
     format: Mapped[str]
     families: Mapped[list[Any]]
-    """Those that can read it."""
+    """Task families that can read it."""
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     rows: Mapped[int | None] = mapped_column(BigInteger)
     tasks: Mapped[int | None] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(server_default="pending")
     status_detail: Mapped[str | None]
-    """Of an invalid one: a sentence that says what is wrong."""
+    """If it is invalid, a sentence that says why."""
     report: Mapped[dict[str, Any] | None]
-    """amaml.dataset_report.DatasetReport; null until it is checked, and where the check came to no report."""
+    """amaml.dataset_report.DatasetReport; null before the check, and if the check ended without a report."""
     tries: Mapped[int] = mapped_column(server_default="0")
-    """How often the check was tried since the file was uploaded last."""
+    """How often the check was tried since the latest upload of the file."""
     blob_id: Mapped[UUID] = mapped_column(ForeignKey(Blob.id))
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     checked_at: Mapped[datetime | None]

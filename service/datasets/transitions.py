@@ -10,9 +10,9 @@ DATASET: Final = Transitions(
     "data set",
     "pending",
     {
-        ("pending", "ready"): "its check found nothing wrong",
-        ("pending", "invalid"): "its check found what is wrong, or came to no report",
-        ("invalid", "pending"): "its check came to no report, and the same bytes were uploaded again",
+        ("pending", "ready"): "its check found no errors",
+        ("pending", "invalid"): "its check found errors, or ended without a report",
+        ("invalid", "pending"): "its check ended without a report, and the same bytes were uploaded again",
     },
     final=("ready", "invalid"),
     outcome=("report", "rows", "tasks", "checked_at", "attempt"),

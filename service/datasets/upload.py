@@ -1,4 +1,4 @@
-"""The way of an uploaded file into the store: a piece at a time, bounded in size and time, its format told by its head."""
+"""Receives an uploaded file piece by piece, bounded in size and time, and recognizes its format by its beginning."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from service.http.digests import AnnouncedDigests
 from service.http.problems import Problem
 
 SLOWEST: Final = 16 * 1024
-"""Bytes a second that an upload must bring on average: the largest is through before the store sweeps what is unfinished."""
+"""Bytes per second that an upload must average, so that the largest one ends before unfinished blobs are swept."""
 WRITES_AT_ONCE: Final = 4
-"""Of a process: what waits for the database is a piece each, what is being written some copies of it."""
+"""How many pieces a process writes at once. An upload that waits holds one piece in memory; one that writes, a few copies."""
 _PIECE_BYTES: Final = 256 * 1024
 
 _writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
 
 class FileBody:
-    """A dependency that refuses a body which is announced as something other than a file of bearable size."""
+    """A dependency that refuses a body whose headers announce a form, an encoding, or too many bytes."""
 
     async def __call__(self, request: Request) -> None:
         refuse_encoded(request)
@@ -49,9 +49,9 @@ class FileBody:
 
 
 async def take_in(request: Request, writer: blobs.Writer, wanted: str) -> Detected:
-    """The body into the store; its format, told as soon as its head is there.
+    """Writes the body to `writer` and returns its format, which is recognized as soon as the beginning has arrived.
 
-    Raises Problem for a body that is too large, too slow, not the one announced, or of no format that is wanted.
+    Raises Problem if the body is too large or too slow, differs from its announced digest, or has not the wanted format.
     """
     digests = AnnouncedDigests(request)
     limit, pause = settings().max_dataset_bytes, settings().upload_pause_seconds
@@ -64,14 +64,16 @@ async def take_in(request: Request, writer: blobs.Writer, wanted: str) -> Detect
         try:
             piece = await asyncio.wait_for(anext(pieces, None), pause)
         except TimeoutError:
-            raise Problem("slow_body", f"Nothing came for {pause:g} s: send the file again.") from None
+            raise Problem("slow_body", f"Nothing arrived for {pause:g} s: send the file again.") from None
         if piece is None:
             break
         received += len(piece)
         if received > limit:
             raise too_large(limit)
         if asyncio.get_running_loop().time() - started > 2 * pause + received / SLOWEST:
-            raise Problem("slow_body", f"Fewer than {SLOWEST} bytes a second come: send the file over a faster line.")
+            raise Problem(
+                "slow_body", f"Fewer than {SLOWEST} bytes per second arrive: send the file over a faster connection."
+            )
         digests.update(piece)
         pending += piece
         if detected is None and len(pending) >= HEAD_BYTES:

@@ -1,5 +1,5 @@
-"""Around every request: its id, headers that every answer has, its line in the access log, its place in the metrics, the wall
-around what it sees of the database, and the 500 of last resort."""
+"""Middleware around every request: its id, the headers of every answer, its line in the access log, its metrics, row security in
+the database, and the 500 for exceptions that nothing else has handled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.http.problems import Problem, answer
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
-"""Asked every second by who watches: logged only when they fail."""
+"""Paths that monitoring requests every second: logged only if they fail."""
 
 registry = CollectorRegistry()
 _requests = Counter("amaml_http_requests", "Requests answered.", ["method", "route", "status"], registry=registry)
@@ -35,7 +35,7 @@ _seconds = Histogram(
 
 
 def configure_log() -> None:
-    """One line a record, as text or JSON. Tracebacks come without the frames' variables, among which are keys."""
+    """One line per record, as text or JSON. Tracebacks don't show the frames' variables, as API keys are among them."""
     plain = structlog.dev.plain_traceback
     writing: tuple[Processor, ...] = (
         (structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=plain),)
@@ -57,7 +57,7 @@ log = structlog.get_logger()
 
 
 class Access:
-    """ASGI middleware, outside of everything else."""
+    """ASGI middleware, the outermost."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -87,8 +87,8 @@ class Access:
         except Exception:
             log.exception("request failed", request_id=request_id, path=scope["path"])
             if status:
-                raise  # half an answer is out: cutting the connection is all that is left
-            problem = Problem("internal_error", f"The server failed; its log has the reason under {request_id}.")
+                raise  # part of the answer has been sent: only the connection can still be closed
+            problem = Problem("internal_error", f"The server failed; its log gives the reason under {request_id}.")
             await answer(request_id, problem)(scope, receive, send_with_id)
         finally:
             _account(scope, status, time.perf_counter() - started, request_id)
@@ -104,7 +104,7 @@ def _given_id(scope: Scope) -> str | None:
 
 def _account(scope: Scope, status: int, seconds: float, request_id: str) -> None:
     method: str = scope["method"] if scope["method"] in _METHODS else "other"
-    # The route's template, not the path: ids would make a time series each.
+    # The route's template, not the path: otherwise each id would make a time series of its own.
     route = getattr(scope.get("route"), "path", "unrouted")
     _requests.labels(method, route, status).inc()
     _seconds.labels(method, route).observe(seconds)

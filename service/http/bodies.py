@@ -1,4 +1,4 @@
-"""JSON bodies: bounded in size, depth and time before anything is made of them, then validated by a pydantic model."""
+"""JSON bodies: bounded in size, depth and time before they are parsed, then validated by a pydantic model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 64
 MAX_SECONDS: Final = 30.0
 MAX_ERRORS: Final = 100
 _SMALL_BYTES: Final = 16 * 1024
-# Possessive, and without the closing quote if need be: linear in the body's length, whatever is in it.
+# Possessive, and the closing quote may be missing: so matching takes time linear in the body's length, whatever it holds.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MAYBE_INFINITE: Final = re.compile(rb"[eE]\+?\d{3}|\d{200}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -78,7 +78,7 @@ class JsonBody(Generic[ModelT]):
 
 
 async def read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
-    """The body's bytes; raises Problem for one that is no JSON by its header, too large, or too slow."""
+    """The body's bytes; raises Problem if its media type isn't JSON, or if it is too large or too slow."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
@@ -114,13 +114,13 @@ def refuse_announced_above(request: Request, limit: int) -> None:
 
 
 def too_large(limit: int) -> Problem:
-    return Problem("too_large", f"The body has more than {limit} bytes, which is all that is taken here.")
+    return Problem("too_large", f"The body has more than {limit} bytes, which is the most that is accepted here.")
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value in `body`; raises Problem for what isn't JSON, and for text and numbers that no database can hold."""
+    """The JSON value in `body`; raises Problem for other text, and for strings and numbers that the database can't store."""
     if _too_deep(body):
-        raise Problem("broken_json", f"The body is nested more than {MAX_DEPTH} levels deep: no request needs that.")
+        raise Problem("broken_json", f"The body is nested more than {MAX_DEPTH} levels deep: no request needs so many.")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
@@ -145,7 +145,7 @@ def _too_deep(body: bytes) -> bool:
         if len(inner) == len(brackets):
             break
         brackets = inner
-    # A few that don't match are left to the parser, which says where.
+    # A few brackets that don't match are left to the parser, which names their place.
     return len(brackets) > MAX_DEPTH
 
 
@@ -163,7 +163,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unstorable(value: Any, path: tuple[str | int, ...]) -> Iterator[dict[str, str]]:
-    """Where strings hold a NUL or half a surrogate pair, which neither Postgres nor UTF-8 can hold, and numbers are infinite."""
+    """The places of infinite numbers, and of strings with a NUL or a lone surrogate, which Postgres or UTF-8 can't represent."""
     if isinstance(value, str):
         if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
             where = validation.pointer(path).encode("utf-8", "replace").decode().replace("\x00", "?")

@@ -1,4 +1,4 @@
-"""The digest that a sender announces for its body (RFC 9530), and its comparison with what came."""
+"""The digest that a sender announces for its body (RFC 9530), and its comparison with the body received."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KNOWN: Final = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 
 
 class AnnouncedDigests:
-    """Of a request's Content-Digest and Repr-Digest, which mean the same here, as no content coding is taken.
+    """The digests in a request's Content-Digest and Repr-Digest, which mean the same here, as no content coding is accepted.
 
-    Algorithms other than sha-256 and sha-512 are passed over. Raises the 400 problem for headers that can't be read.
+    Algorithms other than sha-256 and sha-512 are ignored. Raises the 400 problem for headers that can't be parsed.
     """
 
     def __init__(self, request: Request) -> None:
@@ -39,14 +39,14 @@ class AnnouncedDigests:
             running.update(piece)
 
     def check(self) -> None:
-        """Raises the 400 problem unless what came is what was announced."""
+        """Raises the 400 problem unless the body received has the announced digests."""
         for header, algorithm, expected in self._expected:
             found = self._running[algorithm].digest()
             if found != expected:
                 raise Problem(
                     "digest_mismatch",
-                    f"{header} announces {algorithm} {expected.hex()}, the body that came has {found.hex()}: "
-                    "it was damaged on its way, or the header is of another file. Send it again.",
+                    f"{header} announces {algorithm} {expected.hex()}, the body that arrived has {found.hex()}: "
+                    "it was damaged on its way, or the header belongs to another file. Send it again.",
                 )
 
 

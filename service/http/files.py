@@ -1,4 +1,4 @@
-"""A stored file as an answer: whole, a range of it, only its head, or the news that it hasn't changed (RFC 9110)."""
+"""A stored file as an answer: whole, a range of it, only its headers, or the answer that it hasn't changed (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEDIA_TYPE: Final = "application/octet-stream"
 
 
 def file_reply(request: Request, blob_id: UUID, sha256: str, size: int, name: str) -> Response:
-    """The blob under its strong ETag, which is its sha256."""
+    """The blob as a download; its strong ETag is its sha256."""
     etag = f'"{sha256}"'
     headers = {
         "ETag": etag,
@@ -51,9 +51,9 @@ def names(header: str, etag: str) -> bool:
 
 
 def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """[start, end) of the one range asked for; None where the whole is meant. Raises the 416 problem."""
+    """[start, end) of the requested range; None if the whole file is wanted. Raises the 416 problem."""
     if request.method != "GET":
-        return None  # RFC 9110, 14.2: ranges are of GET alone
+        return None  # RFC 9110, 14.2: only GET has ranges
     match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if match is None or match[1] == match[2] == "":
         return None
@@ -84,7 +84,7 @@ def documented_file(*codes: str) -> dict[int | str, Any]:
     }
     return {
         200: {"description": "The file.", "headers": digest, **binary},
-        206: {"description": "The part of it that Range asks for.", "headers": digest, **binary},
-        304: {"description": "It is the one that If-None-Match names."},
+        206: {"description": "The requested range of it.", "headers": digest, **binary},
+        304: {"description": "The file is the one that If-None-Match names."},
         **declared(*ALWAYS, "range_not_satisfiable", *codes),
     }

@@ -1,8 +1,8 @@
-"""An answer that comes before the request's body has arrived, made to arrive itself.
+"""Makes sure that the client receives an answer which is sent before the request's body has arrived.
 
-A server that answers 413 or 401 and closes, while the client still sends, resets the connection: the client sees an
-error of the network in place of the answer. So after such an answer the rest of the body is read and thrown away for
-a while, and the connection closed only then (RFC 9112, section 9.6).
+A server that answers 413 or 401 and closes the connection while the client is still sending resets it, and the client sees a
+network error instead of the answer. So after such an answer the rest of the body is read and discarded for a while, and only
+then is the connection closed (RFC 9112, section 9.6).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lingering:
 
         async def send_and_drain(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.arrived:
-                # A small body is there by now or at once, and the connection can go on being used.
+                # A small body has arrived by now or will at once: then the connection can be kept.
                 await body.drain(_SOON_SECONDS, _SOON_BYTES)
                 if not body.arrived:
                     message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
@@ -48,12 +48,12 @@ class Lingering:
 
 
 class _Body:
-    """The request's body, as it comes in."""
+    """The request's body while it arrives."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.arrived = False
-        """All of it did, or the client is gone."""
+        """Whether all of it has arrived, or the client has disconnected."""
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -61,7 +61,7 @@ class _Body:
         return message
 
     async def drain(self, seconds: float, size: int) -> None:
-        """Reads and drops what comes, until it has arrived or the patience is over."""
+        """Reads and discards the body, until all of it has arrived or a limit is reached."""
         taken = 0
         try:
             async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""Every error that the service answers with: RFC 9457 problem documents, and what turns exceptions into them."""
+"""All errors that the API answers, as RFC 9457 problem documents, and the handlers that turn exceptions into them."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ CODES: Final[dict[str, tuple[int, str]]] = {
 
 
 ALWAYS: Final = ("unauthenticated", "missing_scope", "rate_limited", "unavailable", "internal_error")
-"""What every operation that needs a key may answer."""
+"""Codes that every operation which needs a key may answer."""
 
 
 class FieldProblem(BaseModel):
     pointer: str | None = Field(default=None, examples=["/trajectory/length"])
     """JSON Pointer into the request's body."""
     parameter: str | None = None
-    """Name of the query parameter, where that is at fault."""
+    """The query parameter that is not valid, if it is one."""
     line: int | None = None
-    """Line of the uploaded file, counted from 1, where that is at fault."""
+    """The line of an uploaded file, counted from 1, that is not valid, if it is one."""
     detail: str = Field(examples=["-1.0 is too small: it must be greater than 0"])
 
 
@@ -76,7 +76,7 @@ class QuotaProblem(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457. `code` is the machine word; `detail` a sentence that names the remedy."""
+    """RFC 9457. `code` is for programs; `detail` is a sentence that names the remedy."""
 
     type: str = Field(examples=["urn:amaml:problem:invalid"])
     title: str
@@ -90,7 +90,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """Raised anywhere below an endpoint, answered as a problem document."""
+    """An error that is answered as a problem document, wherever it is raised."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Problem(Exception):
 
 
 def not_found(what: str) -> Problem:
-    """The same for what isn't there, what belongs to another workspace, and what is no id at all."""
+    """The same for what doesn't exist, what belongs to another workspace, and what is no id at all."""
     return Problem("not_found", f"There is no {what} of this id in the workspace.")
 
 
@@ -124,14 +124,14 @@ def quota_exceeded(error: quotas.Exceeded) -> Problem:
     return Problem(
         "quota_exceeded",
         f"The workspace's quota {error.name} ({MEANINGS[error.name]}) is {error.bound}; {error.used:.15g} are used and "
-        f"{error.asked:.15g} more asked for: {_REMEDIES[error.name]}, or ask the operator for more. "
+        f"{error.asked:.15g} more requested: {_REMEDIES[error.name]}, or ask the operator for more. "
         "GET /v1/usage shows all quotas.",
         quota={"name": error.name, "bound": error.bound, "used": error.used, "asked": error.asked},
     )
 
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    # A field's name is the client's: an answer is no place to hand a megabyte of it back.
+    # A field's name comes from the client and may be a megabyte long, which the answer shouldn't repeat.
     errors = [{name: _clipped(value) for name, value in error.items()} for error in errors]
     where = [error.get("pointer") or error.get("parameter") or "the body" for error in errors]
     return Problem("invalid", f"Not valid: {', '.join(dict.fromkeys(where))}. See errors.", errors=errors)
@@ -171,13 +171,13 @@ def declared(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _methods(app: FastAPI, path: str) -> set[str]:
-    """Of all routes to this path: the framework names those of one route only."""
+    """The methods of all routes to this path: the framework names those of one route only."""
     matching = [route for route in api_routes(app.routes) if route.path_regex.match(path)]
     return {method for route in matching for method in route.methods or ()}
 
 
 def install(app: FastAPI) -> None:
-    """Makes `app` answer every exception as a problem; what is left over becomes a 500 in the access log's middleware."""
+    """Makes `app` answer exceptions as problems. Others become a 500 in the middleware of service.http.access."""
 
     def respond(request: Request, problem: Problem) -> JSONResponse:
         return answer(getattr(request.state, "request_id", None), problem)
@@ -196,7 +196,7 @@ def install(app: FastAPI) -> None:
                 headers={"Allow": allowed},
             )
         elif error.status_code == 404:
-            problem = Problem("not_found", f"There is nothing at {request.url.path}: see /docs for what there is.")
+            problem = Problem("not_found", f"There is nothing at {request.url.path}: see /docs for all paths.")
         else:
             problem = Problem("bad_header", str(error.detail), headers=error.headers)
         return respond(request, problem)

@@ -1,8 +1,8 @@
-"""How often a key may call: a bucket of tokens for each key, refilled steadily, of which every request takes one.
+"""Rate limits of API keys, by token buckets: each key's bucket is refilled steadily, and every request takes one token.
 
-The buckets are this process's own: nothing is written or asked anywhere for them. So each API process allows the rate by itself;
-an operator who runs several divides it among them. A bucket begins with a key's first good request, so made-up keys leave nothing
-here; from then on a key that is out of tokens is refused before the database is asked about it.
+The buckets are in this process's memory alone, so each API process allows the whole rate; an operator who runs several divides
+the rate among them. A key's bucket begins with its first authenticated request, so invented keys use no memory. From then on a
+key without tokens is refused before the database is queried about it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.core.settings import settings
 from service.http.problems import Problem
 
 _FORGET_EVERY: Final = 1_000
-"""Buckets: when so many new ones were made, those that are full again are forgotten."""
+"""Whenever so many new buckets were made, those that are full again are removed."""
 
 
 class Standing(NamedTuple):
@@ -27,7 +27,7 @@ class Standing(NamedTuple):
     remaining: int
     """Requests that may follow at once."""
     full_in: float
-    """Seconds until the whole burst may follow at once."""
+    """Seconds until the bucket is full, so that the whole burst may follow at once."""
     next_in: float
     """Seconds until a request may follow."""
 
@@ -38,14 +38,14 @@ class Buckets:
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._buckets: dict[bytes, tuple[float, float]] = {}
-        """Key's digest → tokens that were there, and when."""
+        """Key's digest → number of tokens, and the time when it was that."""
         self._forget_at = _FORGET_EVERY
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def open(self, name: bytes) -> None:
-        """Begins a full bucket, where there is none."""
+        """Makes a full bucket if there is none of this name."""
         if name in self._buckets:
             return
         if len(self._buckets) >= self._forget_at:
@@ -76,14 +76,14 @@ class Buckets:
 
 
 class RateLimit:
-    """The limit of this process, by its settings; without one where the rate is 0."""
+    """This process's limit, from its settings; unlimited if the rate is 0."""
 
     def __init__(self) -> None:
         self._rate, self._burst = settings().rate_limit, settings().rate_burst
         self._buckets = Buckets(self._rate, self._burst) if self._rate else None
 
     def admit(self, key: str) -> dict[str, str]:
-        """The headers that tell the key how it stands; raises the 429 problem. Nothing for a key not seen before."""
+        """Headers with the state of the key's bucket, none for a key without one; raises the 429 problem."""
         standing = self._buckets.take(digest(key)) if self._buckets else None
         if standing is None:
             return {}
@@ -99,14 +99,14 @@ class RateLimit:
         return headers
 
     def first(self, key: str) -> dict[str, str]:
-        """As `admit`, for a key that was found good."""
+        """As `admit`, for a key that has just been authenticated."""
         if self._buckets is None:
             return {}
         self._buckets.open(digest(key))
         return self.admit(key)
 
     def _headers(self, standing: Standing) -> dict[str, str]:
-        """As draft-ietf-httpapi-ratelimit-headers has them: structured fields, one policy."""
+        """Structured fields as in draft-ietf-httpapi-ratelimit-headers, with one policy."""
         window = max(1, math.ceil(self._burst / self._rate))
         return {
             "RateLimit-Policy": f'"key";q={self._burst};w={window}',
@@ -115,5 +115,5 @@ class RateLimit:
 
 
 def digest(key: str) -> bytes:
-    """Not the key itself: what stands in memory may end up in a dump."""
+    """A key's SHA-256, which is kept instead of the key: memory may end up in a dump."""
     return hashlib.sha256(key.encode()).digest()

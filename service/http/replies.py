@@ -34,7 +34,7 @@ _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 
 
 def path_id(text: str, what: str) -> UUID:
-    """The id in a path; raises the 404 problem for what is no UUIDv7."""
+    """The id in a path; raises the 404 problem if it is no UUIDv7."""
     if not _UUID7.fullmatch(text):
         raise not_found(what)
     return UUID(text)

@@ -1,4 +1,4 @@
-"""pydantic's errors in the words of the API: a JSON Pointer to the field, and the value, the bound and the remedy."""
+"""pydantic's errors as the API shows them: a JSON Pointer to the field, and a sentence with value, bound and remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Location = Sequence[str | int]
 
 
 def body_errors(errors: Sequence[Mapping[str, Any]], body: Any) -> list[dict[str, str]]:
-    """{pointer, detail} of each field of `body` with errors: what the members of a union say of it is one detail."""
+    """{pointer, detail} of each field of `body` that has errors; those from several members of a union are joined."""
     details: dict[str, list[str]] = {}
     for error in errors:
         details.setdefault(pointer(_path(error, body)), []).append(_detail(error))
@@ -27,27 +27,27 @@ def parameter_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
 
 
 def pointer(path: Location) -> str:
-    """RFC 6901."""
+    """The JSON Pointer (RFC 6901) of a path."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _path(error: Mapping[str, Any], body: Any) -> list[str | int]:
-    """Where in the body the error is: pydantic's location without the marks of union members and dictionary keys."""
+    """The error's path in the body: pydantic's location without the parts that name members of unions or dictionary keys."""
     location = list(error["loc"])
     if location and location[-1] == "[key]":
         location.pop()
     broken = error.get("ctx", {}).get("error")
-    # A rule's location is the part that has it, whose mark may then come last.
+    # The location of a broken rule is the part of the spec that has the rule, so a union member's name may be its last part.
     end = len(location) if isinstance(broken, RuleBroken) else len(location) - 1
     path: list[str | int] = []
     value = body
     for index, part in enumerate(location):
-        # A union's mark is the kind that the body names, or, where it leaves that to a default, no field of the body.
+        # A part names a member of a union if it is the body's `kind`, or, if that is left to its default, no field of the body.
         is_mark = isinstance(value, dict) and (part == value.get("kind") or part not in value)
         if is_mark and 0 < index < end:
             continue
         if index and not isinstance(value, dict | list):
-            break  # within a number or a word there is no field: what follows says which members of a union were tried
+            break  # a number or string has no fields: the rest of the location names the union's members that were tried
         path.append(part)
         value = _child(value, part)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -75,7 +75,7 @@ def _detail(error: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As JSON would say it, short."""
+    """The value as in JSON, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""How an attempt ends, and what becomes of its job. The caller holds the job's row.
+"""How an attempt ends, and what then happens to its job. The caller has locked the job's row.
 
 Crashes are retried from the newest checkpoint, with back-off, until `runtime.max_attempts` attempts have crashed since
-that checkpoint was committed. A run that failed by itself would fail again, and isn't retried.
+that checkpoint was committed. A run that failed by its own error would fail again, so it isn't retried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.jobs.transitions import State
 Crash = Literal["killed", "out_of_memory", "native_crash", "stalled", "lost_worker"]
 CRASHES: Final[tuple[Crash, ...]] = ("killed", "out_of_memory", "native_crash", "stalled", "lost_worker")
 
-_ASKED: Final[dict[State, State]] = {"pausing": "paused", "cancelling": "cancelled"}
+_REQUESTED: Final[dict[State, State]] = {"pausing": "paused", "cancelling": "cancelled"}
 LONGEST_BACK_OFF = timedelta(minutes=1)
 
 
@@ -36,12 +36,12 @@ def succeeded(
     reason: str | None = None,
     detail: str | None = None,
 ) -> None:
-    """The trainer finished after so many meta-iterations: the blob is the learned initialization. `reason` and `detail` say why
-    it did so before the last one, if it did."""
+    """The trainer has finished after `iteration` meta-iterations; the blob is the learned initialization. `reason` and `detail`
+    say why it finished early, if it did."""
     _end(session, job, "succeeded", None)
     before, job.initialization_blob_id = job.initialization_blob_id, blob_id
     blobs.give(session, blob_id, job.workspace_id)
-    if before is not None and before != blob_id:  # of the shorter run that this one extends
+    if before is not None and before != blob_id:  # the initialization of the shorter run that this one extends
         session.flush()
         blobs.remove(session, [before])
     job.parameters = parameters
@@ -50,14 +50,14 @@ def succeeded(
 
 
 def failed(session: Session, job: Job, reason: str, detail: str) -> None:
-    """The run itself failed."""
+    """The run failed by its own error."""
     _end(session, job, reason, detail)
     become(session, job, "failed", reason=reason, detail=detail)
 
 
 def stopped(session: Session, job: Job) -> None:
-    """The trainer was stopped as the user asked who pauses or cancels, or else because its worker shuts down."""
-    if _as_the_user_asked(session, job, None, None):
+    """The trainer was stopped: because a user pauses or cancels the job, or because its worker shuts down."""
+    if _as_requested(session, job, None, None):
         return
     detail = "The worker that ran it was shut down; another goes on from the newest checkpoint."
     _end(session, job, "worker_shutdown", detail)
@@ -66,13 +66,13 @@ def stopped(session: Session, job: Job) -> None:
 
 
 def lapsed(session: Session, job: Job) -> None:
-    """The lease lapsed: the worker that ran it was lost."""
+    """The lease has lapsed: the worker that ran the job was lost."""
     crashed(session, job, "lost_worker", "The worker that ran it was lost")
 
 
 def crashed(session: Session, job: Job, reason: Crash, detail: str) -> None:
-    """The attempt ended by accident. `detail` says what happened, as a sentence without its full stop."""
-    if _as_the_user_asked(session, job, reason, f"{detail}."):
+    """The attempt crashed. `detail` says what happened, as a sentence without its full stop."""
+    if _as_requested(session, job, reason, f"{detail}."):
         return
     _end(session, job, reason, f"{detail}.")
     checkpoint = newest_checkpoint(session, job.id)
@@ -104,7 +104,7 @@ def back_off(crashes: int) -> timedelta:
 
 
 _REMEDIES: Final[dict[Crash, str]] = {
-    "killed": "Look for what kills processes on the workers' machines, then submit the job again.",
+    "killed": "Find out what kills processes on the workers' machines, then submit the job again.",
     "out_of_memory": (
         "Lower meta.tasks_per_batch, family.shots or model.hidden, set method.adjoint.checkpoints, "
         "or run workers with more memory; then submit the job again."
@@ -117,15 +117,15 @@ _REMEDIES: Final[dict[Crash, str]] = {
         "or raise AMAML_STALL_SECONDS on the workers."
     ),
     "lost_worker": (
-        "Look into the workers' logs for why they end, and whether their disks are full; then submit the job again."
+        "Read in the workers' logs why they end, and check whether their disks are full; then submit the job again."
     ),
 }
 
 
-def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: str | None) -> bool:
-    """A job that is pausing or cancelling becomes so, however its trainer ended; `reason` None: it was asked to."""
-    for asked, target in _ASKED.items():
-        if job.state == asked:
+def _as_requested(session: Session, job: Job, reason: str | None, detail: str | None) -> bool:
+    """Ends a job that is pausing or cancelling as the user requested, however its trainer ended; `reason` None: as requested."""
+    for requested, target in _REQUESTED.items():
+        if job.state == requested:
             _end(session, job, reason or target, detail)
             become(session, job, target)
             return True
@@ -134,7 +134,7 @@ def _as_the_user_asked(session: Session, job: Job, reason: str | None, detail: s
 
 def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
     if newest_checkpoint(session, job.id) is None:
-        # The next attempt starts from nothing, wherever the job may run.
+        # The next attempt starts without a checkpoint, so it may run on any device that the spec allows.
         job.device, job.gpu = asked_runtime(job).device, None
     attempt = and_(Attempt.job_id == job.id, Attempt.number == job.attempt)
     session.execute(update(Attempt).where(attempt).values(ended_at=func.now(), reason=reason, detail=detail))
@@ -142,7 +142,7 @@ def _end(session: Session, job: Job, reason: str, detail: str | None) -> None:
 
 
 def _crashes_since(session: Session, job_id: UUID, attempt: int) -> int:
-    """Of this attempt and later ones, after the last that succeeded, if one did."""
+    """How many attempts from this one on have crashed, after the last that succeeded, if one did."""
     success = select(func.coalesce(func.max(Attempt.number), 0)).where(
         Attempt.job_id == job_id, Attempt.reason == "succeeded"
     )

@@ -1,7 +1,7 @@
 """A worker's claim on a job, which is taken from the leased queue of jobs.
 
-The fence is the attempt's number. A write is preceded by `hold` in its transaction, which locks the job's row and
-refuses the claim if the attempt is over: its lease lapsed and the job was queued again, or another attempt runs by now.
+The fence is the attempt's number. Every write calls `hold` first in its transaction, which locks the job's row and refuses the
+claim if the attempt is over: its lease has lapsed and the job was queued again, or another attempt runs by now.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ QUEUE: Final = LeasedQueue(Job, JOB, defer(Job.spec))
 
 @dataclass(frozen=True)
 class Claimant:
-    """The worker that asks for a job."""
+    """The worker that wants a job."""
 
     id: UUID
     host: str
     devices: Collection[str]
     """What it can run on: cpu, or cpu and cuda."""
     threads: int
-    """Of a job that names no number."""
+    """The number of threads for a job that names none."""
     versions: Mapping[str, str]
-    """Of the libraries that compute."""
+    """Versions of the libraries that compute."""
     trainer_pid: int
     """The process that will run the job."""
     gpu: str | None = None
@@ -70,7 +70,8 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
     """Claims the job that has waited longest among those which the worker can run; None if there is none.
 
     Jobs that another worker is claiming at the same moment are passed over, so no two workers get the same one.
-    What the bits of a result depend on is settled by the first attempt, and anew by each that starts from nothing.
+    Device, threads and versions, on which the bits of a result depend, are those of the first attempt since the latest start
+    without a checkpoint.
     """
     job = _next(session, _fits(may_claim(session, worker.devices), [worker.gpu] if worker.gpu else []))
     if job is None:
@@ -110,26 +111,26 @@ def take_next(session: Session, worker: Claimant, lease: timedelta) -> Claim | N
 def may_claim(session: Session, devices: Collection[str]) -> list[str]:
     """The kinds of job, by their device, that a worker with these devices takes.
 
-    Jobs for the CPU are left to workers without a GPU as long as one lives, so that no GPU stands still behind one of them.
+    As long as a worker without a GPU is running, jobs for the CPU are left to such workers, so that no GPU is kept idle by one.
     """
     leaves_cpu_jobs = "cuda" in devices and _some_worker_is_without_a_gpu(session)
     return ["auto", *(device for device in devices if not (device == "cpu" and leaves_cpu_jobs))]
 
 
 def _some_worker_is_without_a_gpu(session: Session) -> bool:
-    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, ~Worker.devices.contains(["cuda"]))
-    return bool(session.scalar(select(living)))
+    running = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, ~Worker.devices.contains(["cuda"]))
+    return bool(session.scalar(select(running)))
 
 
 def _fits(devices: Collection[str], gpus: Collection[str] | None) -> ColumnElement[bool]:
-    """The job is of one of these kinds and, where it is to be resumed on a model of GPU, on one of these (None: on any)."""
+    """The job needs one of these devices and, if it must be resumed on a certain model of GPU, one of `gpus` (None: any)."""
     if gpus is None:
         return Job.device.in_(devices)
     return and_(Job.device.in_(devices), or_(Job.gpu.is_(None), Job.gpu.in_(gpus)))
 
 
 def _next(session: Session, fits: ColumnElement[bool]) -> Job | None:
-    """The job to claim, locked. Jobs of a workspace of which as many run as its quota allows stay where they are."""
+    """The job to claim, locked. Jobs of a workspace that runs as many as its quota allows are passed over."""
     passed_over: list[UUID] = []
     while True:
         found = QUEUE.lock_next(
@@ -147,7 +148,7 @@ def _next(session: Session, fits: ColumnElement[bool]) -> Job | None:
         bound = quotas.running_bound(session, job.workspace_id)
         if bound is None or quotas.may_run_another(session, job.workspace_id, bound):
             return job
-        # Another worker has claimed the last one that may run, between the two looks.
+        # Between the two queries another worker has claimed the last job that the quota allows.
         passed_over.append(job.workspace_id)
 
 
@@ -157,7 +158,7 @@ def asked_runtime(job: Job) -> RuntimeSpec:
 
 
 def newest_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
-    """The committed checkpoint that a next attempt resumes from."""
+    """The committed checkpoint from which the next attempt resumes."""
     newest = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
     return session.scalars(newest).first()
 
@@ -170,8 +171,8 @@ def hold(session: Session, claim: Claim) -> Job:
     return job
 
 
-def look(session: Session, claim: Claim) -> State:
-    """The state of the claim's job (running, or what a user asked for meanwhile), without a lock; raises StaleFence."""
+def read_state(session: Session, claim: Claim) -> State:
+    """The state of the claim's job (running, or what a user has requested meanwhile), without a lock; raises StaleFence."""
     state = session.scalar(
         select(Job.state).where(Job.id == claim.id, Job.attempt == claim.attempt, Job.state.in_(LEASED))
     )
@@ -193,37 +194,40 @@ def some_wait(
 
 
 def _in_the_queue() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """As the index ix_jobs_queue has it: what a study holds back isn't even looked at."""
+    """The conditions of the index ix_jobs_queue: jobs that a study holds back are no part of it."""
     return QUEUE.waits(), ~Job.held
 
 
 def _data_are_checked() -> ColumnElement[bool]:
-    """The job's data set, if it reads one, waits for its check no more; what an invalid one means is told when it runs."""
+    """The job reads no data set, or one that has been checked. If that is invalid, the job will fail with the reason."""
     pending = select(Dataset.id).where(Dataset.id == Job.dataset_id, Dataset.state == "pending")
     return or_(Job.dataset_id.is_(None), ~pending.exists())
 
 
 def explain_missing_device(session: Session, cuda: bool, gpus: Collection[str] = ()) -> None:
-    """Says to queued jobs why they wait where no worker has the device: CUDA at all (`cuda` False), or the model of GPU that
-    their checkpoints are of (`gpus` are those that there are). Unsays it where one has."""
+    """Sets the status of queued jobs that wait because no running worker has their device, and clears it once one has.
+
+    `cuda`: whether any worker has a CUDA device. `gpus`: the models of GPU that there are, one of which a job that is to be
+    resumed from a checkpoint may need.
+    """
     other = and_(Job.gpu.is_not(None), Job.gpu.not_in(gpus))
     none = Job.gpu.is_(None) if not cuda else false()
     jobs = update(Job).where(Job.state == "queued", Job.device == "cuda").execution_options(synchronize_session=False)
-    told = func.coalesce(Job.status_reason, "")
+    reason = func.coalesce(Job.status_reason, "")
     session.execute(
-        jobs.where(told.in_([NO_CUDA_WORKER, NO_SUCH_GPU]), ~or_(none, other)).values(
+        jobs.where(reason.in_([NO_CUDA_WORKER, NO_SUCH_GPU]), ~or_(none, other)).values(
             status_reason=None, status_detail=None
         )
     )
     session.execute(
-        jobs.where(~Job.held, none, told.not_in([PENDING, NO_CUDA_WORKER])).values(
+        jobs.where(~Job.held, none, reason.not_in([PENDING, NO_CUDA_WORKER])).values(
             status_reason=NO_CUDA_WORKER,
             status_detail="No worker with a CUDA device is running: start one, "
             "or cancel the job and submit it with runtime.device cpu or auto.",
         )
     )
     session.execute(
-        jobs.where(~Job.held, other, told.not_in([PENDING, NO_SUCH_GPU])).values(
+        jobs.where(~Job.held, other, reason.not_in([PENDING, NO_SUCH_GPU])).values(
             status_reason=NO_SUCH_GPU,
             status_detail=literal("Its checkpoint was written on a GPU of the model ")
             + Job.gpu

@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look, steer, delete."""
+"""/v1/jobs: submit, show, cancel, pause, resume, extend and delete jobs."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ async def submit(
     spec: Annotated[JobSpec, Depends(JsonBody(JobSpec, example=SPEC_EXAMPLE))],
     idempotency_key: Key,
     dry_run: Annotated[
-        bool, Query(description="Check and complete the spec, tell its cost, and queue nothing.")
+        bool, Query(description="Check and complete the spec and estimate its cost, without queueing a job.")
     ] = False,
     prefer: Prefer = None,
 ) -> Response:
-    """Queues a meta-training run. Only `family` is required; the job's `spec` shows every default written out.
+    """Queues a meta-training run. Only `family` is required; the job's `spec` shows every default.
 
-    The job is stored when the answer arrives, and runs as soon as a worker is free.
+    When the answer arrives, the job is stored. It runs as soon as a worker is free.
     """
     if dry_run:
         await run_in_threadpool(_check_references, caller, spec)
@@ -84,7 +84,7 @@ async def submit(
     headers = {"Location": f"/v1/jobs/{document.id}", **answered.headers}
     seconds = wanted_wait(prefer)
     if seconds and document.state not in FINAL:
-        await until(request.app.state.news, document.id, _has_ended, seconds)
+        await until(request.app.state.waiters, document.id, _has_ended, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         found = await run_in_threadpool(_find, caller, document.id)
         document = found_document(found) if found else document
@@ -121,16 +121,16 @@ def page(
     "/{job_id}",
     dependencies=[needs("jobs:read")],
     response_model=JobDocument,
-    summary="Look at a job",
+    summary="Show a job",
     responses={
         **documented("not_found", description="The job; its ETag changes with it."),
         304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
     },
 )
-def look(
+def show(
     caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(description="An ETag seen before.")] = None
 ) -> Response:
-    """The job as it is now. Polling with If-None-Match costs an empty 304 as long as nothing has changed."""
+    """The job as it is now. With If-None-Match, the answer is an empty 304 as long as nothing has changed."""
     wanted = path_id(job_id, "job")
     with transaction() as session:
         if if_none_match is not None:
@@ -150,10 +150,10 @@ def look(
     dependencies=[needs("jobs:write")],
     status_code=204,
     summary="Delete an ended job",
-    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is deleted."),
 )
 def delete(caller: Caller, job_id: str) -> Response:
-    """Removes the job with its metrics, events, checkpoints and initialization, for good."""
+    """Removes the job with its metrics, events, checkpoints and initialization. This can't be undone."""
     wanted = path_id(job_id, "job")
     with transaction() as session:
         removed = jobs.remove(session, caller.workspace_id, wanted)
@@ -162,7 +162,9 @@ def delete(caller: Caller, job_id: str) -> Response:
     return Response(status_code=204)
 
 
-_STEERED: Final = documented("not_found", "wrong_state", status=202, description="It will be so.")
+_STEERED: Final = documented(
+    "not_found", "wrong_state", status=202, description="The request is accepted; the state shows when it is done."
+)
 
 
 @router.post(
@@ -174,7 +176,7 @@ _STEERED: Final = documented("not_found", "wrong_state", status=202, description
     responses=_STEERED,
 )
 def cancel(caller: Caller, job_id: str) -> Response:
-    """Ends the job for good: at once while it waits, within a few seconds while it runs. Cancelling twice is once."""
+    """Ends the job for good: at once if it waits, within a few seconds if it runs. Cancelling it again changes nothing."""
     return _steer(caller, job_id, jobs.cancel)
 
 
@@ -187,7 +189,7 @@ def cancel(caller: Caller, job_id: str) -> Response:
     responses=_STEERED,
 )
 def pause(caller: Caller, job_id: str) -> Response:
-    """Stops the job at a checkpoint, from which it can be resumed."""
+    """Stops the job at a checkpoint, from which it can be resumed later."""
     return _steer(caller, job_id, jobs.pause)
 
 
@@ -200,12 +202,12 @@ def pause(caller: Caller, job_id: str) -> Response:
     responses=_STEERED,
 )
 def resume(caller: Caller, job_id: str) -> Response:
-    """Queues a paused job again; it goes on from its newest checkpoint."""
+    """Queues a paused job again; it continues from its newest checkpoint."""
     return _steer(caller, job_id, jobs.resume)
 
 
 def _spec_of(caller: Caller, job_id: str) -> JobSpec:
-    """The job's, looked for before anything of the body is read."""
+    """The spec of the job in the path; raises the 404 problem before any of the body is read."""
     return JobSpec.from_document(found_job(caller, job_id).job.spec)
 
 
@@ -218,7 +220,7 @@ def _spec_of(caller: Caller, job_id: str) -> JobSpec:
     responses=documented(
         "broken_json", "slow_body", "not_found", "wrong_state", "in_use", "too_large", "wrong_media_type",
         "invalid", "quota_exceeded",
-        status=202, description="It goes on.",
+        status=202, description="It is queued again.",
     ),
 )  # fmt: skip
 def extend(
@@ -227,8 +229,8 @@ def extend(
     spec: Annotated[JobSpec, Depends(_spec_of)],
     wanted: Annotated[Extension, Depends(JsonBody(Extension))],
 ) -> Response:
-    """Queues a succeeded job again, to have more meta-iterations in all: it goes on as if it had never ended, to the bits of a
-    run that was as long from the start. Its initialization stays until it has learned another."""
+    """Queues a succeeded job again with more meta-iterations in total. It continues as if it had never ended, and its result is
+    bit for bit that of a run which was as long from the start. Its initialization stays until the longer run has succeeded."""
     try:
         longer = spec if spec.meta.iterations == wanted.iterations else spec.extended(wanted.iterations)
     except RuleBroken as problem:

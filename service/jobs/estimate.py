@@ -1,4 +1,4 @@
-"""What a job will cost, roughly, from its spec alone: evaluations of the flow, arithmetic, memory.
+"""A rough estimate, from the spec alone, of what a job will cost: evaluations of the flow, arithmetic, memory.
 
 Counts of fixed-step solvers are exact. Those of adaptive ones, and the speed, are what was measured on CosMixture with an
 MLP of 1,153 parameters on two cores: another family, network or machine may well differ by a factor of three.
@@ -26,7 +26,7 @@ _STAGES: Final = {
 _AT_START: Final = (240.0, 175.0)
 _PER_LENGTH: Final = (72.0, 38.0)
 _FORWARD_SHARE: Final = 1 / 2
-"""Of those gradients, what the way forward takes where no adjoint follows."""
+"""The share of those gradients that the forward solve takes, where no adjoint follows."""
 _ORDER: Final = {"bosh3": 3, "dopri5": 5, "dopri8": 8, "adaptive_heun": 2, "fehlberg2": 2}
 _REFERENCE_TOLERANCE: Final = 1e-6
 
@@ -36,7 +36,7 @@ _GRADIENT_FLOPS: Final = 6.0
 _HVP_FLOPS: Final = 12.0
 _FLOPS_PER_SECOND: Final = {"float32": 2e10, "float64": 1e10}
 _GUARD_HVPS: Final = 13
-"""What a fixed-step solver's guard takes for its looks at λmax, in a solve of some dozen steps."""
+"""Hessian-vector products that a fixed-step solver's guard takes to estimate λmax, in a solve of some dozen steps."""
 _BYTES: Final = {"float32": 4, "float64": 8}
 _PROCESS_BYTES: Final = 400_000_000
 """Python, torch and its libraries."""
@@ -49,19 +49,19 @@ BASIS: Final = (
 
 
 class Estimate(BaseModel):
-    """Roughly; null where a family or model of a package doesn't say what it costs, and for uploaded images, whose size the spec
-    doesn't say. A table counts as if all its inputs were numbers, and classes two."""
+    """A rough estimate. Members are null if a package's family or model doesn't say what it costs, and for uploaded images, whose
+    size the spec doesn't say. For a table all inputs are assumed to be numbers, and two classes."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     parameters: int | None = Field(examples=[1_185])
     """How many numbers θ has."""
     gradients: int = Field(examples=[1_336_000])
-    """Forward evaluations of the flow in the whole training, all tasks together."""
+    """Evaluations of the flow's gradient in the whole training, summed over tasks."""
     hvps: int = Field(examples=[1_640_000])
-    """Hessian-vector products in the whole training, all tasks together."""
+    """Hessian-vector products in the whole training, summed over tasks."""
     seconds: float | None = Field(examples=[168.5])
-    """On two processor cores, evaluations included."""
+    """On two processor cores, including evaluations."""
     memory_bytes: int | None = Field(examples=[452_000_000])
     basis: str = Field(examples=[BASIS])
 
@@ -87,7 +87,7 @@ def estimate(spec: JobSpec) -> Estimate:
 
 @dataclass(frozen=True)
 class _Phase:
-    """Some of the meta-iterations, and what a task costs in one of them."""
+    """A range of meta-iterations, and what one task costs in each of them."""
 
     iterations: range
     spec: JobSpec
@@ -100,7 +100,7 @@ class _Phase:
 
 
 def expected_seconds(spec: JobSpec) -> float | None:
-    """What a quota counts: the estimate, but no more than `runtime.max_seconds`; None where neither is known."""
+    """The seconds that a quota counts: the estimate, but at most `runtime.max_seconds`; None if neither is known."""
     known = [one for one in (estimate(spec).seconds, spec.runtime.max_seconds) if one is not None]
     return float(min(known)) if known else None
 
@@ -149,8 +149,8 @@ def _seconds(spec: JobSpec, phases: list[_Phase], family: FamilyCost, model: Mod
     gradient, hvp = map(max, family.call_seconds, model.call_seconds)
     calls = 0.0
     for one in phases:
-        looks = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
-        calls += len(one.iterations) * (one.gradients * gradient + (one.hvps + looks) * hvp)
+        guard_hvps = _GUARD_HVPS if one.hvps and one.spec.solver.guard and one.spec.solver.kind in _STAGES else 0
+        calls += len(one.iterations) * (one.gradients * gradient + (one.hvps + guard_hvps) * hvp)
     calls += evaluations * (_evaluations(spec.solver, _mean_length(spec))[0] + spec.evaluation.epochs) * gradient
     return round(flops / _FLOPS_PER_SECOND[spec.runtime.dtype] + calls, 1)
 

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/events: what happened to a job, as pages of JSON or as a stream (server-sent events)."""
+"""/v1/jobs/{id}/events: the events of a job, as pages of JSON or as a stream (server-sent events)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from service.core.database import transaction
-from service.http.news import News, news
+from service.http.notifications import Waiters, is_set_within
 from service.http.pages import Limit, NumberCursor, Page, page_of
 from service.http.problems import Problem, not_found
 from service.http.replies import documented, json_reply, path_id
@@ -27,8 +27,9 @@ router = APIRouter(prefix="/v1/jobs", tags=["events"])
 
 EVENT_STREAM: Final = "text/event-stream"
 KEEP_ALIVE_SECONDS: Final = 15.0
-_LOOK_EVERY: Final = 20
-"""Keep-alives: events are notified of (service/http/news.py), and thousands of idle streams mustn't all ask the database."""
+_KEEP_ALIVES_BETWEEN_READS: Final = 20
+"""Postgres notifies of events (service/http/notifications.py), so a stream reads the database without one only this often:
+thousands of idle streams would otherwise keep it busy."""
 _BATCH: Final = 200
 _NUMBER: Final = re.compile(r"\d{1,18}")
 
@@ -41,8 +42,8 @@ _NUMBER: Final = re.compile(r"\d{1,18}")
     responses={
         **documented("not_found", "bad_header", "invalid"),
         200: {
-            "description": "A page, oldest first; or a stream, where Accept names it: `id` is the event's number, "
-            "`event` its kind, `data` the event; `event: end` is the last word.",
+            "description": "A page, oldest first; or a stream, if Accept names text/event-stream: `id` is the event's number, "
+            "`event` its kind, `data` the event as JSON; `event: end` closes the stream.",
             "content": {
                 EVENT_STREAM: {
                     "schema": {"type": "string"},
@@ -61,28 +62,28 @@ async def listen(
     accept: Annotated[str, Header(description="`text/event-stream` asks for the stream.")] = "application/json",
     last_event_id: Annotated[str | None, Header(description="Only events after this number.")] = None,
 ) -> Response:
-    """Every change of state, checkpoint, and now and then the progress. Nothing is lost or doubled over reconnects."""
+    """Every change of state and every checkpoint, and the progress at intervals. Over reconnects no event is lost or repeated."""
     wanted = path_id(job_id, "job")
     if await run_in_threadpool(_missing, caller.workspace_id, wanted):
         raise not_found("job")
     after = max(cursor or 0, _number(last_event_id))
     if EVENT_STREAM in accept.lower():
         return StreamingResponse(
-            _stream(request.app.state.news, wanted, after),
+            _stream(request.app.state.waiters, wanted, after),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    rows, _ = await run_in_threadpool(_look, wanted, after, limit + 1)
+    rows, _ = await run_in_threadpool(_read, wanted, after, limit + 1)
     return json_reply(page_of(rows, limit, lambda row: row.seq, event_document))
 
 
-async def _stream(waiting: News, job_id: UUID, after: int) -> AsyncIterator[str]:
-    """The events after that number, those to come included, until the job has ended or is gone."""
+async def _stream(waiting: Waiters, job_id: UUID, after: int) -> AsyncIterator[str]:
+    """The events after that number, as they come, until the job has ended or is deleted."""
     yield "retry: 1000\n\n"
     with waiting.of(job_id) as event:
         while True:
             event.clear()
-            rows, state = await run_in_threadpool(_look, job_id, after, _BATCH)
+            rows, state = await run_in_threadpool(_read, job_id, after, _BATCH)
             for row in rows:
                 yield f"id: {row.seq}\nevent: {row.kind}\ndata: {event_document(row).model_dump_json()}\n\n"
                 after = row.seq
@@ -91,15 +92,15 @@ async def _stream(waiting: News, job_id: UUID, after: int) -> AsyncIterator[str]
             if state is None or state in FINAL:
                 yield f'event: end\ndata: {{"state": "{state or "deleted"}"}}\n\n'
                 return
-            for _ in range(_LOOK_EVERY):
-                if await news(event, KEEP_ALIVE_SECONDS):
+            for _ in range(_KEEP_ALIVES_BETWEEN_READS):
+                if await is_set_within(event, KEEP_ALIVE_SECONDS):
                     break
                 yield ": the job goes on\n\n"
 
 
-def _look(job_id: UUID, after: int, limit: int) -> tuple[list[Event], State | None]:
+def _read(job_id: UUID, after: int, limit: int) -> tuple[list[Event], State | None]:
     with transaction() as session:
-        # The state first: an event that is committed in between is then found, or belongs to a state not yet final.
+        # The state is read first: so an event that is committed between the two reads is never missed after a final state.
         state = jobs.state(session, job_id)
         return events.after(session, job_id, after, limit), state
 

@@ -1,12 +1,12 @@
 """A job's events: an append-only list, numbered 1, 2, 3, … within the job without gaps.
 
 Kinds and their data:
-- `state`: {"state", "from", "reason", "detail"}: the job became `state`.
-- `progress`: {"phase", "iteration", "iterations", "eta_seconds", "metrics"}: the run got further.
+- `state`: {"state", "from", "reason", "detail"}: the job's state has changed to `state`.
+- `progress`: {"phase", "iteration", "iterations", "eta_seconds", "metrics"}: the run has progressed.
 - `checkpoint`: {"step"}: a checkpoint was committed.
 
-The number comes from the job's row in the same transaction, so the row's lock puts writers in order: a reader that has
-seen number n has seen everything up to n, and replay after n loses nothing.
+The number is taken from the job's row in the same transaction, so the row's lock puts writers in order: a reader that has
+seen number n has seen everything up to n, and loses nothing by reading on after n.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from uuid import UUID
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from service.core.notifications import NEWS, notify
+from service.core.notifications import CHANGES, notify
 from service.jobs.tables import Event, Job
 
 Kind = Literal["state", "progress", "checkpoint"]
 
 
 def append(session: Session, job_id: UUID, kind: Kind, data: dict[str, Any]) -> int:
-    """Writes the job's next event in the caller's transaction and gives its number; LookupError without the job."""
+    """Writes the job's next event in the caller's transaction and returns its number; raises LookupError without the job."""
     session.flush()
     seq = session.scalar(
         update(Job)
@@ -36,7 +36,7 @@ def append(session: Session, job_id: UUID, kind: Kind, data: dict[str, Any]) -> 
     if seq is None:
         raise LookupError(f"there is no job {job_id} to write an event for")
     session.execute(insert(Event).values(job_id=job_id, seq=seq, kind=kind, data=data))
-    notify(session, NEWS, str(job_id))
+    notify(session, CHANGES, str(job_id))
     return seq
 
 

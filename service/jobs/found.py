@@ -11,7 +11,7 @@ from service.jobs.store import Found
 
 
 def found_job(caller: Principal, job_id: str) -> Found:
-    """Of the caller's workspace. Raises the problem of one that isn't there."""
+    """The job of the caller's workspace; raises the 404 problem if there is none of this id."""
     wanted = path_id(job_id, "job")
     with transaction() as session:
         found = jobs.find(session, caller.workspace_id, wanted)

@@ -1,4 +1,4 @@
-"""A job's curves, thinned where they have more points than asked for."""
+"""A job's curves, thinned if they have more points than wanted."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 Series = dict[str, list[tuple[int, float | None]]]
 
-# The first and the last point stay; the rest is cut into equal intervals, each told by its lowest and its highest
-# point: a spike of one iteration is still seen, which every n-th point would miss.
+# The first and the last point are kept. The rest is cut into equal intervals, of which the lowest and the highest point are
+# kept: so a spike of one iteration stays visible, which would be lost if every n-th point were kept.
 _THINNED = text("""
     WITH numbered AS (
         SELECT name, step, value,
@@ -34,7 +34,7 @@ _THINNED = text("""
 def series(session: Session, job_id: UUID, name: str | None, from_step: int, max_points: int) -> Series:
     """Name → points (step, value) from `from_step` on, at most `max_points` (4 or more) a name.
 
-    A value that isn't finite is None: JSON has no word for it.
+    A value that isn't finite is None, as JSON can't represent it.
     """
     rows = session.execute(
         _THINNED,

@@ -1,4 +1,4 @@
-"""What a running attempt tells: how far it is, its metrics, its checkpoints. The caller holds the claim."""
+"""What a running attempt reports: how far it is, its metrics, its checkpoints. The caller holds the claim."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from service.jobs.tables import Checkpoint, Evaluation, Job, Metric
 from service.jobs.transitions import FINAL
 
 KEPT_CHECKPOINTS = 10
-"""Older checkpoints go when a newer one is committed, unless a job waits to start from them."""
+"""Older checkpoints are removed when a newer one is committed, unless a job waits to start from them."""
 
 ROWS_AT_ONCE = 5_000
-"""Of four values each: a statement can't have more than 65,535."""
+"""Rows of four values each: a statement can't have more than 65,535 parameters."""
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name → points (step, value)."""
 
 
 def advance(job: Job, phase: str, iteration: int, eta_seconds: float | None) -> None:
-    """The trainer got this far, just now."""
+    """Notes how far the trainer is now."""
     job.phase = phase
     job.iteration = iteration
     job.eta_seconds = eta_seconds
@@ -54,8 +54,8 @@ def add_metrics(session: Session, job: Job, points: Points) -> None:
 
 
 def add_evaluations(session: Session, job: Job, evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Stores what evaluations found, a mapping of the columns each; what isn't finite becomes null, as JSON has it."""
-    # A resumed attempt may have told a step twice since the last write.
+    """Stores the results of evaluations, each a mapping by column. Numbers that aren't finite become null, as in JSON."""
+    # A resumed attempt may have reported a step twice since the last write.
     rows = list({one["step"]: {"job_id": job.id, **_json_tree(one)} for one in evaluations}.values())
     if not rows:
         return
@@ -64,7 +64,7 @@ def add_evaluations(session: Session, job: Job, evaluations: Sequence[Mapping[st
     session.execute(statement.on_conflict_do_update(index_elements=[Evaluation.job_id, Evaluation.step], set_=found))
 
 
-def tell(session: Session, job: Job) -> None:
+def write_event(session: Session, job: Job) -> None:
     """Writes a progress event with the job's present numbers."""
     data: dict[str, Any] = {
         "phase": job.phase,
@@ -77,8 +77,8 @@ def tell(session: Session, job: Job) -> None:
 
 
 def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool:
-    """Commits a checkpoint; False, with nothing written, where the job has another one of that step already. Done twice, it is
-    done once: whoever doesn't hear that it was committed does it again."""
+    """Adds a checkpoint; returns False and writes nothing if the job has another one of that step already. May be repeated with
+    the same checkpoint, as a caller that doesn't learn whether its transaction was committed will do."""
     added = session.scalar(
         insert(Checkpoint)
         .values(job_id=job.id, step=step, attempt=job.attempt, blob_id=blob_id)
@@ -95,7 +95,7 @@ def add_checkpoint(session: Session, job: Job, step: int, blob_id: UUID) -> bool
 
 
 def _prune(session: Session, job_id: UUID) -> None:
-    """Removes the checkpoints that are too many, but none that a job which hasn't ended starts from."""
+    """Removes the oldest checkpoints beyond KEPT_CHECKPOINTS, except those from which an unfinished job starts."""
     newest_first = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
     old = session.scalars(newest_first.offset(KEPT_CHECKPOINTS)).all()
     if not old:
@@ -110,7 +110,7 @@ def _prune(session: Session, job_id: UUID) -> None:
 
 
 def forget_end(session: Session, job: Job) -> None:
-    """Removes what an ended job has of its last step, which it is to tell again: checkpoint, evaluation and metrics."""
+    """Removes the checkpoint, evaluation and metrics of an ended job's last step, which the longer run will report anew."""
     last = job.iterations
     gone = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step >= last)).all()
     for checkpoint in gone:

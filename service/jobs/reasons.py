@@ -1,4 +1,4 @@
-"""Reasons of queued jobs that wait for something other than a free worker: machine words, and the sentences that go with them."""
+"""Why a queued job waits for something other than a free worker: words for programs, and the sentences that go with them."""
 
 from __future__ import annotations
 

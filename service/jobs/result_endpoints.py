@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/…: what a job has to show: curves, attempts, checkpoints, the initialization."""
+"""/v1/jobs/{id}/…: what a job has produced: curves, evaluations, attempts, checkpoints, the initialization."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INITIALIZATION_FILE: Final[dict[str, Any]] = {
     "responses": documented_file("not_found", "no_initialization"),
 }
 
-# A pair [step, value]. Said as an array of two numbers: tools that read OpenAPI stumble over `prefixItems`.
+# A pair [step, value], declared as an array of two numbers: many tools that read OpenAPI don't know `prefixItems`.
 Curves = dict[str, list[Annotated[list[float | None], Field(min_length=2, max_length=2)]]]
 
 
@@ -56,10 +56,10 @@ def curves(
     name: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only this metric.")] = None,
     from_step: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only from this step on.")] = 0,
     max_points: Annotated[
-        int, Query(ge=4, le=20_000, description="A longer curve is thinned; its peaks and dips stay.")
+        int, Query(ge=4, le=20_000, description="A longer curve is thinned; its peaks and dips are kept.")
     ] = 2_000,
 ) -> Response:
-    """One point an iteration, or an evaluation; thinned by lowest and highest where there are more than max_points."""
+    """One point per iteration or evaluation. A curve of more than max_points is thinned to the extremes of equal intervals."""
     job = found_job(caller, job_id).job
     with transaction() as session:
         return JSONResponse(metrics.series(session, job.id, name, from_step, max_points))
@@ -73,7 +73,7 @@ def curves(
     responses=documented("not_found", "invalid", description="The latest first."),
 )
 def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: NumberCursor = None) -> Response:
-    """What each evaluation found: a score a test task, and the fine-tuning curve. `limit=1` gives the last."""
+    """The results of each evaluation: a score per test task, and the fine-tuning curve. `limit=1` gives the latest."""
     job = found_job(caller, job_id).job
     with transaction() as session:
         rows = evaluations.page(session, job.id, cursor, limit + 1)
@@ -88,7 +88,7 @@ def evaluated(caller: Caller, job_id: str, limit: Limit = 10, cursor: NumberCurs
     responses=documented("not_found", "invalid", description="In order."),
 )
 def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberCursor = None) -> Response:
-    """Each time that a worker took the job up: which one, when, and why it ended."""
+    """Each time that a worker ran the job: which worker, when, and why it ended."""
     job = found_job(caller, job_id).job
     with transaction() as session:
         rows = jobs.attempts(session, job.id, cursor or 0, limit + 1)
@@ -103,7 +103,7 @@ def attempts(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberCurs
     responses=documented("not_found", "invalid", description="Newest first."),
 )
 def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberCursor = None) -> Response:
-    """Those that are kept."""
+    """The checkpoints that are kept."""
     job = found_job(caller, job_id).job
     with transaction() as session:
         kept = jobs.checkpoints(session, job.id)  # few: older ones are removed
@@ -124,7 +124,7 @@ def checkpoints(caller: Caller, job_id: str, limit: Limit = 100, cursor: NumberC
     **_CHECKPOINT_FILE,
 )
 def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Response:
-    """θ and all that the run needs to go on from there, as safetensors."""
+    """θ and everything else that the run needs to continue from this step, as a safetensors file."""
     job = found_job(caller, job_id).job
     with transaction() as session:
         found = [one for one in jobs.checkpoints(session, job.id) if str(one[0].step) == step]
@@ -147,7 +147,7 @@ def checkpoint(request: Request, caller: Caller, job_id: str, step: str) -> Resp
     **_INITIALIZATION_FILE,
 )
 def initialization(request: Request, caller: Caller, job_id: str) -> Response:
-    """θ as a safetensors file, a tensor a parameter; its metadata hold the spec: it alone rebuilds the model."""
+    """θ as a safetensors file, one tensor per parameter. Its metadata hold the spec, so the file alone rebuilds the model."""
     job, sha256, size, _ = found_job(caller, job_id)
     if job.initialization_blob_id is None or sha256 is None or size is None:
         raise Problem("no_initialization", f"The job is {job.state}: only a succeeded job has an initialization.")

@@ -1,4 +1,4 @@
-"""What the API says about a job."""
+"""The API's documents of a job and of what it has produced."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ class JobDocument(BaseModel):
     tags: dict[str, str] = Field(examples=[SPEC_EXAMPLE["tags"]])
     state: State = Field(examples=["running"])
     phase: str | None = Field(examples=["training"])
-    """What the trainer is at, while the job runs."""
+    """What the trainer is doing, while the job runs."""
     progress: Progress
     status_reason: str | None
-    """A machine word for why the job is in its state."""
+    """Why the job is in its state, as a word for programs."""
     status_detail: str | None
-    """A sentence that names the remedy."""
+    """The same as a sentence, with the remedy."""
     spec: dict[str, Any] = Field(examples=[SPEC_EXAMPLE])
-    """The completed spec: every default written out."""
+    """The completed spec: every default is filled in."""
     metrics: dict[str, float | None] = Field(examples=[{"meta_loss": 0.31, "gradient_norm": 0.052}])
-    """The latest value of each metric; null where it isn't a finite number."""
+    """The latest value of each metric; null if it isn't a finite number."""
     initialization: Initialization | None = Field(examples=[None])
-    """What was learned; null before the job has succeeded."""
+    """The learned initialization's file; null before the job has succeeded."""
     attempt: int = Field(examples=[1])
-    """How many times a worker took the job up."""
+    """How many times a worker has begun to run the job."""
     study_id: UUID | None
-    """The study whose grid it is a cell of."""
+    """The study to whose grid the job belongs."""
     cell: dict[str, Any] | None
-    """JSON Pointer into the spec → the value that the cell has there."""
+    """JSON Pointer into the spec → the value that the study's grid puts there."""
     created_at: datetime
     started_at: datetime | None = Field(examples=["2026-01-15T12:00:00.040000Z"])
     ended_at: datetime | None
@@ -89,12 +89,12 @@ _MADE: Final = frozenset({"progress", "initialization", "links"})
 
 
 class Extension(BaseModel):
-    """How far a job that succeeded is to go on."""
+    """How long a job that has succeeded is to be continued."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     iterations: Annotated[int, Field(ge=1, le=1_000_000, examples=[1_000])]
-    """Meta-iterations in all, those that are done among them."""
+    """Meta-iterations in total, including those that are done."""
 
 
 class DryRunDocument(BaseModel):
@@ -113,7 +113,7 @@ class AttemptDocument(BaseModel):
     started_at: datetime
     ended_at: datetime | None
     reason: str | None
-    """A machine word for why it ended; null while it runs, and where it ended well."""
+    """Why it ended, as a word for programs; null while it runs, and if it ended normally."""
     detail: str | None
 
 
@@ -132,27 +132,27 @@ class CurveDocument(BaseModel):
     model_config = ConfigDict(title="FineTuningCurve", use_attribute_docstrings=True)
 
     epochs: list[float] = Field(examples=[[0, 10, 20]])
-    """Of fine-tuning; 0 is the initialization itself."""
+    """Epochs of fine-tuning; 0 is the initialization itself."""
     mean: list[float | None] = Field(examples=[[0.9, 0.45, 0.32]])
-    """Over tasks, after each of the epochs."""
+    """The mean score over tasks, after each of these numbers of epochs."""
     error: list[float | None] = Field(examples=[[0.05, 0.03, 0.04]])
-    """The mean's standard error; null for one task alone."""
+    """The standard error of the mean; null if there is only one task."""
 
 
 class AlongFlowDocument(BaseModel):
     model_config = ConfigDict(title="AlongFlow", use_attribute_docstrings=True)
 
     times: list[float] = Field(examples=[[0.0, 1.0, 2.0, 4.0]])
-    """Along the inner flow: 0 is the initialization itself; those beyond the trajectory's length were never trained for."""
+    """Times along the inner flow; 0 is the initialization itself. Training never used times beyond the trajectory's length."""
     mean: list[float | None] = Field(examples=[[0.9, 0.5, 0.36, 0.35]])
-    """Over tasks, at each of the times; null where the flow of a task could not be solved as far as that."""
+    """The mean score over tasks, at each of the times; null if the flow of a task could not be solved that far."""
     error: list[float | None] = Field(examples=[[0.05, 0.05, 0.05, 0.06]])
     trouble: str | None
     """Why the flow could not be solved beyond the trajectory's length."""
 
 
 class EvaluationDocument(BaseModel):
-    """What one evaluation found, on tasks that were never trained on."""
+    """The results of one evaluation, on tasks that were not used in training."""
 
     model_config = ConfigDict(title="Evaluation", use_attribute_docstrings=True)
 
@@ -164,11 +164,11 @@ class EvaluationDocument(BaseModel):
     scores: dict[str, list[float | None]] = Field(
         examples=[{"flow": [0.31, 0.42], "tuned": [0.28, 0.36], "tuned_best": [0.28, 0.35], "random": [0.71, 0.69]}]
     )
-    """How the tasks were adapted (`flow`, `tuned`, `tuned_best`, `random`, and the plain baselines) → a score a test task. The
-    order of the tasks is the same in every list, and in every job of the same family, seed and number of test tasks."""
+    """How the tasks were adapted (`flow`, `tuned`, `tuned_best`, `random`, and the plain baselines) → one score per test task.
+    The order of the tasks is the same in every list, and in every job of the same family, seed and number of test tasks."""
     curve: CurveDocument
     along_flow: AlongFlowDocument | None
-    """Only of a run's last evaluation."""
+    """Only in a run's last evaluation."""
 
 
 class CheckpointDocument(BaseModel):

@@ -1,4 +1,4 @@
-"""Where a job's θ starts from, if its spec names another job."""
+"""The parameters that a job starts from, if its spec names another job."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from service.jobs.tables import Checkpoint, Job
 
 
 def initialization_blob(session: Session, job_id: UUID, source_id: UUID, step: int | None) -> UUID | None:
-    """The blob of what `source_id`, a job in the workspace of `job_id`, has learned: its checkpoint at `step`, or its
-    finished initialization for None. None where that isn't there (any more)."""
+    """The blob of the checkpoint at `step` of job `source_id`, or of its initialization if `step` is None. The two jobs must be
+    of the same workspace. None if there is no such file, or no longer."""
     own = aliased(Job)
     source = select(Job.initialization_blob_id).join(own, own.workspace_id == Job.workspace_id)
     if step is not None:

@@ -1,4 +1,4 @@
-"""A job's change of state: asked of the table of legal steps, written, told as an event, in the caller's transaction."""
+"""A job's change of state: checked against the table of legal steps, written, and recorded as an event, in one transaction."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from service.jobs.transitions import FINAL, JOB, LEASED, State
 
 
 def become(session: Session, job: Job, target: State, *, reason: str | None = None, detail: str | None = None) -> None:
-    """The job, whose row the caller has locked, becomes `target`; raises IllegalTransition.
+    """Changes the job's state to `target`; the caller has locked its row. Raises IllegalTransition.
 
-    Keeps what follows from the state alone: no lease outside the leased states, a time of ending in the final ones.
-    A step to a leased state from another needs the lease set on `job` first.
+    Also sets what follows from the state alone: no lease outside the leased states, `ended_at` in the final ones. Before a step
+    from another state to a leased one, the caller sets the lease on `job`.
     """
     source = cast(State, job.state)
     JOB.check(job.state, target)

@@ -1,4 +1,5 @@
-"""Jobs as users see and steer them: submit, find, cancel, pause, resume, delete. Workers' side: `claims`, `attempts`."""
+"""Queries on jobs for users' requests: submit, find, cancel, pause, resume, extend, delete. Those of workers are in `claims` and
+`attempts`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from service.jobs.transitions import FINAL, State
 
 
 class Found(NamedTuple):
-    """A job, the file it has learned, and the version of the row, which every change of it changes."""
+    """A job, its initialization's file, and the version of its row, which every change of the row changes."""
 
     job: Job
     sha256: str | None
@@ -37,7 +38,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which jobs a list shows; None shows all. `tag` is a name, or name:value; `study` is a study's id."""
+    """Which jobs a list shows; None: all. `tag` is a name or name:value; `study` is a study's id."""
 
     state: Sequence[str] | None = None
     family: str | None = None
@@ -46,12 +47,12 @@ class Filter:
     study: UUID | None = None
 
 
-# xmin is the transaction that wrote the row's present version: no column to keep up to date, and none to forget.
+# xmin is the transaction that wrote the row's present version, so no column has to be kept up to date for this.
 _VERSION: Final[ColumnElement[str]] = literal_column("jobs.xmin::text").op("||")("-").op("||")(Job.last_seq)
 
 
 def submit(session: Session, workspace_id: UUID, spec: JobSpec) -> Job:
-    """Queues a job; raises BadReference, quotas.Exceeded. One transaction: row, first event, wake-up."""
+    """Queues a job: writes its row, its first event and a message that wakes a worker. Raises BadReference, quotas.Exceeded."""
     waits = check_references(session, workspace_id, spec)
     (job,) = insert_queued(session, [queued_row(workspace_id, spec, waits)])
     outbox.put(session, "wake")
@@ -80,9 +81,9 @@ def queued_row(workspace_id: UUID, spec: JobSpec, waits_for_data: bool) -> dict[
 
 
 def insert_queued(session: Session, rows: Sequence[Mapping[str, Any]]) -> Sequence[Job]:
-    """Writes a workspace's new jobs with their first events and gives them in order; raises quotas.Exceeded.
+    """Writes a workspace's new jobs with their first events and returns them in order; raises quotas.Exceeded.
 
-    Waking a worker is left to the caller.
+    The caller wakes workers.
     """
     quotas.admit(session, rows[0]["workspace_id"], len(rows), sum(row["estimated_seconds"] or 0.0 for row in rows))
     jobs = session.scalars(insert(Job).returning(Job, sort_by_parameter_order=True), list(rows)).all()
@@ -94,7 +95,7 @@ def insert_queued(session: Session, rows: Sequence[Mapping[str, Any]]) -> Sequen
 def check_references(session: Session, workspace_id: UUID, spec: JobSpec) -> bool:
     """Whether the job will have to wait for the check of its data set.
 
-    Raises BadReference unless the workspace has all that the spec names; it stays there until the transaction ends.
+    Raises BadReference unless the workspace has everything that the spec names. It can't be deleted before the transaction ends.
     """
     dataset_id = _dataset_id(spec)
     waits = dataset_id is not None and _check_dataset(session, workspace_id, dataset_id, spec.family.kind)
@@ -114,7 +115,7 @@ def version(session: Session, workspace_id: UUID, job_id: UUID) -> str | None:
 
 
 def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | None, limit: int) -> list[Found]:
-    """The newest jobs that pass the filter, and are older than `before`."""
+    """The newest jobs that pass the filter and are older than `before`."""
     query = _with_file().where(Job.workspace_id == workspace_id).order_by(Job.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Job.id < before)
@@ -132,9 +133,9 @@ def page(session: Session, workspace_id: UUID, wanted: Filter, before: UUID | No
 
 
 def cancel(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
-    """Ends the job: at once while it waits, else as soon as its worker hears of it. Cancelling twice is once.
+    """Ends the job: at once while it waits, else as soon as its worker reads the request. Cancelling it again changes nothing.
 
-    False where there is no such job; raises WrongState for one that ended otherwise.
+    False if there is no such job; raises WrongState for one that has ended otherwise.
     """
     job = _locked(session, workspace_id, job_id)
     if job is None:
@@ -149,7 +150,7 @@ def cancel(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
 
 
 def pause(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
-    """Stops the job so that it can be resumed: at its next checkpoint, if it runs. As `cancel` otherwise."""
+    """Stops the job so that it can be resumed; if it runs, at its next checkpoint. Result and errors as in `cancel`."""
     job = _locked(session, workspace_id, job_id)
     if job is None:
         return False
@@ -163,13 +164,13 @@ def pause(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
 
 
 def resume(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
-    """Queues a paused job again, behind those that wait. As `cancel` otherwise."""
+    """Queues a paused job again, behind those that wait. Result and errors as in `cancel`."""
     job = _locked(session, workspace_id, job_id)
     if job is None:
         return False
     if job.state == "paused":
         job.queued_at = cast(Any, func.now())
-        # A study's job waits for its turn: another runs in its place by now.
+        # A study's job waits for its turn: by now another job of the study runs in its place.
         job.held = job.study_id is not None
         reason, detail = (TURN, TURN_DETAIL) if job.held else (None, None)
         become(session, job, "queued", reason=reason, detail=detail)
@@ -181,10 +182,11 @@ def resume(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
 
 
 def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) -> bool:
-    """Queues a succeeded job again, to go on as the run of this longer spec would have gone on: from its newest checkpoint before
-    its end, whose own evaluation isn't one of the longer run. What it has learned stays until it has learned more.
+    """Queues a succeeded job again with a longer spec. It continues from its newest checkpoint before the end: the end's is
+    dropped, because a longer run would not have evaluated there. Its initialization stays until the longer run has succeeded.
 
-    As `cancel` otherwise; extending twice is once. Raises BadReference, quotas.Exceeded, InUse too.
+    Result and errors as in `cancel`, and BadReference, quotas.Exceeded, InUse. Extending it again to the same length changes
+    nothing.
     """
     job = _locked(session, workspace_id, job_id)
     if job is None:
@@ -215,7 +217,7 @@ def extend(session: Session, workspace_id: UUID, job_id: UUID, spec: JobSpec) ->
 
 
 def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
-    """Raises InUse where a job that hasn't ended starts from what the job has at its end, which is to be replaced."""
+    """Raises InUse if an unfinished job starts from this job's end, which is about to be replaced."""
     step = Job.spec["meta"]["init_from"]["step"].as_integer()  # within JSONB: the condition is the database's
     starts = select(Job.id).where(
         Job.init_from_id == job.id, Job.state.not_in(FINAL), or_(step.is_(None), step >= job.iterations)
@@ -226,7 +228,7 @@ def _check_nothing_starts_from_its_end(session: Session, job: Job) -> None:
 
 
 def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
-    """Deletes an ended job with all that it left; False where there is none; raises WrongState, InUse."""
+    """Deletes an ended job with all its results; False if there is no such job. Raises WrongState, InUse."""
     job = _locked(session, workspace_id, job_id)
     if job is None:
         return False
@@ -239,7 +241,7 @@ def remove(session: Session, workspace_id: UUID, job_id: UUID) -> bool:
 
 
 def remove_ended(session: Session, which: ColumnElement[bool]) -> None:
-    """Deletes these jobs, all of them ended, with their files; raises InUse where others start from them."""
+    """Deletes these ended jobs with their files; raises InUse if unfinished jobs start from one of them."""
     wanted = select(Job.id).where(which).scalar_subquery()
     waiting = select(Job.id, Job.init_from_id).where(Job.init_from_id.in_(wanted), Job.state.not_in(FINAL)).limit(1)
     needed = session.execute(waiting).one_or_none()
@@ -256,13 +258,13 @@ def remove_ended(session: Session, which: ColumnElement[bool]) -> None:
 
 
 def attempts(session: Session, job_id: UUID, after: int, limit: int) -> list[Attempt]:
-    """Those that follow number `after`, in order."""
+    """The attempts after number `after`, in order."""
     query = select(Attempt).where(Attempt.job_id == job_id, Attempt.number > after)
     return list(session.scalars(query.order_by(Attempt.number).limit(limit)))
 
 
 def checkpoints(session: Session, job_id: UUID) -> list[tuple[Checkpoint, str, int]]:
-    """Those that are kept, newest first, with sha256 and size of the file."""
+    """The checkpoints that are kept, newest first, each with its file's sha256 and size."""
     query = (
         select(Checkpoint, Blob.sha256, Blob.size_bytes)
         .join(Blob, Blob.id == Checkpoint.blob_id)
@@ -277,7 +279,7 @@ def state(session: Session, job_id: UUID) -> State | None:
 
 
 def counts(session: Session) -> dict[str, int]:
-    """How many jobs are in each state that has any, over all workspaces."""
+    """State → number of jobs in it, over all workspaces; states without jobs are left out."""
     query = select(Job.state, func.count()).group_by(Job.state)
     return {name: number for name, number in session.execute(query).all()}  # noqa: C416 - rows are no pairs to mypy
 
@@ -304,8 +306,8 @@ def _dataset_id(spec: JobSpec) -> UUID | None:
 
 
 def _check_dataset(session: Session, workspace_id: UUID, dataset_id: UUID, family: str) -> bool:
-    """Whether the data set still waits for its check; raises BadReference for one that the family can't read."""
-    # The lock keeps the data set there until the job's row, which then keeps it, is committed.
+    """Whether the data set still waits for its check; raises BadReference if there is none that the family can read."""
+    # The lock keeps the data set from being deleted until the job's row, which then does so, is committed.
     dataset = session.scalars(
         select(Dataset)
         .where(Dataset.id == dataset_id, Dataset.workspace_id == workspace_id)

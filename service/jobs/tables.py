@@ -15,8 +15,8 @@ from service.datasets.tables import Dataset
 from service.jobs.transitions import FINAL, STATES
 from service.studies.tables import Study
 
-# For the index and for whoever counts by it. Spelt out, not by parameters: to a plan that is kept for all parameters the
-# partial index is of no use.
+# The condition of a partial index, and of queries that count by it. It has no parameters: for a plan that is kept for all
+# values of its parameters, Postgres can't use the index.
 UNFINISHED = text("state NOT IN ({})".format(", ".join(f"'{one}'" for one in STATES if one in FINAL)))
 
 
@@ -39,7 +39,7 @@ class Job(LeasedRow):
         ),
         Index("ix_jobs_leases", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_jobs_workspace_id_id", "workspace_id", "id"),
-        # With all that quotas ask for, so that the table itself needn't be read.
+        # Includes all columns that quotas need, so that the table itself needn't be read.
         Index(
             "ix_jobs_unfinished",
             "workspace_id",
@@ -57,22 +57,22 @@ class Job(LeasedRow):
     family: Mapped[str]
     method: Mapped[str]
     device: Mapped[str]
-    """runtime.device, so that a claim needs no look into the spec; from the first attempt on what that ran on."""
+    """runtime.device, so that a claim needn't read the spec; from the first attempt on, the device that it ran on."""
     gpu: Mapped[str | None]
-    """The model of GPU that its checkpoints were written on, and are to be resumed on; null: any, or none."""
+    """The model of GPU on which its checkpoints were written and must be resumed; null: any model, or no GPU."""
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey(Dataset.id, ondelete="SET NULL"), index=True)
-    """The data set that its family reads: not removed while the job hasn't ended."""
+    """The data set that its family reads; it can't be removed before the job has ended."""
     init_from_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
-    """The job whose θ it starts from: not removed while this one hasn't ended."""
+    """The job from whose θ it starts; that job can't be removed before this one has ended."""
     study_id: Mapped[UUID | None] = mapped_column(ForeignKey(Study.id))
     cell_number: Mapped[int | None]
     """0, 1, 2, … in the study's grid."""
     cell: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """JSON Pointer → the value that this cell of the grid has there."""
     held: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Its study runs as many jobs as it may: no worker sees this one until it is its turn (`store.studies.advance`)."""
+    """Its study runs as many jobs as it may: no worker sees this one until it is its turn (`service.studies.store.advance`)."""
     estimated_seconds: Mapped[float | None]
-    """What it will take, by service.jobs.estimate; null where that doesn't know."""
+    """By service.jobs.estimate; null if it has no estimate."""
 
     state: Mapped[str] = mapped_column(server_default="queued")
     phase: Mapped[str | None]
@@ -88,11 +88,11 @@ class Job(LeasedRow):
 
     worker_id: Mapped[UUID | None]
     progress_at: Mapped[datetime | None]
-    """When the trainer last got further: the heartbeat proves the supervisor, this proves the trainer."""
+    """When the trainer last made progress: the heartbeat shows that the supervisor works, this that the trainer does."""
     last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """Sequence number of the job's latest event."""
     runtime: Mapped[dict[str, Any] | None]
-    """Threads, device and library versions of the first attempt: a run that resumes from a checkpoint takes the same."""
+    """Threads, device and library versions of the first attempt: a run that resumes from a checkpoint uses the same."""
     initialization_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey(Blob.id))
     parameters: Mapped[int | None] = mapped_column(BigInteger)
 
@@ -119,7 +119,7 @@ class Attempt(Base):
 
 
 class Checkpoint(Base):
-    """All that a run needs to go on from this step. Committed under the fence."""
+    """Everything that a run needs to continue from this step. Committed under the fence."""
 
     __tablename__ = "checkpoints"
 
@@ -150,7 +150,7 @@ class Metric(Base):
 
 
 class Evaluation(Base):
-    """What one evaluation found, task by task. A resumed attempt repeats steps; the repeat replaces the row."""
+    """The results of one evaluation, task by task. A resumed attempt repeats steps; the repetition replaces the row."""
 
     __tablename__ = "evaluations"
 
@@ -159,8 +159,8 @@ class Evaluation(Base):
     metric: Mapped[str]
     higher_is_better: Mapped[bool]
     scores: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """How the tasks were adapted → a score a task."""
+    """How the tasks were adapted → one score per task."""
     curve: Mapped[dict[str, Any]] = mapped_column(JSON)
     """epochs, mean and error over tasks of the fine-tuning curve."""
     along_flow: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """times, mean, error and trouble of the scores along the flow; null but for the last evaluation of a run."""
+    """times, mean, error and trouble of the scores along the flow; null except for a run's last evaluation."""

@@ -1,5 +1,5 @@
-"""Who calls, and whether they may. Every route below /v1 depends on `authenticated` and names the scope that it `needs`;
-what is public is named in service/main.py."""
+"""Who sends a request, and whether their key may. Every route below /v1 depends on `authenticated` and names the scope that it
+`needs`; public paths are listed in service/main.py."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _REASONS: Final[dict[keys.Refusal, str]] = {
 
 
 class Recent:
-    """Keys that were looked up within the last second: a client's busy key isn't asked for at every request.
+    """Keys that were read from the database within the last second, so that a busy key isn't read at every request.
 
-    So a revoked key may be used for so long at most, in processes other than the one that revoked it.
+    In processes other than the one that revoked it, a revoked key is accepted for at most that long.
     """
 
     def __init__(self) -> None:
         self._found: dict[bytes, tuple[Principal, float]] = {}
 
     def principal(self, key: str) -> Principal | None:
-        found, looked_up = self._found.get(digest(key), (None, 0.0))
-        if found is None or time.monotonic() - looked_up > RECENT_SECONDS:
+        found, read_at = self._found.get(digest(key), (None, 0.0))
+        if found is None or time.monotonic() - read_at > RECENT_SECONDS:
             return None
         return None if found.expires_at is not None and found.expires_at <= datetime.now(UTC) else found
 
@@ -59,7 +59,7 @@ class Recent:
         self._found[digest(key)] = found, time.monotonic()
 
     def forget(self) -> None:
-        """All are looked up again."""
+        """Has all keys read from the database again."""
         self._found.clear()
 
 
@@ -74,19 +74,19 @@ async def authenticated(
     recent: Recent = request.app.state.recent
     found = recent.principal(credentials.credentials)
     if found is None:
-        looked_up = await run_in_threadpool(_look_up, credentials.credentials)
-        if not isinstance(looked_up, Principal):
-            raise _refused(_REASONS[looked_up], ', error="invalid_token"')
-        found = looked_up
+        in_database = await run_in_threadpool(_read, credentials.credentials)
+        if not isinstance(in_database, Principal):
+            raise _refused(_REASONS[in_database], ', error="invalid_token"')
+        found = in_database
         recent.note(credentials.credentials, found)
     request.state.headers = standing or limit.first(credentials.credentials)
-    # Here and not in the thread, whose context ends with it.
+    # Not in the thread, because a thread's context variables end with it.
     row_security.enter(found.workspace_id)
     request.state.principal = found
     return found
 
 
-def _look_up(key: str) -> Principal | keys.Refusal:
+def _read(key: str) -> Principal | keys.Refusal:
     with statements() as session:
         return keys.principal(session, key) or keys.refusal(session, key)
 
@@ -106,14 +106,14 @@ class _Needs:
         if not allows(caller.scopes, self.scope):
             raise Problem(
                 "missing_scope",
-                f"The API key lacks the scope {self.scope} ({SCOPES[self.scope]}); it holds "
+                f"The API key lacks the scope {self.scope} ({SCOPES[self.scope]}); it has "
                 f"{', '.join(caller.scopes) or 'none'}: use a key that has it.",
                 headers={"WWW-Authenticate": f'Bearer realm="amaml", error="insufficient_scope", scope="{self.scope}"'},
             )
 
 
 def needs(scope: Scope) -> Any:
-    """A route's `dependencies=[needs("jobs:read")]`: refuses keys without the scope, before anything of the body is read."""
+    """A route's `dependencies=[needs("jobs:read")]`: refuses keys without the scope, before any of the body is read."""
     return Depends(_Needs(scope))
 
 

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 
 
 _LAST_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
-"""In some time zones it is year 10000 soon after, which Python's datetime doesn't know."""
+"""A later end could be in year 10000 in some time zone, which Python's datetime can't represent."""
 
 _SCOPES: Final = ["jobs:*", "datasets:read"]
 _END: Final = "2099-01-15T00:00:00Z"
@@ -37,9 +37,9 @@ class NewKey(BaseModel):
 
     name: str = Field(min_length=1, max_length=200, examples=["notebook"])
     scopes: list[Grant] | None = Field(default=None, min_length=1, max_length=len(GRANTS), examples=[_SCOPES])
-    """What it may do: `resource:verb`, `resource:*`, or `*`; null: all that the calling key may."""
+    """What it may do: `resource:verb`, `resource:*`, or `*`; null: the same as the calling key."""
     expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = Field(default=None, examples=[_END])
-    """From then on it opens nothing; null: when the calling key expires, if ever."""
+    """When it expires; null: when the calling key does, if ever."""
 
 
 class KeyDocument(BaseModel):
@@ -48,14 +48,14 @@ class KeyDocument(BaseModel):
     id: UUID
     name: str = Field(examples=["notebook"])
     prefix: str = Field(examples=["amaml_3f9a1c"])
-    """The key's first characters, to tell it from others."""
+    """The key's first characters, by which it can be recognized."""
     scopes: list[str] = Field(examples=[_SCOPES])
     """What it may do."""
     created_at: datetime
     last_used_at: datetime | None
-    """To about a minute."""
+    """When it was last used, to about a minute."""
     expires_at: datetime | None = Field(examples=[_END])
-    """From then on it opens nothing; null: never."""
+    """When it expires; null: never."""
     revoked_at: datetime | None
 
 
@@ -63,7 +63,7 @@ class CreatedKeyDocument(KeyDocument):
     model_config = ConfigDict(title="CreatedApiKey")
 
     key: str = Field(examples=["amaml_…"])
-    """The key itself. Nobody can read it again: keep it."""
+    """The key itself. It is shown only once: keep it."""
 
 
 @router.post(
@@ -79,9 +79,9 @@ class CreatedKeyDocument(KeyDocument):
     ),
 )  # fmt: skip
 def create(caller: Caller, wanted: Annotated[NewKey, Depends(JsonBody(NewKey))]) -> Response:
-    """A key that opens this workspace. The answer shows it once; only its hash is stored.
+    """Makes a key for this workspace. This answer is the only one that shows it; only its hash is stored.
 
-    It can't do more than the key that makes it, nor outlive it.
+    A key can't have more scopes than the key that makes it, nor expire later.
     """
     scopes, expires_at = _granted(caller, wanted)
     with transaction() as session:
@@ -110,11 +110,11 @@ def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response
     dependencies=[needs("keys:admin")],
     status_code=204,
     summary="Revoke an API key",
-    responses=documented("not_found", "own_key", status=204, description="It opens nothing any more."),
+    responses=documented("not_found", "own_key", status=204, description="The key is not accepted any more."),
 )
 def revoke(request: Request, caller: Caller, key_id: str) -> Response:
-    """Ends the key: at once here, within a second in other API processes. It can't be the one that you use, so that nobody locks
-    themselves out."""
+    """Revokes the key: at once in this API process, within a second in others. The key that sends the request can't be revoked,
+    so that nobody locks themselves out."""
     wanted = path_id(key_id, "API key")
     if wanted == caller.key_id:
         raise Problem("own_key", "This is the key that you use: make another, and revoke this one with that.")
@@ -127,14 +127,14 @@ def revoke(request: Request, caller: Caller, key_id: str) -> Response:
 
 
 def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime | None]:
-    """Scopes and end of the new key; raises the problem for what the caller can't give."""
+    """Scopes and end of the new key; raises the problem if the caller's key can't grant them."""
     scopes = list(dict.fromkeys(wanted.scopes)) if wanted.scopes is not None else caller.scopes
     lacking = beyond(caller.scopes, scopes)
     if lacking:
         raise Problem(
             "beyond_own_key",
-            f"This key lacks {', '.join(lacking)}, so it can't give that to another: ask for some of what it holds "
-            f"({', '.join(caller.scopes)}), or use a key that holds more.",
+            f"This key lacks {', '.join(lacking)}, so it can't give them to another: name some of those that it has "
+            f"({', '.join(caller.scopes)}), or use a key that has more.",
         )
     if wanted.expires_at is None:
         return scopes, caller.expires_at
@@ -148,6 +148,6 @@ def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime
         raise Problem(
             "beyond_own_key",
             f"This key expires at {caller.expires_at.isoformat()}, so it can't make one that lasts until "
-            f"{wanted.expires_at.isoformat()}: ask for an earlier end, or use a key that lasts longer.",
+            f"{wanted.expires_at.isoformat()}: give an earlier end, or use a key that lasts longer.",
         )
     return scopes, wanted.expires_at

@@ -1,4 +1,4 @@
-"""Workspaces and their API keys. A key is shown once; the store keeps its SHA-256 and its first characters."""
+"""Queries on workspaces and their API keys. A key is shown once; stored are its SHA-256 and its first characters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Refusal = Literal["unknown", "revoked", "expired"]
 
 
 def new_key() -> str:
-    """256 random bits and a checksum, so that a mistyped key is refused without asking the database."""
+    """256 random bits and a checksum, so that a mistyped key is refused without a query."""
     bits = secrets.token_hex(32)
     return f"amaml_{bits}{_checksum(bits)}"
 
@@ -42,7 +42,7 @@ def is_well_formed(key: str) -> bool:
 
 
 def ensure_workspace(session: Session, name: str) -> UUID:
-    """The workspace's id; makes it where there is none of that name."""
+    """The id of the workspace of that name, which is created if there is none."""
     session.execute(insert(Workspace).values(name=name).on_conflict_do_nothing())
     return session.scalars(select(Workspace.id).where(Workspace.name == name)).one()
 
@@ -54,7 +54,7 @@ def add(
     scopes: Sequence[str] = (EVERYTHING,),
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key's row and the key itself, which nobody can read again."""
+    """Adds a key; returns its row, and the key itself, which can't be read again."""
     key = new_key()
     row = ApiKey(
         workspace_id=workspace_id, name=name, key_hash=_hash(key), prefix=key[:_SHOWN_CHARACTERS], scopes=list(scopes),
@@ -67,7 +67,7 @@ def add(
 
 
 def principal(session: Session, key: str) -> Principal | None:
-    """Whom the key belongs to; None for one that opens nothing. Notes the use about once a minute."""
+    """The key's principal; None if the key isn't valid. Notes its use about once a minute."""
     if not is_well_formed(key):
         return None
     unnoted = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < func.now() - _USE_NOTED_EVERY)
@@ -85,7 +85,7 @@ def principal(session: Session, key: str) -> Principal | None:
 
 
 def refusal(session: Session, key: str) -> Refusal:
-    """Why a key has no principal. Only who holds the key itself can ask, so this tells nobody else anything."""
+    """Why the key has no principal. This reveals nothing: whoever wants to know needs the key itself."""
     row = session.execute(select(ApiKey.revoked_at).where(ApiKey.key_hash == _hash(key))).one_or_none()
     if row is None:
         return "unknown"
@@ -93,13 +93,13 @@ def refusal(session: Session, key: str) -> Refusal:
 
 
 def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int | None) -> list[ApiKey]:
-    """The workspace's keys, newest first, revoked ones too; those older than `before`, and at most `limit` of them."""
+    """At most `limit` of the workspace's keys that are older than `before`, newest first, including revoked ones."""
     query = select(ApiKey).where(ApiKey.workspace_id == workspace_id).order_by(ApiKey.id.desc()).limit(limit)
     return list(session.scalars(query.where(ApiKey.id < before) if before else query))
 
 
 def revoke(session: Session, workspace_id: UUID, key_id: UUID) -> bool:
-    """Ends the key; False where the workspace has none of that id. Revoking again changes nothing."""
+    """Revokes the key; False if the workspace has none of that id. Revoking it again changes nothing."""
     key = session.scalar(
         update(ApiKey)
         .where(ApiKey.workspace_id == workspace_id, ApiKey.id == key_id)

@@ -21,11 +21,11 @@ class ApiKey(Base):
     key_hash: Mapped[str] = mapped_column(unique=True)
     """SHA-256 of the key, hexadecimal: the key itself has 256 random bits, so no slow hash is needed."""
     prefix: Mapped[str]
-    """The key's first characters, so that its owner can tell it from others."""
+    """The key's first characters, by which its owner recognizes it."""
     scopes: Mapped[list[Any]]
-    """What it may do: of service.keys.scopes.GRANTS."""
+    """What it may do: members of service.keys.scopes.GRANTS."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
-    """From then on it opens nothing; null: never."""
+    """When it expires; null: never."""
     revoked_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""/healthz: this process lives. /readyz: jobs would run. Both are public and tell nothing else."""
+"""/healthz: this process is alive. /readyz: jobs would run. Both are public, and reveal nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
     responses={200: {"description": "Yes.", "content": {"application/json": {"example": {"status": "ok"}}}}},
 )
 async def alive() -> dict[str, str]:
-    """Answers without looking at anything else."""
+    """Answers without any other check."""
     return {"status": "ok"}
 
 

@@ -1,4 +1,4 @@
-"""/metrics: for Prometheus. Needs an API key, as everything that tells about the inside."""
+"""/metrics: for Prometheus. It needs an API key, as everything that reveals the state of the installation."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ router = APIRouter(tags=["health"])
     },
 )
 def scrape(_: Caller) -> Response:
-    """Requests of this process since it started; jobs by state and living workers as the database has them now."""
+    """Requests to this process since it started; from the database, the jobs by state and the workers that are alive."""
     with row_security.across_workspaces(), transaction() as session:
-        states, living = jobs.counts(session), sum(lives for _, lives in workers.every(session))
+        states, alive = jobs.counts(session), sum(lives for _, lives in workers.every(session))
     now = CollectorRegistry()
-    now.register(_Stored(states, living))
+    now.register(_Stored(states, alive))
     return Response(generate_latest(registry) + generate_latest(now), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _Stored:
-    """What the database says, as a collector of prometheus_client."""
+    """Numbers from the database, as a collector of prometheus_client."""
 
-    def __init__(self, states: dict[str, int], living: int) -> None:
-        self._states, self._living = states, living
+    def __init__(self, states: dict[str, int], alive: int) -> None:
+        self._states, self._alive = states, alive
 
     def collect(self) -> list[GaugeMetricFamily]:
         jobs_by_state = GaugeMetricFamily("amaml_jobs", "Jobs in each state.", labels=["state"])
         for state in STATES:
             jobs_by_state.add_metric([state], self._states.get(state, 0))
-        return [jobs_by_state, GaugeMetricFamily("amaml_workers", "Workers seen of late.", value=self._living)]
+        return [jobs_by_state, GaugeMetricFamily("amaml_workers", "Workers seen of late.", value=self._alive)]

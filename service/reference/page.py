@@ -1,4 +1,4 @@
-"""Every call of the API, as docs/api.md lists them at its end, out of the OpenAPI document.
+"""The list of all calls at the end of docs/api.md, made from the OpenAPI document.
 
 `python -m service.reference.page` writes it there.
 """
@@ -17,7 +17,7 @@ _BLOCK: Final = re.compile(r"<!-- reference -->.*<!-- end -->", re.DOTALL)
 
 
 def written(page: str, document: dict[str, Any]) -> str:
-    """`page` with its part between the marks made anew; raises ValueError for a page without them."""
+    """`page` with a new list between its marks; raises ValueError if it has no marks."""
     text, found = _BLOCK.subn(lambda _: f"<!-- reference -->\n{reference(document)}<!-- end -->", page)
     if found != 1:
         raise ValueError(f"the page needs one <!-- reference --> … <!-- end -->, it has {found}")
@@ -25,7 +25,7 @@ def written(page: str, document: dict[str, Any]) -> str:
 
 
 def reference(document: dict[str, Any]) -> str:
-    """A section a tag, a call a row: what it does, what it takes, what it answers, what a key needs."""
+    """A section per tag with a row per call: summary, parameters and body, answers, scope."""
     tags: dict[str, list[str]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -63,7 +63,7 @@ def _body(operation: dict[str, Any]) -> str:
 
 
 def _answer(status: str, answer: dict[str, Any]) -> str:
-    """Its status; with the codes of its problems, or the name of what it holds."""
+    """The status, with the codes of its problems or the name of its document."""
     content = answer.get("content", {})
     if "application/problem+json" in content:
         codes = re.findall(r"`(\w+)`", answer["description"])
@@ -79,7 +79,7 @@ def _named(schema: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    from service.main import app  # noqa: PLC0415 - what reads a document needs no application
+    from service.main import app  # noqa: PLC0415 - other uses of this module need no application
 
     PAGE.write_text(written(PAGE.read_text(), app.openapi()))
 

@@ -1,4 +1,4 @@
-"""/v1/studies: grids of jobs that are compared."""
+"""/v1/studies: grids of jobs, and their comparison."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ IfNoneMatch = Annotated[str | None, Header(description="An ETag seen before.")]
     ),
 )  # fmt: skip
 def submit(caller: Caller, wanted: Annotated[NewStudy, Depends(JsonBody(NewStudy))], idempotency_key: Key) -> Response:
-    """Queues a job for every cell of a grid, and runs no more than `concurrency` of them at once.
+    """Queues a job for every cell of a grid, of which at most `concurrency` run at once.
 
-    Every cell's spec is validated first: the study is taken as a whole or not at all.
+    Every cell's spec is validated first: if one is invalid, no job is queued.
     """
     answered = _submit(caller, wanted, idempotency_key)
     headers = {"Location": f"/v1/studies/{answered.document.id}", **answered.headers}
@@ -80,14 +80,14 @@ def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response
     "/{study_id}",
     dependencies=[needs("studies:read")],
     response_model=StudyDetail,
-    summary="Look at a study",
+    summary="Show a study",
     responses={
         **documented("not_found", description="The study and its cells; its ETag changes with them."),
         304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
     },
 )
-def look(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Response:
-    """The study as it is now, and where each of its jobs is. If-None-Match gets an empty 304 as long as nothing has changed."""
+def show(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Response:
+    """The study and the state of each of its jobs. With If-None-Match, the answer is an empty 304 while nothing has changed."""
     wanted = path_id(study_id, "study")
     with transaction() as session:
         found = _found(studies.find(session, caller.workspace_id, wanted))
@@ -106,7 +106,7 @@ def look(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Re
     responses={
         **documented("not_found", "invalid"),
         200: {
-            "description": "As JSON, CSV, Markdown, or a page of HTML that stands alone.",
+            "description": "As JSON, CSV, Markdown, or one self-contained page of HTML.",
             "content": {
                 "application/json": {"example": REPORT_EXAMPLE},
                 "text/csv": {"schema": {"type": "string"}, "example": "/method/kind,jobs,scored,metric,…"},
@@ -132,8 +132,8 @@ def compared(
     ] = "application/json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Mean and standard error over seeds for every cell, the best in each block, a paired t test of the others against it, time
-    and memory of a meta-update, the fine-tuning curves; cells without a result with the reason. Of a study that still runs, too.
+    """For every cell: mean and standard error over seeds, a paired t test against the best of its block, time and memory of a
+    meta-update, and the fine-tuning curve; for cells without a result the reason. A study that still runs has a report, too.
     """
     wanted = path_id(study_id, "study")
     kind = format or accepted(accept)
@@ -161,10 +161,12 @@ def compared(
     status_code=202,
     response_model=StudyDocument,
     summary="Cancel a study",
-    responses=documented("not_found", "wrong_state", status=202, description="It will be so."),
+    responses=documented(
+        "not_found", "wrong_state", status=202, description="The request is accepted; the state shows when it is done."
+    ),
 )
 def cancel(caller: Caller, study_id: str) -> Response:
-    """Cancels every job of the study that hasn't ended. Cancelling twice is once."""
+    """Cancels every job of the study that hasn't ended. Cancelling it again changes nothing."""
     wanted = path_id(study_id, "study")
     with transaction() as session:
         known = studies.cancel(session, caller.workspace_id, wanted)
@@ -178,10 +180,10 @@ def cancel(caller: Caller, study_id: str) -> Response:
     dependencies=[needs("studies:write")],
     status_code=204,
     summary="Delete an ended study",
-    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is gone."),
+    responses=documented("not_found", "wrong_state", "in_use", status=204, description="It is deleted."),
 )
 def delete(caller: Caller, study_id: str) -> Response:
-    """Removes the study with its jobs and all that they have left, for good."""
+    """Deletes the study with its jobs and all their results. This can't be undone."""
     wanted = path_id(study_id, "study")
     with transaction() as session:
         removed = studies.remove(session, caller.workspace_id, wanted)
@@ -191,7 +193,7 @@ def delete(caller: Caller, study_id: str) -> Response:
 
 
 def accepted(accept: str) -> Format:
-    """The first of our formats among those with the highest weight; JSON where none of them is named."""
+    """The format with the highest weight in an Accept header, the first if there are several; JSON if it names none."""
     weighed: list[tuple[float, Format]] = []
     for one in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in one.split(";"))
@@ -239,6 +241,6 @@ def _bad_cell(problem: studies.BadCell, coordinates: dict[str, Any], grid: dict[
 
 
 def _digest(wanted: NewStudy) -> str:
-    # The kind of request goes in: the same key on another path is another request.
+    # Includes the kind of request, as with the same key on another path it is another request.
     text = "study " + json.dumps(wanted.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A study's grid, spread out into cells: the base spec with one value of every axis put in its place.
+"""Expands a study's grid into cells: each is the base spec with one value of every axis inserted.
 
 That is done to the JSON document: the base alone need not be a valid spec, and each cell becomes one."""
 
@@ -29,11 +29,11 @@ Errors = list[dict[str, str]]
 
 
 class Misplaced(Exception):
-    """There is no place in the base for what the pointer names."""
+    """The pointer names no place in the base spec."""
 
 
 def expand(name: str, base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[NewCell]:
-    """All cells, the last axis changing fastest. Raises the 422 problem, which names cells and pointers."""
+    """All cells, in an order in which the last axis changes fastest. Raises the 422 problem, with cells and pointers."""
     errors = list(_axis_errors(grid))
     count = math.prod(len(values) for values in grid.values())
     if not errors and count > MAX_CELLS:
@@ -66,7 +66,7 @@ def in_body(pointer: str, indices: Mapping[str, int]) -> str:
         value = f"/grid/{axis.replace('~', '~0').replace('/', '~1')}/{index}"
         if f"{pointer}/".startswith(f"{axis}/"):
             return value + pointer.removeprefix(axis)
-        if pointer and axis.startswith(f"{pointer}/"):  # the axis leads to where nothing is
+        if pointer and axis.startswith(f"{pointer}/"):  # the axis names a field within one that the spec lacks
             return value
     return f"/base{pointer}"
 
@@ -92,7 +92,7 @@ def _axis_errors(grid: Mapping[str, Sequence[Any]]) -> Errors:
 def _cell(name: str, base: Mapping[str, Any], coordinates: dict[str, Any]) -> tuple[NewCell | None, Errors]:
     raw = copy.deepcopy(dict(base))
     if all(raw.get(part) is None for part in ("method", "meta")):
-        raw.setdefault("preset", "default")  # whatever the axes say, it is the same training
+        raw.setdefault("preset", "default")  # so that cells with and without axes of method and meta are trained alike
     for axis, value in coordinates.items():
         try:
             _put(raw, [part.replace("~1", "/").replace("~0", "~") for part in axis[1:].split("/")], value)
@@ -107,7 +107,7 @@ def _cell(name: str, base: Mapping[str, Any], coordinates: dict[str, Any]) -> tu
 
 
 def _put(document: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Puts the value where the path leads; sections that the base leaves out are made. Raises Misplaced."""
+    """Sets the value at the path; sections that the base leaves out are created. Raises Misplaced."""
     place: Any = document
     for depth, part in enumerate(path):
         is_last = depth == len(path) - 1

@@ -1,4 +1,4 @@
-"""What the API takes and says about a study."""
+"""The API's documents of a study, and the body that submits one."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def _links(study_id: UUID) -> dict[str, str]:
 
 
 class NewStudy(BaseModel):
-    """A grid of jobs: every combination of the axes' values, each put into the base spec."""
+    """A grid of jobs: every combination of the axes' values, each inserted into the base spec."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
     name: Annotated[str, Field(max_length=200, examples=[_NAME])] = ""
     base: dict[str, Any] = Field(examples=[_BASE])
-    """A job spec; what the grid gives may be left out. Jobs without a name get the study's and their cell's."""
+    """A job spec, in which fields that the grid sets may be left out. Jobs without a name get that of the study and the cell."""
     grid: Annotated[dict[str, Axis], Field(min_length=1, max_length=16, examples=[_GRID])]
-    """JSON Pointer into the spec → values, each of which takes the place of what the base has there: a field's value, or a
-    whole section. At most 500 cells in all. `/runtime/seed` is the axis that means are taken over."""
+    """JSON Pointer into the spec → values, each of which replaces what the base has there: a field's value, or a whole section.
+    At most 500 cells in total. `/runtime/seed` is the axis over which means are taken."""
     concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 2
-    """How many of its jobs may wait for a worker or run at once."""
+    """How many of its jobs may wait for a worker or run at the same time."""
 
 
 class StudyProgress(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     iteration: int = Field(examples=[740])
-    """Meta-iterations done, all jobs together."""
+    """Meta-iterations done, summed over jobs."""
     iterations: int = Field(examples=[3_000])
-    """Meta-iterations in all."""
+    """Meta-iterations in total, summed over jobs."""
 
 
 class StudyDocument(BaseModel):
@@ -59,7 +59,7 @@ class StudyDocument(BaseModel):
     id: UUID = Field(examples=[STUDY_ID])
     name: str = Field(examples=[_NAME])
     state: StudyState
-    """`finished` when every job has ended, well or badly."""
+    """`finished` when every job has ended, whether it succeeded or not."""
     concurrency: int = Field(examples=[2])
     cells: int = Field(examples=[6])
     """How many jobs it has."""

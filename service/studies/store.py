@@ -1,11 +1,11 @@
-"""Studies: grids of jobs, of which no more than `concurrency` are in the queue or run at once.
+"""Queries on studies: grids of jobs, of which at most `concurrency` are in the queue or run at the same time.
 
-All of a study's jobs are written when it is submitted. Those beyond its concurrency are *held*: queued, but no part of the
-queue's index. `advance` lets the next ones in, or ends the study when all its jobs have ended. It alone adds to what is
-due or runs, and it counts under the lock of the study's row, so that two at once never let in too many. It may be called at any
-time by anybody: a worker calls it when a job of the study has ended, and the reconciler where that didn't happen.
+All of a study's jobs are written when it is submitted. Those beyond its concurrency are *held*: their state is queued, but they
+are not in the queue's index. `advance` releases the next of them, or ends the study when all its jobs have ended. Nothing else
+releases jobs, and it counts under the lock of the study's row, so that two calls at once never release too many. It may be
+called at any time: a worker calls it when a job of the study has ended, and the reconciler if the worker didn't.
 
-Whoever needs both locks a study's row before those of its jobs.
+A transaction that locks both locks a study's row before those of its jobs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPEN: Final[tuple[StudyState, ...]] = ("running", "cancelling")
 
 _LIVES: Final = Job.state.not_in(FINAL)
 _IS_HELD: Final = (Job.state == "queued") & Job.held
-_IS_LET_IN: Final = Job.state.in_(LEASED) | ((Job.state == "queued") & ~Job.held)
+_IS_RELEASED: Final = Job.state.in_(LEASED) | ((Job.state == "queued") & ~Job.held)
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class BadCell(Exception):
 
 
 class Found(NamedTuple):
-    """A study, how far its jobs are, and a version that every change of any of them changes."""
+    """A study, the progress of its jobs, and a version that changes with every change of the study or a job."""
 
     study: Study
     states: dict[str, int]
     """State → how many jobs are in it; those without any are left out."""
     iteration: int
-    """Meta-iterations done, all jobs together."""
+    """Meta-iterations done, summed over jobs."""
     iterations: int
     version: str
 
@@ -82,19 +82,19 @@ class CellRow(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a cell's job has to show for it."""
+    """The results of a cell's job."""
 
     cell: CellRow
     evaluation: Evaluation | None
     """The last."""
     seconds: float | None
-    """Median of a meta-update, over the last thousand."""
+    """Median time of the last thousand meta-updates."""
 
 
 def submit(
     session: Session, workspace_id: UUID, name: str, base: Any, grid: Any, concurrency: int, cells: Sequence[NewCell]
 ) -> UUID:
-    """Writes the study and all its jobs, the first of them due; gives its id. Raises BadCell."""
+    """Writes the study and all its jobs, of which the first are released; returns its id. Raises BadCell, quotas.Exceeded."""
     study_id = session.scalars(
         insert(Study)
         .values(workspace_id=workspace_id, name=name, base=base, grid=grid, concurrency=concurrency)
@@ -115,7 +115,7 @@ def submit(
 
 
 def _waits_for_data(session: Session, workspace_id: UUID, number: int, spec: JobSpec, known: dict[str, bool]) -> bool:
-    """Whether the cell waits for the check of its data set; `known`: what was found for cells with the same references."""
+    """Whether the cell waits for the check of its data set. `known`: the results for cells with the same references."""
     source = spec.meta.init_from
     references = f"{spec.family.kind} {getattr(spec.family, 'dataset', None)} {source and (source.job, source.step)}"
     if references not in known:
@@ -138,7 +138,7 @@ def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int) 
 
 
 def cells(session: Session, study_id: UUID) -> list[CellRow]:
-    """All of them, in the grid's order."""
+    """All cells of the study, in the grid's order."""
     columns = (
         Job.cell_number, Job.cell, Job.id, Job.state, Job.status_reason, Job.status_detail, Job.iteration, Job.iterations,
         Job.metrics,
@@ -148,7 +148,7 @@ def cells(session: Session, study_id: UUID) -> list[CellRow]:
 
 
 def results(session: Session, study_id: UUID) -> list[Result]:
-    """Every cell, in the grid's order."""
+    """The results of all cells, in the grid's order."""
     own = Job.study_id == study_id
     last = (
         select(Evaluation)
@@ -169,7 +169,7 @@ def results(session: Session, study_id: UUID) -> list[Result]:
 
 
 def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
-    """Ends every job of the study that hasn't ended; False where there is no such study. Cancelling twice is once.
+    """Cancels every job of the study that hasn't ended; False if there is no such study. Cancelling it again changes nothing.
 
     Raises WrongState for a study that has finished.
     """
@@ -190,12 +190,12 @@ def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
 def _cancel_unless_ended(session: Session, workspace_id: UUID, job_id: UUID) -> None:
     try:
         jobs.cancel(session, workspace_id, job_id)
-    except WrongState:  # it ended in this very moment
+    except WrongState:  # it has just ended
         return
 
 
 def remove(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
-    """Deletes an ended study with its jobs and all that they left; False where there is none.
+    """Deletes an ended study with its jobs and all their results; False if there is no such study.
 
     Raises WrongState, InUse.
     """
@@ -211,16 +211,16 @@ def remove(session: Session, workspace_id: UUID, study_id: UUID) -> bool:
 
 
 def due(session: Session) -> list[UUID]:
-    """The studies that `advance` has something to do for."""
+    """The studies in which `advance` has something to do."""
     own = Job.study_id == Study.id
-    let_in = select(func.count()).where(own, _IS_LET_IN).correlate(Study).scalar_subquery()
-    has_room = (Study.state == "running") & exists().where(own, _IS_HELD) & (let_in < Study.concurrency)
+    released = select(func.count()).where(own, _IS_RELEASED).correlate(Study).scalar_subquery()
+    has_room = (Study.state == "running") & exists().where(own, _IS_HELD) & (released < Study.concurrency)
     query = select(Study.id).where(Study.state.in_(OPEN), or_(~exists().where(own, _LIVES), has_room))
     return list(session.scalars(query))
 
 
 def advance(session: Session, study_id: UUID) -> None:
-    """Lets the next of the study's jobs into the queue, as many as there is room for; ends it when none is left."""
+    """Releases the study's next jobs into the queue, as its concurrency allows; ends the study when all jobs have ended."""
     open_one = select(Study).where(Study.id == study_id, Study.state.in_(OPEN)).with_for_update(key_share=True)
     study = session.scalars(open_one).one_or_none()
     if study is not None:
@@ -232,14 +232,14 @@ def _advance(session: Session, study: Study) -> None:
     if study.state not in OPEN:
         return
     session.flush()
-    live, let_in = session.execute(
-        select(func.count(), func.count().filter(_IS_LET_IN)).where(Job.study_id == study.id, _LIVES)
+    live, released = session.execute(
+        select(func.count(), func.count().filter(_IS_RELEASED)).where(Job.study_id == study.id, _LIVES)
     ).one()
     if live == 0:
         _become(study, "finished" if study.state == "running" else "cancelled")
         study.ended_at = func.now()
-    elif study.state == "running" and let_in < study.concurrency:
-        _let_in(session, study.id, study.concurrency - let_in)
+    elif study.state == "running" and released < study.concurrency:
+        _release(session, study.id, study.concurrency - released)
 
 
 def _become(study: Study, target: StudyState) -> None:
@@ -247,8 +247,8 @@ def _become(study: Study, target: StudyState) -> None:
     study.state = target
 
 
-def _let_in(session: Session, study_id: UUID, number: int) -> None:
-    """The next of those that are held become due now, behind whatever else is in the queue."""
+def _release(session: Session, study_id: UUID, number: int) -> None:
+    """Releases the next held jobs, to the end of the queue."""
     next_ones = (
         select(Job.id)
         .where(Job.study_id == study_id, _IS_HELD)
@@ -256,20 +256,20 @@ def _let_in(session: Session, study_id: UUID, number: int) -> None:
         .limit(number)
         .with_for_update(key_share=True)
     )
-    told = Job.status_reason == TURN
-    let_in = (
+    waits_for_turn = Job.status_reason == TURN
+    released = (
         update(Job)
         .where(Job.id.in_(session.scalars(next_ones).all()))
         .values(
             held=False,
             queued_at=func.now(),
-            status_reason=case((told, None), else_=Job.status_reason),
-            status_detail=case((told, None), else_=Job.status_detail),
+            status_reason=case((waits_for_turn, None), else_=Job.status_reason),
+            status_detail=case((waits_for_turn, None), else_=Job.status_detail),
         )
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
-    for _ in session.scalars(let_in).all():
+    for _ in session.scalars(released).all():
         outbox.put(session, "wake")
 
 
@@ -278,12 +278,12 @@ def _own(workspace_id: UUID) -> Any:
 
 
 def _locked(workspace_id: UUID, study_id: UUID) -> Any:
-    # Not FOR UPDATE: a job's second update in one transaction has Postgres look its study up again, FOR KEY SHARE, which
-    # that would block. A worker that holds the job's row would then wait for who waits for that row.
+    # Not FOR UPDATE: at a job's second update in one transaction Postgres locks its study's row FOR KEY SHARE, which FOR UPDATE
+    # would block. The worker, which holds the job's row, and this transaction, which waits for that row, would deadlock.
     return _own(workspace_id).where(Study.id == study_id).with_for_update(key_share=True)
 
 
-# xmin as in store.jobs: of the study's row and of all its jobs', in order.
+# xmin as in service.jobs.store: that of the study's row, and those of all its jobs in order.
 _VERSION: Final[ColumnElement[str]] = literal_column(
     "md5(string_agg(jobs.xmin::text || '-' || jobs.last_seq, ',' ORDER BY jobs.cell_number))"
 )
@@ -300,8 +300,8 @@ def _with_counts(session: Session, studies: Sequence[Study]) -> list[Found]:
         .join(Job, Job.study_id == Study.id)
         .where(Study.id.in_([study.id for study in studies]))
         .group_by(Study.id, row_version)
-        # The study is read again with its version: a state of one moment under the version of a later one would be taken
-        # for the newest as long as that version stays.
+        # The study is read again together with its version: an older state under a later version would be taken for the
+        # newest as long as that version stays.
         .execution_options(populate_existing=True)
     )  # fmt: skip
     rows: dict[UUID, tuple[Any, ...]] = {row[0].id: tuple(row[1:]) for row in session.execute(query)}

@@ -14,7 +14,7 @@ from service.core.tables import Base, Workspace, now, uuid7
 
 
 class Study(Base):
-    """A grid of jobs that are compared; its jobs name it and the cell that each of them is."""
+    """A grid of jobs to be compared. Each of its jobs refers to it and holds its own cell of the grid."""
 
     __tablename__ = "studies"
     __table_args__ = (
@@ -28,7 +28,7 @@ class Study(Base):
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     name: Mapped[str]
     base: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """As it was given. JSON and not JSONB: it keeps the order of the fields, and of the grid's axes."""
+    """As submitted. JSON and not JSONB, which wouldn't keep the order of the fields, and of the grid's axes."""
     grid: Mapped[dict[str, Any]] = mapped_column(JSON)
     concurrency: Mapped[int]
     """How many of its jobs may be due or run at once."""

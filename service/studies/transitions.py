@@ -10,7 +10,7 @@ STUDY: Final = Transitions(
     "study",
     "running",
     {
-        ("running", "cancelling"): "cancel asked for",
+        ("running", "cancelling"): "cancel requested",
         ("running", "finished"): "all of its jobs have ended",
         ("cancelling", "cancelled"): "all of its jobs have ended",
     },

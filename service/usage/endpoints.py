@@ -1,4 +1,4 @@
-"""/v1/usage: what the workspace uses, beside what it may."""
+"""/v1/usage: what the workspace uses of its quotas."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class QuotaDocument(BaseModel):
 
     used: float = Field(examples=[12])
     bound: int | None = Field(examples=[10_000])
-    """null: as much as there is."""
+    """null: unlimited."""
 
 
 class ComputeDocument(QuotaDocument):
     model_config = ConfigDict(title="ComputeQuota")
 
     expected: float = Field(examples=[1_830.0])
-    """Seconds that unfinished jobs will still take by their estimates; counts against the bound."""
+    """Seconds that unfinished jobs will still take by their estimates; they count towards the bound."""
 
 
 class UsageDocument(BaseModel):
     model_config = ConfigDict(title="Usage", use_attribute_docstrings=True)
 
     queued_jobs: QuotaDocument
-    """Jobs that wait. At the bound, submissions are refused."""
+    """Jobs that wait in the queue. At the bound, submissions are refused."""
     running_jobs: QuotaDocument = Field(examples=[{"used": 2, "bound": None}])
     """Jobs that run. At the bound, others of the workspace stay in the queue."""
     compute_seconds: ComputeDocument = Field(examples=[{"used": 5_400.5, "bound": 2_592_000, "expected": 1_830.0}])
-    """Of attempts, in the last 24 hours. A job that would lead beyond the bound is refused."""
+    """Seconds of attempts in the last 24 hours. A job that would exceed the bound is refused."""
     stored_bytes: QuotaDocument = Field(examples=[{"used": 1_979_173, "bound": 107_374_182_400}])
     """Data sets, checkpoints, initializations. At the bound, uploads and submissions are refused."""
 
@@ -49,7 +49,7 @@ class UsageDocument(BaseModel):
     responses=documented(),
 )
 def usage(caller: Caller) -> Response:
-    """Each quota with what is used of it. Operators set the bounds."""
+    """What is used of each quota, and its bound, which operators set."""
     with transaction() as session:
         now = quotas.use(session, caller.workspace_id)
     return json_reply(

@@ -1,7 +1,7 @@
-"""Deliveries to webhooks, as workers see them: taken from their leased queue, sent, and written down.
+"""Queries on deliveries for workers, which take them from a leased queue, send them, and note the outcome.
 
-A delivery whose worker was lost is sent again by another: it is sent at least once, and by one at a time. The database holds no
-lock while it is sent.
+A delivery whose worker was lost is sent again by another, so it is sent at least once, and by one worker at a time. No lock is
+held in the database while it is sent.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
 from service.webhooks.transitions import DELIVERY
 
 AT_ONCE: Final = 4
-"""Deliveries of a workspace that are under way at once: slow receivers of one leave senders to the others."""
+"""The most deliveries of a workspace at once, so that its slow receivers don't keep all senders busy."""
 MIN_FAILURES: Final = 20
-"""Fewer failed attempts disable no webhook, however long ago the first was."""
+"""A webhook isn't disabled after fewer failed attempts, however long ago the first of them was."""
 MAX_EXCERPT: Final = 1024
-"""Characters that are kept of an answer."""
+"""The most characters of an answer that are stored."""
 LONGEST_PAUSE: Final = timedelta(hours=24)
-"""A receiver that asks for a longer one doesn't get it."""
+"""The longest pause that a receiver can request."""
 
 
 QUEUE: Final = LeasedQueue(WebhookDelivery, DELIVERY)
@@ -41,14 +41,14 @@ class Sending(Held):
     webhook_id: UUID
     url: str
     secrets: tuple[str, ...]
-    """As they are stored: the present one, and the one before while it still counts."""
+    """As stored: the present one, and the previous one while it still signs."""
     type: str
     body: str
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of an attempt."""
+    """The outcome of an attempt."""
 
     status: int | None
     error: str | None
@@ -56,7 +56,7 @@ class Result:
     seconds: float
     is_good: bool
     retry_after: float | None
-    """Seconds that the receiver asked to wait."""
+    """Seconds to wait, by the receiver's Retry-After."""
 
 
 def some_due(session: Session) -> bool:
@@ -91,11 +91,11 @@ def take_next(session: Session, lease: timedelta, schedule: Sequence[float]) -> 
 def finish(
     session: Session, sending: Sending, result: Result, schedule: Sequence[float], failing: timedelta
 ) -> webhooks.DisabledReason | None:
-    """Writes down what came of it, and plans the next attempt if need be; why the webhook is disabled by it, if it is.
+    """Notes the outcome and schedules the next attempt if one is needed. Returns why the webhook is now disabled, if it is.
 
-    Writes nothing where the delivery is another's by now, or gone with its webhook.
+    Writes nothing if another worker has taken the delivery, or it was deleted with its webhook.
     """
-    # The webhook's row first: who disables it holds it while ending its deliveries.
+    # The webhook's row is locked first, as when a webhook is disabled, which then ends its deliveries.
     webhook = session.scalars(
         select(Webhook).where(Webhook.id == sending.webhook_id).with_for_update(key_share=True)
     ).one_or_none()
@@ -122,7 +122,7 @@ def finish(
 
 
 def lapsed(session: Session, delivery: WebhookDelivery) -> None:
-    """The latest attempt's worker was lost: whether its message arrived, nobody knows."""
+    """The worker of the latest attempt was lost; whether the message arrived is unknown."""
     session.execute(
         update(WebhookAttempt)
         .where(WebhookAttempt.delivery_id == delivery.id, WebhookAttempt.number == delivery.attempt)
@@ -132,13 +132,13 @@ def lapsed(session: Session, delivery: WebhookDelivery) -> None:
 
 
 def prune(session: Session, older_than: timedelta) -> None:
-    """Forgets deliveries that ended longer ago than that."""
+    """Deletes deliveries that ended longer ago than that."""
     session.execute(delete(WebhookDelivery).where(WebhookDelivery.ended_at < func.now() - older_than))
 
 
 def pause(seconds: float, retry_after: float | None) -> timedelta:
-    """How long to wait before the next attempt: as the schedule has it, give or take a tenth, or longer if asked to."""
-    # Deliveries that failed together shouldn't all come back together.
+    """How long to wait before the next attempt: the schedule's pause, varied by a tenth, or longer if the receiver wants it."""
+    # Deliveries that failed at the same time shouldn't all be tried again at the same time.
     planned = timedelta(seconds=seconds * random.uniform(0.9, 1.1))  # noqa: S311 - nothing secret
     return max(planned, min(timedelta(seconds=retry_after or 0.0), LONGEST_PAUSE))
 
@@ -171,7 +171,7 @@ def _secrets(session: Session, webhook: Webhook) -> tuple[str, ...]:
 
 
 def _note(session: Session, sending: Sending, result: Result) -> None:
-    # Postgres holds no NUL, and half a surrogate pair can't come out of the decoding.
+    # Postgres can't store NUL characters. Lone surrogates, which it can't store either, don't result from decoding.
     excerpt = result.response.replace("\x00", "\ufffd")[:MAX_EXCERPT]
     session.execute(
         update(WebhookAttempt)

@@ -1,4 +1,4 @@
-"""/v1/webhooks: where a workspace's events are sent, and what came of it. Workers send; nothing here does."""
+"""/v1/webhooks: where a workspace's events are sent, and the deliveries. Workers send them; nothing here does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _BODY_CODES: Final = ("broken_json", "slow_body", "too_large", "wrong_media_type
 
 
 def _own(caller: Caller, webhook_id: str) -> UUID:
-    """The id in the path, if the workspace has such a webhook: before anything of a body is read."""
+    """The id in the path; raises the 404 problem, before any of a body is read, unless the workspace has such a webhook."""
     wanted = path_id(webhook_id, "webhook")
     with transaction() as session:
         if webhooks.find(session, caller.workspace_id, wanted) is None:
@@ -59,9 +59,10 @@ def _own(caller: Caller, webhook_id: str) -> UUID:
 Own = Annotated[UUID, Depends(_own)]
 
 
-def told(event: JobEvent) -> None:
-    """What a webhook gets when a job changes its state, with the headers webhook-id, webhook-timestamp and
-    webhook-signature. Any 2xx within 15 s is good; anything else is tried again. See docs/webhooks.md.
+def job_event(event: JobEvent) -> None:
+    """Sent to a webhook when a job changes its state, with the headers webhook-id, webhook-timestamp and webhook-signature.
+
+    Any 2xx within 15 s counts as delivered; anything else is tried again. See docs/webhooks.md.
     """
 
 
@@ -77,7 +78,7 @@ def told(event: JobEvent) -> None:
     ),
 )  # fmt: skip
 def create(caller: Caller, wanted: Annotated[NewWebhook, Depends(JsonBody(NewWebhook))]) -> Response:
-    """Has messages sent when jobs of the workspace change their state, signed as Standard Webhooks has it."""
+    """Sends messages when jobs of the workspace change their state, signed as Standard Webhooks prescribes."""
     _check_url(wanted.url)
     secret = signing.new_secret(wanted.signature)
     with transaction() as session:
@@ -107,11 +108,11 @@ def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response
     "/{webhook_id}",
     dependencies=[needs("webhooks:read")],
     response_model=WebhookDocument,
-    summary="Look at a webhook",
+    summary="Show a webhook",
     responses=documented("not_found"),
 )
-def look(caller: Caller, webhook_id: str) -> Response:
-    """What it gets, whether it is enabled, and how long it has been failing."""
+def show(caller: Caller, webhook_id: str) -> Response:
+    """Which events it receives, whether it is enabled, and since when deliveries to it have been failing."""
     wanted = path_id(webhook_id, "webhook")
     with transaction() as session:
         found = webhooks.find(session, caller.workspace_id, wanted)
@@ -130,7 +131,7 @@ def look(caller: Caller, webhook_id: str) -> Response:
 def change(
     caller: Caller, wanted: Own, changes: Annotated[WebhookChange, Depends(JsonBody(WebhookChange))]
 ) -> Response:
-    """Sets what the body names: url, events, description, enabled. Enabling it forgets its failures."""
+    """Sets what the body names: url, events, description, enabled. Enabling a webhook resets its count of failures."""
     if changes.url is not None:
         _check_url(changes.url)
     values = changes.model_dump(exclude={"enabled"}, exclude_none=True)
@@ -153,7 +154,7 @@ def change(
     responses=documented("not_found", status=204, description="It is gone, with its deliveries."),
 )
 def delete(caller: Caller, webhook_id: str) -> Response:
-    """Nothing more is sent to it, but for a message that is under way."""
+    """Nothing more is sent to it, except for a message that is being sent at this moment."""
     wanted = path_id(webhook_id, "webhook")
     with transaction() as session:
         removed = webhooks.remove(session, caller.workspace_id, wanted)
@@ -177,12 +178,12 @@ def rotate(
         Query(
             ge=0,
             le=LONGEST_OVERLAP,
-            description="How long the old secret signs beside the new one; a day, if not said.",
+            description="How long the old secret signs beside the new one; a day unless given.",
         ),
     ] = 24 * 3600,
 ) -> Response:
-    """Makes a new secret, or key pair. For the overlap every message has two signatures, so the receiver may change over
-    at any time; a rotation within it ends the oldest one at once.
+    """Makes a new secret, or key pair. During the overlap every message has two signatures, so that the receiver may change
+    to the new secret at any time. A further rotation during the overlap ends the oldest secret at once.
     """
     with transaction() as session:
         webhook = _locked(session, caller, wanted)
@@ -203,7 +204,7 @@ def rotate(
     ),
 )
 def test(caller: Caller, wanted: Own) -> Response:
-    """Sends a message of type `webhook.test`, whatever types the webhook asks for. Look at the delivery for what came of it."""
+    """Sends a message of type `webhook.test`, whichever types the webhook receives. The delivery shows how it went."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     body = json.dumps({"type": TEST, "timestamp": now, "data": {"webhook_id": str(wanted)}}, separators=(",", ":"))
     with transaction() as session:
@@ -227,7 +228,7 @@ def deliveries(
     limit: Limit = 50,
     cursor: IdCursor = None,
 ) -> Response:
-    """What was sent, what is still tried, and what came of each attempt. Kept for thirty days after their end."""
+    """Messages that were sent or are still tried, and the outcome of each attempt. Kept for thirty days after their end."""
     with transaction() as session:
         rows = webhooks.deliveries(session, wanted, state, cursor, limit + 1)
         attempts = webhooks.attempts(session, rows, SHOWN_ATTEMPTS)
@@ -238,11 +239,11 @@ def deliveries(
     "/{webhook_id}/deliveries/{delivery_id}",
     dependencies=[needs("webhooks:read")],
     response_model=DeliveryWithBody,
-    summary="Look at a delivery",
+    summary="Show a delivery",
     responses=documented("not_found"),
 )
 def delivery(wanted: Own, delivery_id: str) -> Response:
-    """Its attempts, and the message to the byte."""
+    """Its attempts, and the message exactly as it is sent."""
     delivery_wanted = path_id(delivery_id, "delivery")
     with transaction() as session:
         found = webhooks.delivery(session, wanted, delivery_wanted)
@@ -263,7 +264,7 @@ def delivery(wanted: Own, delivery_id: str) -> Response:
     ),
 )
 def redeliver(caller: Caller, wanted: Own, delivery_id: str) -> Response:
-    """Sends an ended delivery again: the same message under the same `webhook-id`, on a schedule begun anew."""
+    """Sends an ended delivery again: the same message with the same `webhook-id`. The schedule of retries starts over."""
     delivery_wanted = path_id(delivery_id, "delivery")
     with transaction() as session:
         webhook = _locked(session, caller, wanted)
@@ -277,7 +278,7 @@ def redeliver(caller: Caller, wanted: Own, delivery_id: str) -> Response:
 
 
 def _locked(session: Session, caller: Principal, webhook_id: UUID) -> Webhook:
-    """The webhook, to be changed; raises the 404 problem where it was deleted meanwhile."""
+    """The webhook with its row locked; raises the 404 problem if it was deleted meanwhile."""
     webhook = webhooks.locked(session, caller.workspace_id, webhook_id)
     if webhook is None:
         raise not_found("webhook")
@@ -285,7 +286,7 @@ def _locked(session: Session, caller: Principal, webhook_id: UUID) -> Webhook:
 
 
 def _check_url(url: str) -> None:
-    """Raises the 422 problem for a URL that messages wouldn't be sent to. Each delivery checks it again."""
+    """Raises the 422 problem for a URL to which messages would not be sent. Each delivery checks the URL again."""
     config = settings()
     try:
         found = target.parse(url, allow_http=config.allow_http)

@@ -1,4 +1,4 @@
-"""What the API says about webhooks and deliveries, and what it takes."""
+"""The API's documents of webhooks and deliveries, and the bodies that make and change webhooks."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class NewWebhook(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
     url: str = Field(min_length=1, max_length=MAX_URL, examples=[_URL])
-    """Where messages are sent: https, and a host of which every address is public."""
+    """Where messages are sent: an https URL whose host has only public addresses."""
     events: Types = ENDS
-    """Types of the messages that it gets."""
+    """Types of the messages that it receives."""
     signature: Signature = "hmac"
     """`hmac`: by a secret that both sides have. `ed25519`: by a private key of the service; the receiver has the public one."""
     description: str = Field(default="", max_length=200, examples=["informs the team"])
 
 
 class WebhookChange(BaseModel):
-    """What is left out, or null, stays as it is."""
+    """Fields that are left out or null stay as they are."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -63,7 +63,8 @@ class WebhookChange(BaseModel):
     events: Types | None = Field(default=None, examples=[["job.failed"]])
     description: str | None = Field(default=None, max_length=200)
     enabled: bool | None = Field(default=None, examples=[True])
-    """false: nothing is sent, what waits for it included; what happens meanwhile isn't sent later. true: from now on."""
+    """false: nothing is sent any more, not even waiting messages, and events that happen meanwhile aren't sent later. true:
+    events are sent from now on."""
 
 
 class WebhookDocument(BaseModel):
@@ -75,14 +76,14 @@ class WebhookDocument(BaseModel):
     events: list[str] = Field(examples=[ENDS])
     signature: Signature
     public_key: str | None
-    """`whpk_…`: what signatures of kind ed25519 are verified with."""
+    """`whpk_…`: the key with which signatures of kind ed25519 are verified."""
     previous_secret_until: datetime | None
-    """Until then the secret before the last rotation signs, too."""
+    """Until then the secret before the latest rotation also signs."""
     enabled: bool
     disabled_reason: DisabledReason | None
-    """`asked`: by PATCH. `gone`: the receiver answered 410. `failing`: nothing could be delivered for days."""
+    """`asked`: a PATCH disabled it. `gone`: the receiver answered 410. `failing`: nothing could be delivered for days."""
     failures: int = Field(examples=[0])
-    """Attempts that failed since the last good one."""
+    """Attempts that have failed since the last successful one."""
     failing_since: datetime | None
     created_at: datetime
     links: dict[str, str] = Field(examples=[_links(_ID)])
@@ -92,7 +93,7 @@ class WebhookWithSecret(WebhookDocument):
     model_config = ConfigDict(title="WebhookWithSecret")
 
     secret: str | None = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
-    """`whsec_…`: nobody can read it again. Null where the signature is ed25519: its private key stays here."""
+    """`whsec_…`: it is shown only once. Null if the signature is ed25519, whose private key the service keeps."""
 
 
 class DeliveryAttempt(BaseModel):
@@ -101,9 +102,9 @@ class DeliveryAttempt(BaseModel):
     number: int = Field(examples=[1])
     started_at: datetime
     seconds: float | None = Field(examples=[0.084])
-    """How long it took; null while it is under way, and where its worker was lost."""
+    """How long it took; null while it is under way, and if its worker was lost."""
     status: int | None = Field(examples=[204])
-    """Of the receiver's answer; null where there was none."""
+    """The status of the receiver's answer; null if there was none."""
     error: str | None
     response: str | None = Field(examples=[""])
     """The first 1024 characters of the answer."""
@@ -113,13 +114,13 @@ class DeliveryDocument(BaseModel):
     model_config = ConfigDict(title="Delivery", use_attribute_docstrings=True)
 
     id: UUID = Field(examples=[_DELIVERY_ID])
-    """The message's `webhook-id`: the same, however often it is sent."""
+    """The message's `webhook-id`, which stays the same however often it is sent."""
     type: str = Field(examples=["job.succeeded"])
     state: Literal["pending", "succeeded", "failed"] = Field(examples=["succeeded"])
     attempts: list[DeliveryAttempt]
     """The latest 20, in order."""
     next_attempt_at: datetime | None
-    """Null once it has ended."""
+    """When it is tried next; null once it has ended."""
     created_at: datetime
     ended_at: datetime | None = Field(examples=["2026-01-15T12:00:00.210000Z"])
     links: dict[str, str] = Field(examples=[_delivery_links(_ID, _DELIVERY_ID)])
@@ -131,7 +132,7 @@ class DeliveryWithBody(DeliveryDocument):
     body: str = Field(
         examples=['{"type": "job.succeeded", "timestamp": "2026-01-15T12:00:00.000000Z", "data": {"id": "…"}}']
     )
-    """What is sent, to the byte."""
+    """The message, exactly as it is sent."""
 
 
 class EventData(BaseModel):
@@ -152,7 +153,7 @@ class JobEvent(BaseModel):
 
     type: Type
     timestamp: datetime
-    """When it happened."""
+    """When the job changed its state."""
     data: EventData
 
 
@@ -161,7 +162,7 @@ def webhook_document(webhook: Webhook) -> WebhookDocument:
 
 
 def with_secret(webhook: Webhook, secret: str) -> WebhookWithSecret:
-    """The document that shows the secret; it is the only one."""
+    """The document with the secret, which no other document shows."""
     shown = secret if webhook.signature == "hmac" else None
     return WebhookWithSecret.model_validate({**_members(webhook), "secret": shown})
 

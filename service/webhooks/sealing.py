@@ -1,4 +1,4 @@
-"""How a webhook's secret lies in the database: encrypted, if the operator gave a key for it; otherwise as it is."""
+"""How a webhook's secret is stored in the database: encrypted if the operator has set a key for that, else in plain text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _PLAIN: Final = "plain:"
 
 
 class Unreadable(Exception):
-    """None of the keys opens it; the sentence names the remedy."""
+    """None of the keys decrypts it; the message names the remedy."""
 
 
 def seal(secret: str, keys: Sequence[str]) -> str:
-    """What to store."""
+    """The text to store for the secret."""
     return _SEALED + Fernet(keys[0]).encrypt(secret.encode()).decode() if keys else _PLAIN + secret
 
 

@@ -1,4 +1,4 @@
-"""What API and workers read from their environment for webhooks. Give both the same."""
+"""The settings of webhooks that API and workers read from their environment, which must be the same for both."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Settings(BaseSettings):
     retry_seconds: Annotated[tuple[float, ...], NoDecode] = (
         0, 5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR,
     )  # fmt: skip
-    """Before the first attempt, before the second, …: as many attempts as numbers."""
+    """Pauses before the first attempt, the second, …: there are as many attempts as numbers."""
     connect_seconds: float = Field(default=5.0, gt=0, le=60)
     seconds: float = Field(default=15.0, gt=0, le=120)
-    """A whole attempt, from the name's resolution to the answer's last byte that is read."""
+    """Time limit of a whole attempt, from resolving the name to reading the answer."""
     failing_days: float = Field(default=5.0, gt=0)
     """A webhook to which nothing could be delivered for so long is disabled."""
     senders: int = Field(default=4, ge=0, le=64)

@@ -1,7 +1,7 @@
 """Signatures and keys of Standard Webhooks 1.0 (https://www.standardwebhooks.com).
 
-Signed is `id.timestamp.body`: with HMAC-SHA256 (`v1`; the receiver has the same secret, `whsec_…`), or with Ed25519 (`v1a`;
-the private key, `whsk_…`, stays here, and the receiver has the public one, `whpk_…`).
+A signature is that of `id.timestamp.body`: by HMAC-SHA256 (`v1`; the receiver has the same secret, `whsec_…`), or by Ed25519
+(`v1a`; the service keeps the private key, `whsk_…`, and the receiver has the public one, `whpk_…`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTES: Final = 32
 
 
 class Secret(NamedTuple):
-    """What signs, and the key that receivers of Ed25519 signatures check them with."""
+    """A signing secret, and for Ed25519 the public key with which receivers verify."""
 
     secret: str
     public_key: str | None

@@ -1,4 +1,4 @@
-"""Webhooks as users see and change them, and what was delivered to them. Workers' side: `deliveries`."""
+"""Queries on webhooks and their deliveries for users' requests. Those of workers: `deliveries`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from service.webhooks.transitions import DELIVERY
 from service.webhooks.trigger import TEST
 
 MAX_WEBHOOKS: Final = 50
-"""A workspace has no more."""
+"""The most webhooks of a workspace."""
 
 DisabledReason = Literal["asked", "gone", "failing"]
 
 
 def add(session: Session, workspace_id: UUID, **values: Any) -> Webhook:
-    """A new webhook; raises TooMany. Its workspace's row is locked, so that two at once don't pass the limit."""
+    """Adds a webhook; raises TooMany. The workspace's row is locked, so that two at once can't exceed the limit."""
     session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
     count = session.scalars(select(func.count()).where(Webhook.workspace_id == workspace_id)).one()
     if count >= MAX_WEBHOOKS:
@@ -42,25 +42,25 @@ def find(session: Session, workspace_id: UUID, webhook_id: UUID) -> Webhook | No
 
 
 def locked(session: Session, workspace_id: UUID, webhook_id: UUID) -> Webhook | None:
-    """The webhook, which the caller is about to change; events go on to be written for it."""
+    """The webhook with its row locked for a change, which doesn't keep events from being written for it."""
     wanted = select(Webhook).where(Webhook.id == webhook_id, Webhook.workspace_id == workspace_id)
     return session.scalars(wanted.with_for_update(key_share=True)).one_or_none()
 
 
 def page(session: Session, workspace_id: UUID, before: UUID | None, limit: int) -> list[Webhook]:
-    """The workspace's webhooks, newest first; those older than `before`."""
+    """The workspace's webhooks that are older than `before`, newest first."""
     query = select(Webhook).where(Webhook.workspace_id == workspace_id).order_by(Webhook.id.desc()).limit(limit)
     return list(session.scalars(query.where(Webhook.id < before) if before else query))
 
 
 def remove(session: Session, workspace_id: UUID, webhook_id: UUID) -> bool:
-    """Deletes the webhook with its deliveries; False where the workspace has none of that id."""
+    """Deletes the webhook with its deliveries; False if the workspace has none of that id."""
     gone = delete(Webhook).where(Webhook.id == webhook_id, Webhook.workspace_id == workspace_id).returning(Webhook.id)
     return session.scalar(gone) is not None
 
 
 def enable(webhook: Webhook) -> None:
-    """It gets messages of what happens from now on; earlier failures are forgotten."""
+    """Enables it for events from now on, and resets its count of failures."""
     webhook.enabled = True
     webhook.disabled_reason = None
     webhook.failures = 0
@@ -68,7 +68,7 @@ def enable(webhook: Webhook) -> None:
 
 
 def disable(session: Session, webhook: Webhook, reason: DisabledReason) -> None:
-    """It gets nothing more, what waits for it included: that has failed, and may be asked for anew later."""
+    """Disables it. Its pending deliveries fail; they may be requested again later."""
     webhook.enabled = False
     webhook.disabled_reason = reason
     session.execute(
@@ -80,7 +80,7 @@ def disable(session: Session, webhook: Webhook, reason: DisabledReason) -> None:
 
 
 def rotate(session: Session, webhook: Webhook, secret: str, public_key: str | None, overlap: timedelta) -> None:
-    """The new secret signs; the old one beside it, for as long as `overlap` says."""
+    """Makes the new secret sign; for the time `overlap` the old one signs, too."""
     webhook.previous_secret = webhook.secret if overlap else None
     webhook.previous_until = func.now() + overlap if overlap else None
     webhook.secret, webhook.public_key = secret, public_key
@@ -89,7 +89,7 @@ def rotate(session: Session, webhook: Webhook, secret: str, public_key: str | No
 
 
 def test(session: Session, webhook: Webhook, body: str) -> WebhookDelivery:
-    """A message that says nothing; raises WrongState."""
+    """Adds the delivery of a test message; raises WrongState if the webhook is disabled."""
     _check_enabled(webhook)
     added = insert(WebhookDelivery).values(
         webhook_id=webhook.id, workspace_id=webhook.workspace_id, type=TEST, body=body
@@ -100,7 +100,7 @@ def test(session: Session, webhook: Webhook, body: str) -> WebhookDelivery:
 def deliveries(
     session: Session, webhook_id: UUID, state: str | None, before: UUID | None, limit: int
 ) -> list[WebhookDelivery]:
-    """The webhook's deliveries, newest first; those older than `before`."""
+    """The webhook's deliveries that are older than `before`, newest first."""
     query = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
     if state is not None:
         query = query.where(WebhookDelivery.state == state)
@@ -130,7 +130,7 @@ def attempts(session: Session, found: Sequence[WebhookDelivery], latest: int) ->
 
 
 def redeliver(session: Session, webhook: Webhook, wanted: WebhookDelivery) -> None:
-    """Sends the same message again, on a schedule begun anew. The caller has locked both. Raises WrongState."""
+    """Makes the delivery pending again; its schedule begins anew. The caller has locked both rows. Raises WrongState."""
     _check_enabled(webhook)
     if wanted.state == "pending":
         raise WrongState("The delivery is still tried: wait until it has succeeded or failed.")

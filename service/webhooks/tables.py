@@ -26,10 +26,10 @@ class Webhook(Base):
     url: Mapped[str]
     description: Mapped[str]
     events: Mapped[list[Any]]
-    """Types of the messages that it gets."""
+    """Types of the messages that it receives."""
     signature: Mapped[str]
     secret: Mapped[str]
-    """As service.webhooks.sealing leaves it."""
+    """As service.webhooks.sealing stores it."""
     previous_secret: Mapped[str | None]
     """Signs beside `secret` until `previous_until`."""
     previous_until: Mapped[datetime | None]
@@ -37,9 +37,9 @@ class Webhook(Base):
     """Of `secret`, where the signature is ed25519."""
     enabled: Mapped[bool] = mapped_column(server_default="true")
     disabled_reason: Mapped[str | None]
-    """A machine word, of one that isn't enabled."""
+    """Why it isn't enabled, as a word for programs."""
     failures: Mapped[int] = mapped_column(server_default="0")
-    """Attempts that failed since the last good one."""
+    """Attempts that have failed since the last successful one."""
     failing_since: Mapped[datetime | None]
     """When the first of them was made."""
     created_at: Mapped[datetime] = mapped_column(server_default=now)
@@ -63,10 +63,10 @@ class WebhookDelivery(LeasedRow):
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
     type: Mapped[str]
     body: Mapped[str]
-    """What is sent, to the byte: every attempt signs and sends the same."""
+    """The message, exactly as every attempt signs and sends it."""
     state: Mapped[str] = mapped_column(server_default="pending")
     tries: Mapped[int] = mapped_column(server_default="0")
-    """Attempts since it was asked for, or asked for anew: the place in the schedule of retries."""
+    """Attempts since it was requested, or requested again: its place in the schedule of retries."""
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=now)
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     ended_at: Mapped[datetime | None]
@@ -81,9 +81,9 @@ class WebhookAttempt(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime] = mapped_column(server_default=now)
     seconds: Mapped[float | None]
-    """How long it took; null while it is under way, and for one whose worker was lost."""
+    """How long it took; null while it is under way, and if its worker was lost."""
     status: Mapped[int | None]
     error: Mapped[str | None]
-    """A sentence, where there was no answer, or one that needs a remedy."""
+    """A sentence, if there was no answer, or one that needs a remedy."""
     response: Mapped[str | None]
     """The beginning of the answer's body."""

@@ -1,9 +1,9 @@
 """Where a webhook may point: the spelling of its URL, and the addresses that its host stands for.
 
-A webhook makes the service send requests to a place that a user chose. Two checks keep it from being sent to the
-operator's own network: the URL must be spelt in the one plain way, so that no two programs read it differently, and
-every address of its host must be a public one. Whoever connects takes an address that was checked, and asks no
-resolver again: a name that answers differently the second time has no effect.
+A webhook makes the service send requests to a place that a user chose. Two checks keep these from reaching the operator's own
+network: the URL must be in a plain spelling that all programs read alike, and every address of its host must be public. The
+connection is made to an address that was checked, without resolving the name again, so that a name which resolves differently
+the second time has no effect.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
-# `is_global` of the interpreter knows most of these; its list grows from version to version, so all stand here.
+# Python's `is_global` knows most of these. Its list differs between versions, so all are listed here.
 _NOT_PUBLIC: Final = tuple(
     ip_network(text)
     for text in (
@@ -46,11 +46,11 @@ _NOT_PUBLIC: Final = tuple(
     )
 )  # fmt: skip
 _PUBLIC_IPV6: Final = ip_network("2000::/3")
-"""All that is given out; mapped IPv4, NAT64, loopback, link-local, private and multicast addresses lie outside."""
+"""All allocated global addresses; mapped IPv4, NAT64, loopback, link-local, private and multicast addresses lie outside."""
 
 
 class Refused(Exception):
-    """A webhook may not point there; the sentence says why and what to do."""
+    """A webhook may not point there; the message says why, and what to do."""
 
 
 class Unresolved(Exception):
@@ -68,13 +68,13 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """As the Host header has it."""
+        """Host and port as in the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse(url: str, *, allow_http: bool) -> Target:
-    """The parts of `url`; raises Refused for one that isn't plain, or not https."""
+    """The parts of `url`; raises Refused if it isn't in the plain spelling, or not https."""
     if len(url) > MAX_URL:
         raise Refused(f"the URL has {len(url)} characters: at most {MAX_URL} are allowed")
     match = _URL.fullmatch(url)
@@ -96,8 +96,8 @@ def parse(url: str, *, allow_http: bool) -> Target:
 
 
 def addresses(target: Target, networks: Sequence[Network], resolve: Resolver) -> list[Address]:
-    """Where to connect for `target`, best first. Raises Refused unless every one of its addresses is public or lies in one
-    of the operator's `networks`; Unresolved where it has none.
+    """The addresses of `target`, best first. Raises Refused unless every one is public or lies in one
+    of the operator's `networks`; Unresolved if it has none.
     """
     try:
         found = [ip_address(text) for text in resolve(target.host, target.port)]
@@ -122,27 +122,27 @@ def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is an ordinary address of the internet, and no other address in disguise."""
+    """Whether it is a public address of the internet, and doesn't encode another address."""
     if isinstance(address, IPv6Address) and address not in _PUBLIC_IPV6:
         return False
     return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
 
 
 def resolver(seconds: float) -> Resolver:
-    """The system's resolver, given up after that time."""
+    """The system's resolver, with a time limit."""
 
     def resolve(host: str, port: int) -> list[str]:
         answers: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
 
-        def ask() -> None:
+        def resolve_in_thread() -> None:
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 answers.put(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
             except (OSError, UnicodeError) as error:
                 answers.put(error)
 
-        # The system's resolver knows no time limit, so it is left behind in a thread of its own.
-        Thread(target=ask, name="resolver", daemon=True).start()
+        # The system's resolver has no time limit, so it runs in a thread of its own, which is abandoned if it takes too long.
+        Thread(target=resolve_in_thread, name="resolver", daemon=True).start()
         try:
             answer = answers.get(timeout=seconds)
         except queue.Empty:
@@ -160,7 +160,7 @@ def _host(text: str) -> str:
         return str(_literal(text[1:-1]))
     host = text.lower()
     labels = host.split(".")
-    # Whoever takes a last label that is a number takes the whole for an IPv4 address, often in surprising ways.
+    # If the last label is a number, programs read the whole as an IPv4 address, each in its own way.
     if _NUMBER.fullmatch(labels[-1]):
         return str(_literal(host))
     if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
@@ -180,6 +180,6 @@ def _literal(text: str) -> Address:
 
 
 def _check_port(port: int) -> None:
-    """443, 80, and those that no system service has: what is sent there can't be mistaken for mail or a shell's input."""
+    """Allows 443, 80, and ports above those of system services, which could take a message for mail or a command."""
     if port not in (80, 443) and not 1024 <= port <= 65535:
         raise Refused(f"port {port} is not allowed: use 443, 80, or one from 1024 to 65535")

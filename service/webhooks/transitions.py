@@ -12,8 +12,8 @@ DELIVERY: Final = Transitions(
     {
         ("pending", "succeeded"): "the receiver took it",
         ("pending", "failed"): "its attempts are used up, or its webhook is disabled",
-        ("succeeded", "pending"): "asked for anew",
-        ("failed", "pending"): "asked for anew",
+        ("succeeded", "pending"): "requested again",
+        ("failed", "pending"): "requested again",
     },
     final=("succeeded", "failed"),
     outcome=("ended_at", "attempt"),

@@ -1,8 +1,8 @@
-"""How events become messages to webhooks: a trigger on `events`, so that no writer of events can forget it.
+"""How events become messages to webhooks: by a trigger on `events`, so that no writer of events can omit it.
 
-The deliveries are written by the transaction that writes the event: they are there if and only if it is committed. The
-revisions under migrations/ hold this text as it was when they were written; a test compares what the newest of them
-installs with what is generated here.
+The deliveries are written in the transaction that writes the event, so they exist if and only if it is committed. The revisions
+under migrations/ hold this text as it was when they were written; a test compares what the newest of them installs with what is
+generated here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 from service.jobs.transitions import STATES
 
 TYPES: Final = tuple(f"job.{state}" for state in STATES)
-"""Types of messages that a webhook can ask for: a job has become so."""
+"""Types of messages that a webhook can receive: a job has changed to that state."""
 TEST: Final = "webhook.test"
-"""Type of the message that is sent when a user asks for it."""
+"""The type of test messages."""
 
 
 FUNCTION_BODY: Final = """
@@ -56,6 +56,6 @@ END
 """
 """PL/pgSQL that writes a delivery for every webhook that wants the event.
 
-The job's members are named as in the API's Job. A webhook that is just being deleted is waited for and left out; any other
-is locked against nothing but its deletion.
+The job's members are named as in the API's Job. If a webhook is being deleted at the same time, the trigger waits for that and
+then omits it; its lock on other webhooks prevents nothing but their deletion.
 """

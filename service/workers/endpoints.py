@@ -1,4 +1,4 @@
-"""/v1/workers: who would run a job."""
+"""/v1/workers: the worker processes that run jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GpuDocument(BaseModel):
     """The model."""
     memory_bytes: int = Field(examples=[84_987_740_160])
     uuid: str = Field(examples=["GPU-8f3c2a1e-6b4d-4f0a-9c77-2d1e5b6a7c80"])
-    """As the driver names it, and `nvidia-smi -L` shows it."""
+    """The driver's identifier, as `nvidia-smi -L` shows it."""
 
 
 class WorkerDocument(BaseModel):
@@ -33,11 +33,11 @@ class WorkerDocument(BaseModel):
     id: UUID
     host: str = Field(examples=["gpu-3"])
     devices: list[str] = Field(examples=[["cpu", "cuda"]])
-    """What it can run on."""
+    """Devices on which it can run jobs."""
     gpu: GpuDocument | None
-    """The one that its jobs for cuda run on."""
+    """The GPU on which its jobs for cuda run; null if it has none."""
     lives: bool
-    """It was seen within the last ten seconds."""
+    """Whether it has reported within the last ten seconds."""
     started_at: datetime
     seen_at: datetime
 
@@ -50,7 +50,7 @@ class WorkerDocument(BaseModel):
     responses=documented(description="The oldest first, all on one page."),
 )
 def listed(_: Caller) -> Response:
-    """Worker processes of this installation; they serve every workspace."""
+    """The worker processes of this installation, which serve all workspaces."""
     with transaction() as session:
         found = workers.every(session)
     return json_reply(

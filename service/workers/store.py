@@ -1,4 +1,4 @@
-"""Who would run a job: each worker process tells every two seconds that it lives and what it can run on."""
+"""Queries on worker processes. Each reports every two seconds that it is alive, and on which devices it can run jobs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def seen(
     devices: Sequence[str],
     gpu: Mapping[str, Any] | None = None,
 ) -> None:
-    """The worker lives and can run on `devices`, a subset of cpu and cuda; `gpu`: as in the table."""
+    """Notes that the worker is alive and can run on `devices`, a subset of cpu and cuda; `gpu`: as in the table."""
     row = insert(Worker).values(id=worker_id, host=host, pid=pid, devices=list(devices), gpu=gpu)
     now = {"seen_at": func.now(), "devices": row.excluded.devices, "gpu": row.excluded.gpu}
     session.execute(row.on_conflict_do_update(index_elements=[Worker.id], set_=now))
 
 
 def gone(session: Session, worker_id: UUID) -> None:
-    """The worker ended as it was asked to."""
+    """Removes a worker that has been shut down."""
     session.execute(delete(Worker).where(Worker.id == worker_id))
 
 
@@ -39,30 +39,30 @@ def prune(session: Session, older_than: timedelta) -> None:
 
 
 def any_with(session: Session, device: str) -> bool:
-    """Whether a living worker can run on `device`."""
-    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.devices.contains([device]))
-    return bool(session.scalar(select(living)))
+    """Whether any worker that is alive can run on `device`."""
+    alive = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.devices.contains([device]))
+    return bool(session.scalar(select(alive)))
 
 
 def gpus(session: Session) -> list[str]:
-    """The models of GPU that living workers have."""
+    """The models of GPU that workers which are alive have."""
     name = Worker.gpu["name"].as_string()
-    living = select(name).where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.gpu.is_not(None)).distinct()
-    return [found for found in session.scalars(living) if found is not None]
+    alive = select(name).where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.gpu.is_not(None)).distinct()
+    return [found for found in session.scalars(alive) if found is not None]
 
 
 def any_on(session: Session, host: str) -> bool:
-    """Whether a worker lives on this host."""
-    living = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.host == host)
-    return bool(session.scalar(select(living)))
+    """Whether any worker on this host is alive."""
+    alive = exists().where(Worker.seen_at > func.now() - LIVE_WITHIN, Worker.host == host)
+    return bool(session.scalar(select(alive)))
 
 
 def every(session: Session) -> list[tuple[Worker, bool]]:
-    """Each worker that was ever seen and hasn't been pruned, the oldest first, and whether it lives."""
+    """All workers that haven't been pruned, the oldest first, and whether each is alive."""
     query = select(Worker, Worker.seen_at > func.now() - LIVE_WITHIN).order_by(Worker.started_at, Worker.id)
     return [(worker, lives) for worker, lives in session.execute(query)]
 
 
 def any_lives(session: Session) -> bool:
-    """Whether jobs would run."""
+    """Whether any worker is alive, so that jobs would run."""
     return bool(session.scalar(select(exists().where(Worker.seen_at > func.now() - LIVE_WITHIN))))

@@ -1,4 +1,4 @@
-"""The table of workers that live."""
+"""The table of worker processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.core.tables import Base, now
 
 LIVE_WITHIN: Final = timedelta(seconds=10)
-"""A worker that hasn't been seen for this long doesn't count as living."""
+"""A worker that hasn't reported for this long counts as lost."""
 
 
 class Worker(Base):
@@ -22,7 +22,7 @@ class Worker(Base):
     host: Mapped[str]
     pid: Mapped[int]
     devices: Mapped[list[Any]]
-    """What it can run: ["cpu"] or ["cpu", "cuda"]."""
+    """Devices on which it can run jobs: ["cpu"] or ["cpu", "cuda"]."""
     gpu: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """`name`, `memory_bytes` and `uuid` of the GPU that its jobs run on, where it has one."""
     started_at: Mapped[datetime] = mapped_column(server_default=now)

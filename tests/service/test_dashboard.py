@@ -71,7 +71,7 @@ def advance(job_id: str, iteration: int) -> None:
         job = session.get_one(Job, UUID(job_id), with_for_update=True)
         progress.advance(job, "training", iteration, 12.0)
         progress.add_metrics(session, job, points)
-        progress.tell(session, job)
+        progress.write_event(session, job)
 
 
 class TestFiles:

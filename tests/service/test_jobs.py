@@ -19,7 +19,7 @@ from service.core.database import transaction
 from service.core.notifications import WORK
 from service.core.tables import Blob, OutboxMessage
 from service.http import waiting
-from service.http.news import News
+from service.http.notifications import Waiters
 from service.jobs import claims, progress
 from service.jobs.tables import Job
 from service.jobs.transitions import FINAL
@@ -133,7 +133,7 @@ class TestSteering:
         claimed = claim(job_id)
         answer = http.post(f"/v1/jobs/{job_id}/cancel")
         with transaction() as session:
-            assert claims.look(session, claimed) == "cancelling"
+            assert claims.read_state(session, claimed) == "cancelling"
         assert (answer.status_code, answer.json()["state"]) == (202, "cancelling")
         stop(job_id)
         assert http.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
@@ -346,10 +346,10 @@ class TestWaiting:
     def test_it_is_the_end_that_wakes_the_answer_and_no_clock(
         self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def news(event: asyncio.Event, _: float) -> bool:
+        async def is_set_within(event: asyncio.Event, _: float) -> bool:
             return await event.wait()
 
-        monkeypatch.setattr(waiting, "news", news)
+        monkeypatch.setattr(waiting, "is_set_within", is_set_within)
         job_id, looks = UUID(submit(http)), threading.Semaphore(0)
 
         def has_ended(of: UUID) -> bool:
@@ -357,7 +357,7 @@ class TestWaiting:
             return job_of(of).state in FINAL
 
         async def wait() -> None:
-            listening = News()
+            listening = Waiters()
             listening.start()
             answering = asyncio.create_task(waiting.until(listening, job_id, has_ended, waiting.LONGEST_WAIT))
             await asyncio.to_thread(looks.acquire)

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from service.core import blobs
 from service.core import schema_version as schema
 from service.core.database import engine, transaction
-from service.core.notifications import NEWS
+from service.core.notifications import CHANGES
 from service.core.tables import Blob, BlobChunk
 from service.jobs import events
 from service.jobs.tables import Event, Job
@@ -137,7 +137,7 @@ class TestEvents:
 
     def test_listeners_are_told(self, http: httpx.Client, store: str) -> None:
         job_id = submit(http)
-        with listening(store, NEWS) as hear:
+        with listening(store, CHANGES) as hear:
             with transaction() as session:
                 events.append(session, UUID(job_id), "progress", {})
             assert hear() == job_id

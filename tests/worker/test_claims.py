@@ -201,7 +201,7 @@ def test_a_job_whose_cuda_worker_was_lost_says_that_none_is_left() -> None:
 WRITES: dict[str, Callable[[Session, Job], Any]] = {
     "progress": lambda _, job: progress.advance(job, "training", 5, None),
     "metrics": lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(5, 0.5)]}),
-    "event": progress.tell,
+    "event": progress.write_event,
     "checkpoint": lambda session, job: progress.add_checkpoint(session, job, 5, blobs.write([b"x"]).blob_id),
     "success": lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 7, iteration=9),
     "failure": lambda session, job: attempts.failed(session, job, "diverged", "It diverged."),
@@ -373,7 +373,7 @@ def test_events_are_numbered_without_gaps_when_writers_meet() -> None:
     claim = taken()
 
     def tell(_: int) -> None:
-        held(claim, progress.tell)
+        held(claim, progress.write_event)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(tell, range(24)))

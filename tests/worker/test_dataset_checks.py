@@ -259,7 +259,7 @@ def test_a_check_that_is_lost_with_its_workers_ends_and_is_not_remembered(tmp_pa
         assert end_one_lapsed_lease("data set")
     dataset = dataset_of(dataset_id)
     assert (dataset.state, dataset.report) == ("invalid", None)
-    assert f"cut off {MAX_TRIES} times" in (dataset.status_detail or "")
+    assert f"interrupted {MAX_TRIES} times" in (dataset.status_detail or "")
     upload()
     checks(tmp_path).step()
     assert is_ready(dataset_of(dataset_id), tries=1)

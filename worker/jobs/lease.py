@@ -72,7 +72,7 @@ class HeldLease:
 
         def once() -> State:
             with transaction() as session:
-                return claims.look(session, self._claim)
+                return claims.read_state(session, self._claim)
 
         return self.reach(once)
 

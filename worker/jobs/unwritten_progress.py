@@ -42,7 +42,7 @@ class UnwrittenProgress:
         progress.add_metrics(session, job, self._points)
         progress.add_evaluations(session, job, [one.model_dump() for one in self._evaluations])
         if self._event_is_due(self._latest):
-            progress.tell(session, job)
+            progress.write_event(session, job)
 
     def written(self) -> None:
         """The transaction of `write` was committed."""

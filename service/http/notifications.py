@@ -1,4 +1,4 @@
-"""Who waits for a job's next event, or for another thing's end, is woken when Postgres notifies of it."""
+"""Requests that wait in this process for a notification from Postgres: of a job's next event, or of the end of something."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
-from service.core.notifications import NEWS, Listener
+from service.core.notifications import CHANGES, Listener
 
 
-class News:
-    """What waits in this process, in one event loop; hears notifications between `start` and `stop`."""
+class Waiters:
+    """All that wait in one event loop. Notifications arrive between `start` and `stop`."""
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -20,7 +20,7 @@ class News:
     def start(self) -> None:
         """Must be called in the event loop."""
         loop = asyncio.get_running_loop()
-        self._listener = Listener(NEWS, lambda payload: self._hear_in(loop, payload))
+        self._listener = Listener(CHANGES, lambda payload: self._receive_in(loop, payload))
         self._listener.start()
 
     def stop(self) -> None:
@@ -28,7 +28,7 @@ class News:
 
     @contextmanager
     def of(self, something: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever it may have news. Clear it before you look, then look, then wait."""
+        """An event that is set whenever `something` may have changed. To miss no change: clear it, read the state, then wait."""
         event, key = asyncio.Event(), str(something)
         self._waiting[key].add(event)
         try:
@@ -38,20 +38,20 @@ class News:
             if not self._waiting[key]:
                 del self._waiting[key]
 
-    def _hear_in(self, loop: asyncio.AbstractEventLoop, payload: str | None) -> None:
+    def _receive_in(self, loop: asyncio.AbstractEventLoop, payload: str | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._hear, payload)
+            loop.call_soon_threadsafe(self._receive, payload)
 
-    def _hear(self, payload: str | None) -> None:
-        """None: what was committed meanwhile may have gone unheard, so everybody looks."""
+    def _receive(self, payload: str | None) -> None:
+        """Wakes who waits for what the payload names; for None all of them, as notifications may have been lost."""
         waiting = self._waiting.values() if payload is None else [self._waiting.get(payload, set())]
         for events in waiting:
             for event in events:
                 event.set()
 
 
-async def news(event: asyncio.Event, seconds: float) -> bool:
-    """Waits for the event at most that long; whether it came."""
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for the event, but no longer than that; whether it was set."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

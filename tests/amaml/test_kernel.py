@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from amaml.models.mlp.derivatives import MLPDerivatives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,6 +21,7 @@ from amaml.methods.fomaml.gradient import fomaml
 from amaml.methods.imaml.gradient import imaml
 from amaml.methods.problem import Problem, pose
 from amaml.methods.reptile.gradient import reptile
+from amaml.models.mlp.derivatives import MLPDerivatives
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
 from tests.amaml.problems import cosines, flat, network, start
 
@@ -54,7 +54,9 @@ def test_equals_the_batched_path_to_rounding(solver: str, activation: str) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("solver", [amaml.Dopri5(1e-3), amaml.Dopri5(1e-5), amaml.Bosh3(1e-4)], ids=repr)
 @pytest.mark.parametrize("widths", [[1, 8, 8, 1], [2, 20, 7, 3], [13, 1, 1], [1, 32, 32, 1]])
-def test_kinks_of_relu_are_met_in_the_same_tasks_and_at_the_same_places(widths: list[int], solver: Any, dtype: torch.dtype) -> None:
+def test_kinks_of_relu_are_met_in_the_same_tasks_and_at_the_same_places(
+    widths: list[int], solver: Any, dtype: torch.dtype
+) -> None:
     problem = regression(widths, "relu", dtype, batch=3, points=(10, 11))
     rates = {name: 0.2 + torch.rand_like(value) for name, value in problem["params"].items()}
     arguments = {**problem, "solver": solver, "rates": rates}

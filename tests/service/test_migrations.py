@@ -1,8 +1,8 @@
 """Migrations of a database in use: every revision goes up and down over rows, and loses nothing but what it names.
 
 `migration_rows.ROWS` has the rows that become possible with each revision. A walk inserts them on its way up, one revision at
-a time, and then goes down again, doing each step three times: down, up, and down. After each step every row that was there must still be
-there, unchanged in the columns that are on both sides, and the schema must be the one that was at this revision before.
+a time, and then goes down again, doing each step three times: down, up, and down. After each step every row that was there must
+still be there, unchanged in the columns that are on both sides, and the schema must be the one that was at this revision before.
 """
 
 from __future__ import annotations

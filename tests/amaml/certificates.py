@@ -12,7 +12,7 @@ from torch import Tensor
 import amaml
 from amaml.methods.certificate import Certificate, verdicts
 from amaml.methods.problem import pose
-from benchmarks.stress_problems import step
+from benchmarks.stress_problems.problem import step
 from tests.amaml.problems import Tensors, cosines, network
 
 FLOAT64 = torch.float64

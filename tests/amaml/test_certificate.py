@@ -14,7 +14,8 @@ import amaml
 from amaml.methods.parameters import Layout
 from amaml.methods.tangent import Tangents, along_flow, gradient_of
 from tests.amaml.certificates import FLOAT64, ONES, THETA, certified, gradient_of_flow, judged, mlp_problem, unrolled
-from tests.amaml.problems import apart, cosines, flat, network, quadratic, quadratic_query, quadratic_support, start
+from tests.amaml.problems import apart, cosines, flat, network, start
+from tests.amaml.quadratics import quadratic, quadratic_query, quadratic_support
 
 QUESTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

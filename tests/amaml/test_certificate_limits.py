@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import amaml
 from amaml.methods.tangent import Tangents, Undecided, along_flow
 from tests.amaml.certificates import FLOAT64, THETA, certified, judged
-from tests.amaml.problems import Tensors, cosines, network, quadratic, quadratic_support, start
+from tests.amaml.problems import Tensors, cosines, network, start
+from tests.amaml.quadratics import quadratic, quadratic_support
 
 
 def test_a_kink_in_which_the_flow_stays_is_no_silent_one() -> None:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import amaml
-from amaml.run.evaluation import Evaluation, Flow, evaluate
+from amaml.run.evaluation import Evaluation, FineTuning, Flow, evaluate
 from amaml.run.training import Training
 from amaml.spec import JobSpec
 from benchmarks.paper import EULER, add, synthetic
@@ -234,7 +234,7 @@ def controls(cell: str, names: list[str]) -> list[dict[str, Any]]:
     for name, run in zip(names, runs, strict=True):
         for rates in (None, runs[1].learned.rates):
             flow = Flow(3.0, amaml.Euler(step=CANDIDATES[name].step, guard=False), rates=rates)
-            found = drained(evaluate(net, run.initialization, tasks, flow=flow, epochs=1000, lr=1e-3, rates=rates))
+            found = drained(evaluate(net, run.initialization, tasks, flow, FineTuning(1000, 1e-3, rates)))
             rows.append({
                 "cell": cell, "candidate": name, "seed": SEEDS[0], "control": "plain" if rates is None else "rates",
                 "flow": found.flow.mean().item(), "tuned": found.curve.last.mean().item(),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 import amaml
 from benchmarks.record import Run, arguments
-from benchmarks.stress_problems import KINDS, StressProblem, drawn, flat
+from benchmarks.stress_problems import KINDS, drawn
+from benchmarks.stress_problems.problem import StressProblem, flat
 
 PROBLEMS = 1_000
 MARGIN = 10

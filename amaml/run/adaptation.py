@@ -20,7 +20,7 @@ from amaml.models.private import copied
 from amaml.modes import plain_modes
 from amaml.objectives import CLASSIFICATION, REGRESSION, Objective
 from amaml.registry import build_solver
-from amaml.run.evaluation import Flow, adapted_by_flow, fine_tuned, states_by_flow
+from amaml.run.evaluation import FineTuning, Flow, adapted_by_flow, fine_tuned, states_by_flow
 from amaml.run.learned_model import LearnedModel
 from amaml.spec import EvaluationSpec, SolverSpec, TrajectorySpec
 
@@ -174,7 +174,7 @@ def _epochs(
             raise ValueError(
                 "the model has learned no rates: leave learned_rates out, or train it by amaml with learn=['rates']"
             )
-    return fine_tuned(model, theta, tasks, epochs=epochs, lr=lr, rates=rates, objective=_objective(model))
+    return fine_tuned(model, theta, tasks, FineTuning(epochs, lr, rates), _objective(model))
 
 
 def _task(model: nn.Module, x: Rows, y: Rows, units: Units, query: tuple[Rows, Rows] | None = None) -> Tasks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from amaml.run.baselines import baseline_scores
 from amaml.run.checkpoint import RunProgress
 from amaml.run.evaluation import (
     Evaluation,
+    FineTuning,
     Flow,
     along_flow,
     block_size,
@@ -44,9 +44,6 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
     how, family, metric = setup.spec.evaluation, setup.family, setup.family.objective.metric
     tasks, flow, theta = family.evaluation_batch("test", how.tasks), flow_of(setup, state), theta_among(state.current)
     micro_batch = state.progress.evaluation_micro_batch
-    tuning: dict[str, Any] = {
-        "epochs": how.epochs, "lr": how.lr, "objective": family.objective, "micro_batch": micro_batch
-    }  # fmt: skip
     metrics = {}
     after = state.progress  # stored at the end only, so that an interrupted assessment is repeated
     if how.select == "validation":
@@ -56,13 +53,17 @@ def assess(setup: Setup, state: State) -> Generator[None, None, tuple[Metrics, E
         metrics[name], _ = _mean(state, name, scored)
         after = _judged(setup, state.progress, metrics[name])
     rates = flow.rates if how.learned_rates else None
-    found = yield from evaluate(setup.net, theta, tasks, flow=flow, rates=rates, **tuning)
+    tuning = FineTuning(how.epochs, how.lr, rates)
+    found = yield from evaluate(setup.net, theta, tasks, flow, tuning, family.objective, micro_batch)
     if state.progress.random is None:
         curve = found.curve
         if rates is not None or not all(
             torch.equal(tensor, theta[name]) for name, tensor in setup.random_start.items()
         ):
-            curve = yield from fine_tuning_curve(setup.net, setup.random_start, tasks, **tuning)
+            plain = FineTuning(how.epochs, how.lr)
+            curve = yield from fine_tuning_curve(
+                setup.net, setup.random_start, tasks, plain, family.objective, micro_batch
+            )
         _mean(state, score(metric.name, RANDOM), curve.last)
         state.progress.random = curve.last.tolist()
     way = None

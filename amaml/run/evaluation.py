@@ -51,6 +51,16 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """How a task is fine-tuned."""
+
+    epochs: int
+    lr: float
+    rates: Params | None = None
+    """The learning rate of each parameter, as a multiple of `lr`; None: all 1."""
+
+
+@dataclass(frozen=True)
 class Curve:
     """The fine-tuning curve: the scores [E, B] of B tasks after each of the E `epochs`; epoch 0 is the start."""
 
@@ -113,21 +123,16 @@ def evaluate(
     net: nn.Module,
     params: Params,
     tasks: Tasks,
-    *,
     flow: Flow,
-    epochs: int,
-    lr: float,
-    rates: Params | None = None,
+    tuning: FineTuning,
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Evaluation]:
-    """Adapts every task from `params` by flow and by fine-tuning, at most `micro_batch` tasks at once. Fine-tuning's learning
-    rates are `lr` times `rates` (None: 1). Yields between parts of the work, so that a caller can report progress; the value of
-    `yield from` is the evaluation. Raises SolveError where the flow of a task can't be solved."""
+    """Adapts every task from `params` by flow and by fine-tuning, at most `micro_batch` tasks at once. Yields between parts of
+    the work, so that a caller can report progress; the value of `yield from` is the evaluation. Raises SolveError where the flow
+    of a task can't be solved."""
     scores = yield from scores_by_flow(net, params, tasks, flow, objective, micro_batch)
-    curve = yield from fine_tuning_curve(
-        net, params, tasks, epochs=epochs, lr=lr, rates=rates, objective=objective, micro_batch=micro_batch
-    )
+    curve = yield from fine_tuning_curve(net, params, tasks, tuning, objective, micro_batch)
     return Evaluation(objective.metric, scores, curve)
 
 
@@ -186,10 +191,7 @@ def fine_tuning_curve(
     net: nn.Module,
     params: Params,
     tasks: Tasks,
-    *,
-    epochs: int,
-    lr: float,
-    rates: Params | None = None,
+    tuning: FineTuning,
     objective: Objective = REGRESSION,
     micro_batch: int | None = None,
 ) -> Generator[None, None, Curve]:
@@ -198,7 +200,7 @@ def fine_tuning_curve(
     columns = []
     for block in blocks(params, tasks, micro_batch):
         recorded, rows = [], []
-        for epoch, adapted in fine_tuned(net, params, block, epochs=epochs, lr=lr, rates=rates, objective=objective):
+        for epoch, adapted in fine_tuned(net, params, block, tuning, objective):
             recorded.append(epoch)
             rows.append(objective.metric.score(predictions(net, adapted, block["query_x"]), block["query_y"]))
             yield
@@ -236,34 +238,27 @@ def states_by_flow(
 
 
 def fine_tuned(
-    net: nn.Module,
-    params: Params,
-    tasks: Tasks,
-    *,
-    epochs: int,
-    lr: float,
-    rates: Params | None = None,
-    objective: Objective = REGRESSION,
+    net: nn.Module, params: Params, tasks: Tasks, tuning: FineTuning, objective: Objective = REGRESSION
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Fine-tunes every task by Adam on its support loss, and yields (epoch, parameters with a first axis B) at epoch 0, every
-    10th epoch and the last. With `rates`, the learning rate of each parameter is `lr` times its rate.
+    10th epoch and the last.
 
     Adam is elementwise, so one optimizer over [B, P] acts as one for each task. The next epoch overwrites the tensors yielded.
     """
     with plain_modes():
         layout, derivatives = _derivatives(net, params, tasks, objective)
         u = layout.theta.repeat(len(tasks["support_x"]), 1)
-        alpha = None if rates is None else layout.flatten(rates, "rates")
-    adam = torch.optim.Adam([u], lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
+        alpha = None if tuning.rates is None else layout.flatten(tuning.rates, "rates")
+    adam = torch.optim.Adam([u], lr=tuning.lr, weight_decay=WEIGHT_DECAY, fused=True)
     yield 0, layout.unflatten(u)
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, tuning.epochs + 1):
         with plain_modes():
             u.grad = derivatives.gradient(u)
             before = None if alpha is None else u.clone()
             adam.step()
             if alpha is not None and before is not None:
                 u.copy_(before.lerp(u, alpha))
-        if epoch % RECORD_EVERY == 0 or epoch == epochs:
+        if epoch % RECORD_EVERY == 0 or epoch == tuning.epochs:
             yield epoch, layout.unflatten(u)
 
 

@@ -32,9 +32,10 @@ from service.http.bodies import JsonBody
 from service.http.examples import example
 from service.http.files import documented_file, file_reply
 from service.http.idempotency import Answered, Key, once
+from service.http.named import found, removed
 from service.http.pages import IdCursor, Limit, Page, page_of
 from service.http.problems import Problem, invalid, not_found
-from service.http.replies import documented, json_reply, path_id
+from service.http.replies import documented, json_reply
 from service.http.waiting import Prefer, until, wanted_wait
 from service.jobs.found import found_job
 from service.keys.authentication import Caller, needs
@@ -74,15 +75,15 @@ class Learned:
 
 def _learned(caller: Caller, job_id: str) -> Learned:
     """The job in the path, before any of the body is read; raises a problem if it has no initialization to adapt."""
-    found = found_job(caller, job_id)
-    blob_id = found.job.initialization_blob_id
+    job = found_job(caller, job_id).job
+    blob_id = job.initialization_blob_id
     if blob_id is None:
         raise Problem(
             "wrong_state",
-            f"The job is {found.job.state} and has no initialization to adapt: wait until it has succeeded, or name another.",
+            f"The job is {job.state} and has no initialization to adapt: wait until it has succeeded, or name another.",
         )
     try:
-        return Learned(found.job.id, initializations.facts(blob_id))
+        return Learned(job.id, initializations.facts(blob_id))
     except BlobNotFound:
         raise not_found("job") from None  # it was deleted meanwhile
     except initializations.Unreadable as problem:
@@ -126,8 +127,8 @@ async def adapt(
     seconds = wanted_wait(prefer, USUAL_WAIT)
     if seconds and document.state not in ENDED:
         await until(request.app.state.waiters, document.id, _has_ended, seconds)
-    found = await run_in_threadpool(_find, caller, document.id)
-    document = with_result(found) if found else document
+    ended = await run_in_threadpool(_find, caller, document.id)
+    document = with_result(ended) if ended else document
     headers = {"Location": f"/v1/adaptations/{document.id}", **answered.headers}
     if prefer is not None:
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -151,8 +152,8 @@ def page(
     """The job's adaptations that are still kept, newest first, a page at a time, without their results."""
     wanted = found_job(caller, job_id).job.id
     with transaction() as session:
-        found = adaptations.page(session, caller.workspace_id, wanted, state, cursor, limit + 1)
-    return json_reply(page_of(found, limit, lambda one: one.adaptation.id, adaptation_document))
+        listed = adaptations.page(session, caller.workspace_id, wanted, state, cursor, limit + 1)
+    return json_reply(page_of(listed, limit, lambda one: one.adaptation.id, adaptation_document))
 
 
 @router.get(
@@ -171,7 +172,8 @@ def show(caller: Caller, adaptation_id: str) -> Response:
 @router.get("/adaptations/{adaptation_id}/weights", summary="Download adapted weights", **_FILE)
 def weights(request: Request, caller: Caller, adaptation_id: str) -> Response:
     """The adapted parameters as a safetensors file like the job's initialization, which `amaml.load` reads."""
-    adaptation, sha256, size = (found := _wanted(caller, adaptation_id)).adaptation, found.sha256, found.size_bytes
+    kept = _wanted(caller, adaptation_id)
+    adaptation, sha256, size = kept.adaptation, kept.sha256, kept.size_bytes
     if adaptation.weights_blob_id is None or sha256 is None or size is None:
         raise Problem(
             "no_weights",
@@ -190,12 +192,7 @@ def weights(request: Request, caller: Caller, adaptation_id: str) -> Response:
 )
 def delete(caller: Caller, adaptation_id: str) -> Response:
     """Deletes it with its weights, in any state."""
-    wanted = path_id(adaptation_id, "adaptation")
-    with transaction() as session:
-        removed = adaptations.remove(session, caller.workspace_id, wanted)
-    if not removed:
-        raise not_found("adaptation")
-    return Response(status_code=204)
+    return removed(caller, adaptation_id, "adaptation", adaptations.remove)
 
 
 def _submit(
@@ -220,10 +217,7 @@ def _submit(
 
 
 def _wanted(caller: Principal, adaptation_id: str) -> Found:
-    found = _find(caller, path_id(adaptation_id, "adaptation"))
-    if found is None:
-        raise not_found("adaptation")
-    return found
+    return found(caller, adaptation_id, "adaptation", adaptations.find)
 
 
 def _find(caller: Principal, adaptation_id: UUID) -> Found | None:

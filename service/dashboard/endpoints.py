@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from service.http.files import names
+from service.http.etags import names
 from service.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)

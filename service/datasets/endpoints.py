@@ -23,9 +23,9 @@ from service.datasets.upload import FileBody, take_in
 from service.http.examples import example
 from service.http.files import documented_file, file_reply
 from service.http.idempotency import Answered, Key, once
+from service.http.named import found, removed
 from service.http.pages import IdCursor, Limit, Page, page_of
-from service.http.problems import not_found
-from service.http.replies import documented, json_reply, path_id
+from service.http.replies import documented, json_reply
 from service.http.waiting import Prefer, until, wanted_wait
 from service.keys.authentication import Caller, needs
 
@@ -92,8 +92,8 @@ async def upload(
     if seconds and document.state == "pending":
         await until(request.app.state.waiters, document.id, _is_checked, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
-        found = await run_in_threadpool(_find, caller, document.id)
-        document = with_report(found) if found else document
+        checked = await run_in_threadpool(_find, caller, document.id)
+        document = with_report(checked) if checked else document
     return json_reply(document, 201, headers)
 
 
@@ -140,8 +140,8 @@ def show(caller: Caller, dataset_id: str) -> Response:
 @router.get("/{dataset_id}/content", dependencies=[needs("datasets:read")], summary="Download a data set", **_FILE)
 def content(request: Request, caller: Caller, dataset_id: str) -> Response:
     """The file as it was uploaded."""
-    found = _wanted(caller, dataset_id)
-    return file_reply(request, found.blob_id, found.sha256, found.bytes, f"{found.id}.{found.format}")
+    kept = _wanted(caller, dataset_id)
+    return file_reply(request, kept.blob_id, kept.sha256, kept.bytes, f"{kept.id}.{kept.format}")
 
 
 @router.delete(
@@ -153,12 +153,7 @@ def content(request: Request, caller: Caller, dataset_id: str) -> Response:
 )
 def delete(caller: Caller, dataset_id: str) -> Response:
     """Deletes it, unless a job that hasn't ended reads it. This can't be undone."""
-    wanted = path_id(dataset_id, "data set")
-    with transaction() as session:
-        removed = datasets.remove(session, caller.workspace_id, wanted)
-    if not removed:
-        raise not_found("data set")
-    return Response(status_code=204)
+    return removed(caller, dataset_id, "data set", datasets.remove)
 
 
 def _check_room(caller: Principal, announced: str) -> None:
@@ -189,10 +184,7 @@ def _finish(
 
 
 def _wanted(caller: Principal, dataset_id: str) -> Dataset:
-    found = _find(caller, path_id(dataset_id, "data set"))
-    if found is None:
-        raise not_found("data set")
-    return found
+    return found(caller, dataset_id, "data set", datasets.find)
 
 
 def _find(caller: Principal, dataset_id: UUID) -> Dataset | None:

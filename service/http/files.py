@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.core import blobs
+from service.http.etags import names
 from service.http.problems import ALWAYS, Problem, declared
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -42,12 +43,6 @@ def file_reply(request: Request, blob_id: UUID, sha256: str, size: int, name: st
     except blobs.BlobNotFound:
         raise Problem("not_found", "It was deleted just now.") from None
     return StreamingResponse(pieces, status, headers, MEDIA_TYPE)
-
-
-def names(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names the ETag (weak comparison)."""
-    listed = [one.strip().removeprefix("W/") for one in header.split(",")]
-    return etag.removeprefix("W/") in listed or "*" in listed
 
 
 def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
@@ -15,11 +15,12 @@ from amaml.spec.part import RuleBroken
 from service.core.database import transaction
 from service.core.principal import Principal
 from service.http.bodies import JsonBody
+from service.http.etags import UNCHANGED, IfNoneMatch, tagged, unchanged
 from service.http.examples import example
-from service.http.files import names
 from service.http.idempotency import Answered, Key, once
+from service.http.named import Step, existing, removed, steered
 from service.http.pages import IdCursor, Limit, Page, page_of
-from service.http.problems import invalid, not_found
+from service.http.problems import invalid
 from service.http.replies import documented, json_reply, path_id
 from service.http.waiting import Prefer, until, wanted_wait
 from service.jobs import store as jobs
@@ -122,27 +123,18 @@ def page(
     dependencies=[needs("jobs:read")],
     response_model=JobDocument,
     summary="Show a job",
-    responses={
-        **documented("not_found", description="The job; its ETag changes with it."),
-        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
-    },
+    responses=documented("not_found", description="The job; its ETag changes with it.") | UNCHANGED,
 )
-def show(
-    caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(description="An ETag seen before.")] = None
-) -> Response:
+def show(caller: Caller, job_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """The job as it is now. With If-None-Match, the answer is an empty 304 as long as nothing has changed."""
     wanted = path_id(job_id, "job")
     with transaction() as session:
         if if_none_match is not None:
-            version = jobs.version(session, caller.workspace_id, wanted)
-            if version is not None and names(if_none_match, f'"{version}"'):
-                return Response(status_code=304, headers={"ETag": f'"{version}"', "Cache-Control": "private, no-cache"})
-        found = jobs.find(session, caller.workspace_id, wanted)
-    if found is None:
-        raise not_found("job")
-    return json_reply(
-        found_document(found), headers={"ETag": f'"{found.version}"', "Cache-Control": "private, no-cache"}
-    )
+            version = existing(jobs.version(session, caller.workspace_id, wanted), "job")
+            if nothing_new := unchanged(if_none_match, f'"{version}"'):
+                return nothing_new
+        found = existing(jobs.find(session, caller.workspace_id, wanted), "job")
+    return json_reply(found_document(found), headers=tagged(f'"{found.version}"'))
 
 
 @router.delete(
@@ -154,12 +146,7 @@ def show(
 )
 def delete(caller: Caller, job_id: str) -> Response:
     """Removes the job with its metrics, events, checkpoints and initialization. This can't be undone."""
-    wanted = path_id(job_id, "job")
-    with transaction() as session:
-        removed = jobs.remove(session, caller.workspace_id, wanted)
-    if not removed:
-        raise not_found("job")
-    return Response(status_code=204)
+    return removed(caller, job_id, "job", jobs.remove)
 
 
 _STEERED: Final = documented(
@@ -238,15 +225,8 @@ def extend(
     return _steer(caller, job_id, partial(jobs.extend, spec=longer))
 
 
-def _steer(caller: Principal, job_id: str, step: Any) -> Response:
-    wanted = path_id(job_id, "job")
-    with transaction() as session:
-        known = step(session, caller.workspace_id, wanted)
-        found = jobs.find(session, caller.workspace_id, wanted) if known else None
-        document = found_document(found) if found else None
-    if document is None:
-        raise not_found("job")
-    return json_reply(document, 202)
+def _steer(caller: Principal, job_id: str, step: Step) -> Response:
+    return steered(caller, job_id, "job", step, jobs.find, found_document)
 
 
 def _check_references(caller: Principal, spec: JobSpec) -> None:

@@ -13,8 +13,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from service.core.database import transaction
 from service.core.principal import Principal
 from service.http.bodies import JsonBody
+from service.http.named import removed
 from service.http.pages import IdCursor, Limit, Page, page_of
-from service.http.problems import Problem, invalid, not_found
+from service.http.problems import Problem, invalid
 from service.http.replies import documented, json_reply, path_id
 from service.keys import store as keys
 from service.keys.authentication import Caller, needs
@@ -118,12 +119,9 @@ def revoke(request: Request, caller: Caller, key_id: str) -> Response:
     wanted = path_id(key_id, "API key")
     if wanted == caller.key_id:
         raise Problem("own_key", "This is the key that you use: make another, and revoke this one with that.")
-    with transaction() as session:
-        found = keys.revoke(session, caller.workspace_id, wanted)
-    if not found:
-        raise not_found("API key")
+    answer = removed(caller, key_id, "API key", keys.revoke)
     request.app.state.recent.forget()
-    return Response(status_code=204)
+    return answer
 
 
 def _granted(caller: Principal, wanted: NewKey) -> tuple[Sequence[str], datetime | None]:

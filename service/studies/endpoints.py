@@ -15,10 +15,11 @@ from service.core.database import transaction
 from service.core.principal import Principal
 from service.http import validation
 from service.http.bodies import JsonBody
-from service.http.files import names
+from service.http.etags import UNCHANGED, IfNoneMatch, tagged, unchanged
 from service.http.idempotency import Answered, Key, once
+from service.http.named import existing, removed, steered
 from service.http.pages import IdCursor, Limit, Page, page_of
-from service.http.problems import Problem, invalid, not_found
+from service.http.problems import Problem, invalid
 from service.http.replies import documented, json_reply, path_id
 from service.keys.authentication import Caller, needs
 from service.studies import store as studies
@@ -36,7 +37,6 @@ Format = Literal["json", "csv", "md", "html"]
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "json": "application/json", "csv": "text/csv", "md": "text/markdown", "html": "text/html",
 }  # fmt: skip
-IfNoneMatch = Annotated[str | None, Header(description="An ETag seen before.")]
 
 
 @router.post(
@@ -81,21 +81,18 @@ def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response
     dependencies=[needs("studies:read")],
     response_model=StudyDetail,
     summary="Show a study",
-    responses={
-        **documented("not_found", description="The study and its cells; its ETag changes with them."),
-        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
-    },
+    responses=documented("not_found", description="The study and its cells; its ETag changes with them.") | UNCHANGED,
 )
 def show(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """The study and the state of each of its jobs. With If-None-Match, the answer is an empty 304 while nothing has changed."""
     wanted = path_id(study_id, "study")
     with transaction() as session:
-        found = _found(studies.find(session, caller.workspace_id, wanted))
+        found = existing(studies.find(session, caller.workspace_id, wanted), "study")
         etag = f'"{found.version}"'
-        if if_none_match is not None and names(if_none_match, etag):
-            return _unchanged(etag)
+        if nothing_new := unchanged(if_none_match, etag):
+            return nothing_new
         cells = studies.cells(session, wanted)
-    return json_reply(study_detail(found, cells), headers={"ETag": etag, "Cache-Control": "private, no-cache"})
+    return json_reply(study_detail(found, cells), headers=tagged(etag))
 
 
 @router.get(
@@ -114,7 +111,7 @@ def show(caller: Caller, study_id: str, if_none_match: IfNoneMatch = None) -> Re
                 "text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"},
             },
         },
-        304: {"description": "Nothing has changed since the ETag that If-None-Match names."},
+        **UNCHANGED,
     },
 )
 def compared(
@@ -138,13 +135,13 @@ def compared(
     wanted = path_id(study_id, "study")
     kind = format or accepted(accept)
     with transaction() as session:
-        found = _found(studies.find(session, caller.workspace_id, wanted))
+        found = existing(studies.find(session, caller.workspace_id, wanted), "study")
         etag = f'"{found.version}-{kind}-{score}"'
-        if if_none_match is not None and names(if_none_match, etag):
-            return _unchanged(etag)
+        if nothing_new := unchanged(if_none_match, etag):
+            return nothing_new
         results = studies.results(session, wanted)
     made = report(found, results, score)
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    headers = tagged(etag) | {"Vary": "Accept"}
     if kind == "json":
         return json_reply(made, headers=headers)
     if kind == "html":
@@ -167,12 +164,7 @@ def compared(
 )
 def cancel(caller: Caller, study_id: str) -> Response:
     """Cancels every job of the study that hasn't ended. Cancelling it again changes nothing."""
-    wanted = path_id(study_id, "study")
-    with transaction() as session:
-        known = studies.cancel(session, caller.workspace_id, wanted)
-        found = _found(studies.find(session, caller.workspace_id, wanted) if known else None)
-        document = study_document(found)
-    return json_reply(document, 202)
+    return steered(caller, study_id, "study", studies.cancel, studies.find, study_document)
 
 
 @router.delete(
@@ -184,12 +176,7 @@ def cancel(caller: Caller, study_id: str) -> Response:
 )
 def delete(caller: Caller, study_id: str) -> Response:
     """Deletes the study with its jobs and all their results. This can't be undone."""
-    wanted = path_id(study_id, "study")
-    with transaction() as session:
-        removed = studies.remove(session, caller.workspace_id, wanted)
-    if not removed:
-        raise not_found("study")
-    return Response(status_code=204)
+    return removed(caller, study_id, "study", studies.remove)
 
 
 def accepted(accept: str) -> Format:
@@ -209,16 +196,6 @@ def _weight(text: str) -> float:
         return 0.0
 
 
-def _unchanged(etag: str) -> Response:
-    return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "private, no-cache"})
-
-
-def _found(found: studies.Found | None) -> studies.Found:
-    if found is None:
-        raise not_found("study")
-    return found
-
-
 def _submit(caller: Principal, wanted: NewStudy, key: str | None) -> Answered[StudyDocument]:
     cells = expand(wanted.name, wanted.base, wanted.grid)
 
@@ -226,7 +203,7 @@ def _submit(caller: Principal, wanted: NewStudy, key: str | None) -> Answered[St
         study_id = studies.submit(
             session, caller.workspace_id, wanted.name, wanted.base, wanted.grid, wanted.concurrency, cells
         )
-        return study_document(_found(studies.find(session, caller.workspace_id, study_id)))
+        return study_document(existing(studies.find(session, caller.workspace_id, study_id), "study"))
 
     try:
         return once(caller, key, partial(_digest, wanted), StudyDocument, submit_cells)

@@ -14,8 +14,9 @@ from service.core.database import transaction
 from service.core.principal import Principal
 from service.http.bodies import JsonBody
 from service.http.examples import example
+from service.http.named import existing, found, removed
 from service.http.pages import IdCursor, Limit, Page, page_of
-from service.http.problems import invalid, not_found
+from service.http.problems import invalid
 from service.http.replies import documented, json_reply, path_id
 from service.keys.authentication import Caller, needs
 from service.webhooks import sealing, signing, target
@@ -49,11 +50,7 @@ _BODY_CODES: Final = ("broken_json", "slow_body", "too_large", "wrong_media_type
 
 def _own(caller: Caller, webhook_id: str) -> UUID:
     """The id in the path; raises the 404 problem, before any of a body is read, unless the workspace has such a webhook."""
-    wanted = path_id(webhook_id, "webhook")
-    with transaction() as session:
-        if webhooks.find(session, caller.workspace_id, wanted) is None:
-            raise not_found("webhook")
-    return wanted
+    return found(caller, webhook_id, "webhook", webhooks.find).id
 
 
 Own = Annotated[UUID, Depends(_own)]
@@ -113,12 +110,7 @@ def page(caller: Caller, limit: Limit = 50, cursor: IdCursor = None) -> Response
 )
 def show(caller: Caller, webhook_id: str) -> Response:
     """Which events it receives, whether it is enabled, and since when deliveries to it have been failing."""
-    wanted = path_id(webhook_id, "webhook")
-    with transaction() as session:
-        found = webhooks.find(session, caller.workspace_id, wanted)
-    if found is None:
-        raise not_found("webhook")
-    return json_reply(webhook_document(found))
+    return json_reply(webhook_document(found(caller, webhook_id, "webhook", webhooks.find)))
 
 
 @router.patch(
@@ -155,12 +147,7 @@ def change(
 )
 def delete(caller: Caller, webhook_id: str) -> Response:
     """Nothing more is sent to it, except for a message that is being sent at this moment."""
-    wanted = path_id(webhook_id, "webhook")
-    with transaction() as session:
-        removed = webhooks.remove(session, caller.workspace_id, wanted)
-    if not removed:
-        raise not_found("webhook")
-    return Response(status_code=204)
+    return removed(caller, webhook_id, "webhook", webhooks.remove)
 
 
 @router.post(
@@ -246,11 +233,9 @@ def delivery(wanted: Own, delivery_id: str) -> Response:
     """Its attempts, and the message exactly as it is sent."""
     delivery_wanted = path_id(delivery_id, "delivery")
     with transaction() as session:
-        found = webhooks.delivery(session, wanted, delivery_wanted)
-        if found is None:
-            raise not_found("delivery")
-        attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
-    return json_reply(with_body(found, attempts))
+        shown = existing(webhooks.delivery(session, wanted, delivery_wanted), "delivery")
+        attempts = webhooks.attempts(session, [shown], SHOWN_ATTEMPTS)[shown.id]
+    return json_reply(with_body(shown, attempts))
 
 
 @router.post(
@@ -268,28 +253,23 @@ def redeliver(caller: Caller, wanted: Own, delivery_id: str) -> Response:
     delivery_wanted = path_id(delivery_id, "delivery")
     with transaction() as session:
         webhook = _locked(session, caller, wanted)
-        found = webhooks.delivery(session, wanted, delivery_wanted, lock=True)
-        if found is None:
-            raise not_found("delivery")
-        webhooks.redeliver(session, webhook, found)
-        attempts = webhooks.attempts(session, [found], SHOWN_ATTEMPTS)[found.id]
-    document = with_body(found, attempts)
+        again = existing(webhooks.delivery(session, wanted, delivery_wanted, lock=True), "delivery")
+        webhooks.redeliver(session, webhook, again)
+        attempts = webhooks.attempts(session, [again], SHOWN_ATTEMPTS)[again.id]
+    document = with_body(again, attempts)
     return json_reply(document, 202, {"Location": document.links["self"]})
 
 
 def _locked(session: Session, caller: Principal, webhook_id: UUID) -> Webhook:
     """The webhook with its row locked; raises the 404 problem if it was deleted meanwhile."""
-    webhook = webhooks.locked(session, caller.workspace_id, webhook_id)
-    if webhook is None:
-        raise not_found("webhook")
-    return webhook
+    return existing(webhooks.locked(session, caller.workspace_id, webhook_id), "webhook")
 
 
 def _check_url(url: str) -> None:
     """Raises the 422 problem for a URL to which messages would not be sent. Each delivery checks the URL again."""
     config = settings()
     try:
-        found = target.parse(url, allow_http=config.allow_http)
-        target.addresses(found, config.networks, target.resolver(config.connect_seconds))
+        parsed = target.parse(url, allow_http=config.allow_http)
+        target.addresses(parsed, config.networks, target.resolver(config.connect_seconds))
     except (target.Refused, target.Unresolved) as error:
         raise invalid([{"pointer": "/url", "detail": str(error)}]) from None

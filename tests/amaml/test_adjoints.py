@@ -15,18 +15,8 @@ from amaml.adjoint import checkpointing
 from amaml.adjoint.checkpointing import states_backwards
 from amaml.flow.result import Result
 from amaml.methods.parameters import Layout
-from tests.amaml.problems import (
-    Tensors,
-    apart,
-    cosines,
-    flat,
-    flow_of_quadratic,
-    network,
-    quadratic,
-    quadratic_query,
-    quadratic_support,
-    start,
-)  # fmt: skip
+from tests.amaml.problems import Tensors, apart, cosines, flat, network, start
+from tests.amaml.quadratics import flow_of_quadratic, quadratic, quadratic_query, quadratic_support
 
 
 def unrolled(net: torch.nn.Module, tasks: Tensors, steps: int, rate: float) -> Tensor:

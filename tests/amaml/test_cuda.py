@@ -22,17 +22,8 @@ from amaml.run.training import OutOfMemory, Training, train
 from amaml.spec import JobSpec
 from tests.amaml.jobs import bits, sha256, small
 from tests.amaml.kernel_problems import regression
-from tests.amaml.problems import (
-    Tensors,
-    apart,
-    cosines,
-    flat,
-    network,
-    quadratic,
-    quadratic_query,
-    quadratic_support,
-    start,
-)
+from tests.amaml.problems import Tensors, apart, cosines, flat, network, start
+from tests.amaml.quadratics import quadratic, quadratic_query, quadratic_support
 
 pytestmark = [
     pytest.mark.cuda,

@@ -18,6 +18,7 @@ from amaml.run import evaluation
 from amaml.run.evaluation import (
     Curve,
     Evaluation,
+    FineTuning,
     Flow,
     adapted_by_flow,
     evaluate,
@@ -53,7 +54,7 @@ def loss(net: nn.Module, tasks: Tasks, task: int) -> Tensor:
 
 def test_fine_tuning_is_adam_on_each_task_alone() -> None:
     net, theta, tasks = problem()
-    found = {e: {n: t.clone() for n, t in u.items()} for e, u in fine_tuned(net, theta, tasks, epochs=25, lr=0.01)}
+    found = {e: {n: t.clone() for n, t in u.items()} for e, u in fine_tuned(net, theta, tasks, FineTuning(25, 0.01))}
     assert list(found) == [0, 10, 20, 25]
     for task in range(3):
         own = alone(net, theta)
@@ -71,7 +72,7 @@ def test_fine_tuning_by_rates_is_adam_with_a_rate_for_each_tensor() -> None:
     net, theta, tasks = problem()
     factors = {name: 0.5 * number for number, name in enumerate(theta)}
     rates = {name: torch.full_like(theta[name], factor) for name, factor in factors.items()}
-    *_, (epoch, found) = fine_tuned(net, theta, tasks, epochs=15, lr=0.01, rates=rates)
+    *_, (epoch, found) = fine_tuned(net, theta, tasks, FineTuning(15, 0.01, rates))
     assert epoch == 15
     for task in range(3):
         own = alone(net, theta)
@@ -155,7 +156,7 @@ def test_the_curve_and_its_best_epoch() -> None:
 
 def test_evaluation_starts_at_theta_and_yields_in_between() -> None:
     net, theta, tasks = problem()
-    found, times = done(evaluate(net, theta, tasks, flow=Flow(0.5, Euler(step=0.1)), epochs=30, lr=0.01))
+    found, times = done(evaluate(net, theta, tasks, Flow(0.5, Euler(step=0.1)), FineTuning(30, 0.01)))
     assert isinstance(found, Evaluation)
     assert times == 1 + 4
     assert found.curve.epochs == [0, 10, 20, 30]
@@ -169,9 +170,9 @@ def test_evaluation_starts_at_theta_and_yields_in_between() -> None:
 
 def test_blocks_of_tasks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     net, theta, tasks = problem()
-    whole, _ = done(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
+    whole, _ = done(fine_tuning_curve(net, theta, tasks, FineTuning(20, 0.01)))
     monkeypatch.setattr(evaluation, "BLOCK", 2 * sum(tensor.numel() for tensor in theta.values()))
-    cut, times = done(fine_tuning_curve(net, theta, tasks, epochs=20, lr=0.01))
+    cut, times = done(fine_tuning_curve(net, theta, tasks, FineTuning(20, 0.01)))
     assert times == 2 * 3
     assert cut.epochs == whole.epochs
     torch.testing.assert_close(cut.scores, whole.scores, rtol=1e-10, atol=1e-12)
@@ -179,6 +180,6 @@ def test_blocks_of_tasks_change_nothing_but_memory(monkeypatch: pytest.MonkeyPat
 
 def test_single_precision_in_double_precision_out() -> None:
     net, theta, tasks = problem(torch.float32)
-    curve, _ = done(fine_tuning_curve(net, theta, tasks, epochs=1, lr=0.01))
+    curve, _ = done(fine_tuning_curve(net, theta, tasks, FineTuning(1, 0.01)))
     assert curve.scores.dtype == torch.float64
     assert curve.epochs == [0, 1]

@@ -13,7 +13,8 @@ from torch import Tensor
 import amaml
 from amaml.flow.snapshots import Snapshots
 from amaml.flow.tableau import BOSH3, DOPRI5, EULER, HEUN, RK4, Tableau
-from tests.amaml.problems import apart, flow_of_quadratic, quadratic, quadratic_query, quadratic_support
+from tests.amaml.problems import apart
+from tests.amaml.quadratics import flow_of_quadratic, quadratic, quadratic_query, quadratic_support
 
 
 def solved(

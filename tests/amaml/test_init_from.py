@@ -187,3 +187,26 @@ def test_a_method_that_does_not_use_a_learned_flow_is_refused(source: Path) -> N
     reptile["meta"]["init_from"]["state"] = "learned"
     with pytest.raises(InitializationError, match="which method reptile doesn't use: use amaml or comln"):
         train(small(**reptile), initialization=source / "init")
+
+
+def test_it_starts_from_another_runs_initialization_or_checkpoint(tmp_path: Path) -> None:
+    first = train(small())
+    first.save(tmp_path / "init")
+    first.training.save_checkpoint(tmp_path / "checkpoint")
+    still = small(meta={"iterations": 1, "optimizer": {"kind": "sgd", "lr": 1e-30}, "init_from": {"job": JOB}})
+    for name in ("init", "checkpoint"):
+        run = train(still, initialization=tmp_path / name)
+        assert all(torch.equal(run.initialization[name], first.initialization[name]) for name in run.initialization)
+    # The scores of the random start are the spec's own, whatever the run starts from.
+    assert run.metrics["nrmse_random"][0][1] == first.metrics["nrmse_random"][0][1]
+
+
+def test_init_from_without_a_file() -> None:
+    with pytest.raises(ValueError, match=r"set meta\.init_from to null"):
+        Training.start(small(meta={"init_from": {"job": JOB}}))
+
+
+def test_init_from_another_model(tmp_path: Path) -> None:
+    train(small()).save(tmp_path / "init")
+    with pytest.raises(InitializationError, match="same model"):
+        Training.start(small(model={"hidden": [9]}), initialization=tmp_path / "init")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import amaml
 from amaml.registry import build_family, build_model
-from amaml.run.evaluation import Flow, adapted_by_flow, fine_tuned, score_by_flow
+from amaml.run.evaluation import FineTuning, Flow, adapted_by_flow, fine_tuned, score_by_flow
 from amaml.run.initialization import read
 from amaml.run.learned_flow import LENGTH, PROXIMAL, RATES, LearnedFlow
 from amaml.run.learned_model import LearnedModel
@@ -176,7 +176,7 @@ def test_it_is_in_the_file_and_used_by_evaluation_and_adaptation(tmp_path: Path)
     plain, by_rates = (
         amaml.adapt(model, x, x.sin(), by="finetune", epochs=7, lr=0.01, learned_rates=asked) for asked in (None, True)
     )
-    *_, (_, tuned) = fine_tuned(model, run.initialization, tasks, epochs=7, lr=0.01, rates=run.learned.rates)
+    *_, (_, tuned) = fine_tuned(model, run.initialization, tasks, FineTuning(7, 0.01, run.learned.rates))
     for name, parameter in by_rates.named_parameters():
         torch.testing.assert_close(parameter, tuned[name][0], rtol=1e-12, atol=1e-13)
     assert not torch.equal(next(plain.parameters()), next(by_rates.parameters()))

@@ -17,17 +17,8 @@ from amaml.flow.result import Result
 from amaml.methods.parameters import Layout
 from amaml.models.derivatives import derivatives_of
 from amaml.models.mlp.derivatives import MLPDerivatives, _tanh
-from tests.amaml.problems import (
-    Tensors,
-    apart,
-    cosines,
-    flat,
-    network,
-    quadratic,
-    quadratic_query,
-    quadratic_support,
-    start,
-)  # fmt: skip
+from tests.amaml.problems import Tensors, apart, cosines, flat, network, start
+from tests.amaml.quadratics import quadratic, quadratic_query, quadratic_support
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "relu"])

@@ -12,17 +12,8 @@ from amaml.methods.fomaml.gradient import fomaml
 from amaml.methods.imaml.gradient import imaml
 from amaml.methods.maml.gradient import maml
 from amaml.methods.reptile.gradient import reptile
-from tests.amaml.problems import (  # fmt: skip
-    apart,
-    cosines,
-    flat,
-    flow_of_quadratic,
-    network,
-    quadratic,
-    quadratic_query,
-    quadratic_support,
-    start,
-)
+from tests.amaml.problems import apart, cosines, flat, network, start
+from tests.amaml.quadratics import flow_of_quadratic, quadratic, quadratic_query, quadratic_support
 
 THETA = torch.linspace(-1, 1, 5, dtype=torch.float64)
 

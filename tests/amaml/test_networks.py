@@ -1,4 +1,4 @@
-"""A network is what it computes: edited, hooked, tied and half-frozen networks get their own gradient, and stay as they are."""
+"""A network is what it computes: edited, hooked and tied networks get their own gradient, and stay as they are."""
 
 from __future__ import annotations
 
@@ -13,46 +13,19 @@ import torch
 from torch import Tensor, nn
 
 import amaml
-from amaml.methods.parameters import Layout
-from amaml.models.derivatives import derivatives_of
-from amaml.models.losses import classification_losses
-from amaml.models.mlp.derivatives import MLPDerivatives
 from amaml.run.adaptation import adapt, loss_curve
-from tests.amaml.problems import Tensors, apart, flat, unrolled
-
-STEPS, STEP = 6, 0.04
-
-
-def plane(batch: int = 3, points: int = 12) -> Tensors:
-    generator = torch.Generator().manual_seed(5)
-    x = torch.rand(batch, points, 2, generator=generator, dtype=torch.float64) * 2 - 1
-    y = torch.randn(batch, points, 1, generator=generator, dtype=torch.float64)
-    return {"support_x": x, "support_y": (3 * x[..., :1]).sin() + 0.1 * y, "query_x": -x, "query_y": y}
-
-
-def solved(net: nn.Module, tasks: Any, params: Any = None, losses: Any = amaml.regression_losses) -> amaml.MetaGradient:
-    given = dict(net.named_parameters()) if params is None else params
-    return amaml.meta_gradient(given, *losses(net), tasks, length=STEPS * STEP, solver=amaml.Euler(STEP, guard=False))
-
-
-def error(net: nn.Module, tasks: Any = None, params: Any = None, losses: Any = amaml.regression_losses) -> float:
-    """Relative distance from autograd through the unrolled steps."""
-    tasks = plane() if tasks is None else tasks
-    given = dict(net.named_parameters()) if params is None else params
-    answer = solved(net, tasks, params, losses)
-    return apart(flat(answer.grad), flat(unrolled(given, *losses(net), tasks, STEPS, STEP)))
-
-
-def is_fast(net: nn.Module, params: Any = None, tasks: Any = None) -> bool:
-    layout = Layout(dict(net.named_parameters()) if params is None else params)
-    with torch.no_grad():
-        found = derivatives_of(*amaml.regression_losses(net), plane() if tasks is None else tasks, layout)
-    return isinstance(found, MLPDerivatives)
-
-
-def mlp(seed: int = 1, activation: Any = "tanh") -> amaml.MLP:
-    torch.manual_seed(seed)
-    return amaml.MLP(2, [6, 6], 1, activation).double()
+from tests.amaml.networks import (
+    STEP,
+    STEPS,
+    error,
+    hold_what_can_not_be_copied,
+    is_fast,
+    mlp,
+    normalised,
+    plane,
+    solved,
+)
+from tests.amaml.problems import apart, flat, unrolled
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "relu"])
@@ -145,11 +118,6 @@ def hold_a_buffer(net: Any) -> None:
     net.register_forward_hook(lambda module, _, out: out * module.scale)
 
 
-def hold_what_can_not_be_copied(net: Any) -> None:
-    net.lock = threading.Lock()
-    net.left_over = net[0].weight * 2
-
-
 class Doubled(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -219,69 +187,6 @@ def test_params_in_another_order_or_fewer_are_taken_by_name() -> None:
     assert error(net, params=elsewhere) < 1e-13
 
 
-def test_frozen_parameters_neither_flow_nor_learn() -> None:
-    net = mlp()
-    net[0].requires_grad_(False)
-    answer = solved(net, plane())
-    assert error(net) < 1e-13
-    for name, parameter in net.named_parameters():
-        frozen = name.startswith("0.")
-        assert parameter.requires_grad is not frozen
-        assert torch.equal(answer.adapted[name], parameter.expand_as(answer.adapted[name])) is frozen
-        assert bool(answer.grad[name].any()) is not frozen
-        assert answer.per_task[name].shape == (3, *parameter.shape)
-    rated = amaml.meta_gradient(
-        dict(net.named_parameters()), *amaml.regression_losses(net), plane(), length=0.2, wrt=["rates"],
-        rates={name: torch.full_like(value, 0.5) for name, value in net.named_parameters()},
-    )  # fmt: skip
-    assert not rated.rates["0.weight"].any()
-    assert rated.rates["2.weight"].any()
-
-
-def test_where_no_tensor_asks_for_a_gradient_all_are_trained() -> None:
-    net = mlp()
-    detached = {name: value.detach() for name, value in net.named_parameters()}
-    answer = solved(net, plane(), params=detached)
-    assert all(bool(value.any()) for value in answer.grad.values())
-
-
-def test_a_network_of_frozen_parameters_alone_is_refused() -> None:
-    net = mlp().requires_grad_(False)
-    with pytest.raises(ValueError, match="none would be trained"):
-        solved(net, plane())
-    with pytest.raises(ValueError, match="none would be trained"):
-        adapt(net, plane()["support_x"][0], plane()["support_y"][0])
-
-
-def test_constants_may_have_any_dtype() -> None:
-    embedded = {
-        "w": torch.ones(3, 1, requires_grad=True),
-        "table": torch.arange(6.0, dtype=torch.float64),
-        "n": torch.tensor(2),
-    }
-
-    def loss(params: Tensors, x: Tensor) -> Tensor:
-        assert params["n"].dtype == torch.int64
-        return (x @ params["w"] - params["table"][params["n"]].float()).square().mean()
-
-    x = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    answer = amaml.meta_gradient(embedded, loss, loss, x, length=0.1, solver=amaml.Euler(0.05))
-    assert apart(answer.grad["w"], unrolled(embedded, loss, loss, x, 2, 0.05)["w"]) < 1e-5
-    assert torch.equal(answer.adapted["n"], torch.tensor([2, 2]))
-
-
-@pytest.mark.parametrize("arguments", [{"by": "flow", "length": 1.0}, {"by": "finetune", "epochs": 20}], ids=str)
-def test_adapting_leaves_frozen_parameters(arguments: dict[str, Any]) -> None:
-    net = mlp()
-    net[0].requires_grad_(False)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    adapted = adapt(net, plane()["support_x"][0], plane()["support_y"][0], **arguments)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    for (name, own), parameter in zip(adapted.named_parameters(), net.parameters(), strict=True):
-        assert torch.equal(own, parameter) is name.startswith("0.")
-        assert own.requires_grad is parameter.requires_grad
-
-
 def test_adapting_an_edited_network_trains_what_it_is() -> None:
     net = mlp()
     net.append(nn.Sigmoid())
@@ -291,11 +196,6 @@ def test_adapting_an_edited_network_trains_what_it_is() -> None:
     torch.testing.assert_close(adapted(x), wrapped(x), rtol=1e-10, atol=1e-12)
     hold_what_can_not_be_copied(net)
     torch.testing.assert_close(adapt(net, x, y, length=0.5)(x), adapted(x), rtol=1e-10, atol=1e-12)
-
-
-def normalised() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1)).double()
 
 
 def test_batch_norm_takes_each_tasks_statistics_and_keeps_the_callers() -> None:
@@ -378,29 +278,6 @@ def test_threads_share_a_network_that_holds_what_can_not_be_copied() -> None:
     assert all(type(parameter) is nn.Parameter for parameter in net.parameters())
 
 
-def padded(value: float) -> tuple[list[Tensors], Tensors]:
-    """Tasks of 4, 7 and 9 points, and the same padded to 12 with `value`."""
-    whole, sizes = plane(), (4, 7, 9)
-    ragged = [{name: rows[task][:size] for name, rows in whole.items()} for task, size in enumerate(sizes)]
-    masked = {name: rows.clone() for name, rows in whole.items()}
-    mask = torch.arange(12) < torch.tensor(sizes)[:, None]
-    for rows in masked.values():
-        rows[~mask] = value
-    return ragged, {**masked, "support_mask": mask, "query_mask": mask.double()}
-
-
-@pytest.mark.parametrize("value", [0.0, 1e3, float("nan")])
-@pytest.mark.parametrize("losses", [amaml.regression_losses, classification_losses])
-def test_padded_points_count_nothing(value: float, losses: Any) -> None:
-    net = mlp()
-    ragged, masked = padded(value)
-    answer = solved(net, masked, losses=losses)
-    for task, own in enumerate(ragged):
-        alone = solved(net, {name: rows[None] for name, rows in own.items()}, losses=losses)
-        torch.testing.assert_close(flat(answer.per_task, 1)[task], flat(alone.grad), rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(answer.loss[task], alone.loss[0], rtol=1e-11, atol=1e-13)
-
-
 class Locked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -430,20 +307,3 @@ def test_a_network_that_reads_its_parameters_past_its_modules_is_refused() -> No
     net.register_forward_hook(lambda _, __, out: out + Cubed.apply(net[0].weight).mean())
     with pytest.raises(ValueError, match=r"computes with 0\.weight in a way in which params can't take their place"):
         solved(net, plane())
-
-
-def test_masks_without_sense_are_refused() -> None:
-    net = mlp()
-    _, masked = padded(0.0)
-    none = masked["support_mask"].clone()
-    none[1] = False
-    for mask, sentence in (
-        (none, "leaves no point of task 1"),
-        (masked["support_mask"][:, :5], r"must be one tensor \[tasks, points\] of shape \[3, 12\], got \[3, 5\]"),
-        (masked["query_mask"] * 0.5, "other values than 0 and 1"),
-    ):
-        with pytest.raises(ValueError, match=sentence):
-            solved(net, {**masked, "support_mask": mask})
-    ragged = {name: [own[name] for own in padded(0.0)[0]] for name in plane()}
-    with pytest.raises(ValueError, match=r"pad them to one length.*support_mask"):
-        solved(net, ragged)

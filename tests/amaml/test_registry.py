@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 import amaml
-from amaml.registry import build_adjoint, build_estimator
-from amaml.spec import AdjointSpec, AmamlSpec, methods
+from amaml.registry import build_adjoint, build_estimator, build_solver
+from amaml.spec import AdjointSpec, AmamlSpec, SolverSpec, methods
 
 ADJOINTS = get_args(get_args(AdjointSpec)[0])
 
@@ -42,3 +42,14 @@ def test_the_solver_chooses_where_the_spec_names_no_adjoint() -> None:
     estimate = build_estimator(AmamlSpec(proximal=0.5))
     assert isinstance(estimate, partial)
     assert estimate.keywords == {"proximal": 0.5, "proximal_in_query": False}
+
+
+@pytest.mark.parametrize("kind", ["euler", "heun", "rk4", "bosh3", "dopri5", "midpoint", "dopri8"])
+def test_every_solver_of_the_spec_is_built(kind: str) -> None:
+    spec = SolverSpec.model_validate({"kind": kind, "guard": False})
+    solver = build_solver(spec)
+    assert solver.guard is False
+    if spec.step is None:
+        assert not hasattr(solver, "step") or solver.step is None
+    else:
+        assert getattr(solver, "step", None) == 0.01

@@ -6,12 +6,14 @@ tested in tests/faults/test_bits.py.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from amaml.run.checkpoint import CheckpointError
+from amaml.run.initialization import read, write
 from amaml.run.training import Report, Training
 from amaml.spec import JobSpec
 from tests.amaml.jobs import METHODS, bits, name_of, sha256, small
@@ -132,3 +134,62 @@ def test_a_checkpoint_of_another_run_is_no_beginning(tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match="another spec"):
             Training.resume(other, tmp_path / "checkpoint")
+
+
+def test_a_run_stopped_within_an_evaluation_evaluates_again(tmp_path: Path) -> None:
+    spec = small()
+    undisturbed = bits(list(Training.start(spec)))
+    first = Training.start(spec)
+    for report in first:
+        if report.phase == "evaluating" and report.iteration == 10:
+            break
+    first.save_checkpoint(tmp_path / "checkpoint")
+    after = bits(list(Training.resume(spec, tmp_path / "checkpoint")))
+    assert after == [point for point in undisturbed if point[0] > 10 or (point[0] == 10 and "nrmse_flow" in point[1])]
+
+
+def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:
+    whole = Training.start(small())
+    list(whole)
+    whole.save_checkpoint(tmp_path / "checkpoint")
+    again = Training.resume(small(), tmp_path / "checkpoint")
+    assert list(again) == []
+    again.save_initialization(tmp_path / "again")
+    whole.save_initialization(tmp_path / "whole")
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    training = Training.start(small(meta={"iterations": 1}))
+    list(training)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    training.save_initialization(tmp_path / "init")
+    with pytest.raises(CheckpointError, match="another spec"):
+        Training.resume(small(meta={"iterations": 1, "tasks_per_batch": 4}), tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Training.resume(training.spec, tmp_path / "init")
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "said"),
+    [("versions", "torch", r"libraries \(torch 1.0 → "), ("machine", "kind", r"machine \(kind 1.0 → ")],
+)
+def test_a_checkpoint_of_another_machine_is_refused(tmp_path: Path, field: str, name: str, said: str) -> None:
+    training = Training.start(small(meta={"iterations": 1}))
+    list(training)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    tensors, metadata = read(tmp_path / "checkpoint")
+    metadata[field] = json.dumps(json.loads(metadata[field]) | {name: "1.0"})
+    write(tmp_path / "checkpoint", tensors, metadata, form=metadata["format"])
+    with pytest.raises(CheckpointError, match=said):
+        Training.resume(training.spec, tmp_path / "checkpoint")
+
+
+def test_a_resume_keeps_the_number_of_threads(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = small(runtime={"threads": None}, meta={"iterations": 1})
+    training = Training.start(spec)
+    training.save_checkpoint(tmp_path / "checkpoint")
+    torch.set_num_threads(2)
+    Training.resume(spec, tmp_path / "checkpoint")
+    assert torch.get_num_threads() == 1

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from benchmarks import gpu, gpu_run
+import amaml
+from benchmarks import gpu, gpu_cases, gpu_run
 from tests.support.distributions import named, run_with_only, with_dependencies
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 
 
 def test_what_breaks_is_a_line_too() -> None:
-    broken = gpu.regression("a task too stiff", 2, 1e6, gpu.amaml.Euler(10.0))
+    broken = gpu_cases.regression("a task too stiff", 2, 1e6, amaml.Euler(10.0))
     lines = gpu.measured({"bits: it": lambda: gpu.bits(broken, gpu.CPU), "memory": lambda: gpu.memory(gpu.CPU, True)})
     assert [line.part for line in lines] == ["bits", "memory", "memory"]
     assert lines[0].kept is False

@@ -18,7 +18,7 @@ from service.core import blobs
 from service.core.database import transaction
 from service.jobs import attempts, claims, events, progress
 from service.jobs import store as jobs
-from service.jobs.claims import Claim, Claimant
+from service.jobs.claims import Claim, Claimant, hold
 from service.jobs.tables import Attempt, Event, Job, Metric
 from service.jobs.transitions import FINAL, State
 from service.keys import store as keys
@@ -139,6 +139,12 @@ def held(job_id: Id, work: Callable[[Session, Job], Any]) -> Any:
         job = session.scalars(select(Job).where(Job.id == UUID(str(job_id))).with_for_update()).one()
         assert job.lease_expires_at is not None, f"nobody has a claim on job {job_id}: it is {job.state}"
         return work(session, job)
+
+
+def fenced(claim: Claim, work: Callable[[Session, Job], Any]) -> Any:
+    """Does the work as the attempt of this claim, which is refused where the attempt is over."""
+    with transaction() as session:
+        return work(session, hold(session, claim))
 
 
 def succeed(

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from service.core.database import engine
 from service.core.tables import Base
 from tests.support.databases import new_database
+from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import CEILING_SECONDS
 from tests.support.workers import STUB, WorkerProcess, Workers
 from worker.processes.parent import AdapterProcess
@@ -30,6 +31,13 @@ def store(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with engine().begin() as connection:
         connection.execute(text(f"TRUNCATE {tables}"))
     return database
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks, which listens on this machine."""
+    with receiving() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Claims, fences and the ends of attempts, on a real store and without processes."""
+"""Who may claim which job, and fences against writes of attempts that are over, on a real store and without processes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from sqlalchemy.orm import Session
 
 from service.core import blobs
 from service.core.database import transaction
-from service.core.tables import OutboxMessage
 from service.jobs import attempts, claims, progress
-from service.jobs.claims import Claim, StaleFence, hold, may_claim, take_next
-from service.jobs.tables import Attempt, Checkpoint, Job, Metric
+from service.jobs.claims import Claim, StaleFence, may_claim, take_next
+from service.jobs.tables import Checkpoint, Job, Metric
 from service.workers import store as workers
 from service.workers.tables import Worker
-from tests.support.jobs import LEASE, ask, attempts_of, claimant, events_of, job_of, lapse, spec, submit, take, taken
+from tests.support.jobs import (
+    LEASE,
+    ask,
+    attempts_of,
+    claimant,
+    events_of,
+    fenced,
+    job_of,
+    lapse,
+    spec,
+    submit,
+    take,
+    taken,
+)
 from worker.maintenance.reconciler import end_one_lapsed_lease
 
 pytestmark = pytest.mark.usefixtures("store")
-
-
-def held(claim: Claim, work: Callable[[Session, Job], Any]) -> Any:
-    with transaction() as session:
-        return work(session, hold(session, claim))
-
-
-def reconcile() -> None:
-    assert end_one_lapsed_lease("job")
 
 
 def test_the_claim_itself_sets_lease_and_fence() -> None:
@@ -91,8 +94,8 @@ def test_a_resumed_job_gets_the_device_and_threads_of_its_first_attempt() -> Non
     assert claim is not None
     assert claim.runtime == {"device": "cuda", "threads": 3, "versions": {"torch": "2"}}
     blob = blobs.write([b"checkpoint"]).blob_id
-    held(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blob))
-    held(claim, attempts.stopped)
+    fenced(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blob))
+    fenced(claim, attempts.stopped)
     assert take() is None, "it began on cuda and would end in other bits on a cpu"
     with transaction() as session:
         again = take_next(session, claimant("cpu", "cuda", threads=8, versions={"torch": "3"}), LEASE)
@@ -126,8 +129,8 @@ def test_a_job_that_began_on_one_model_of_gpu_is_resumed_on_that_model_alone() -
     job_id = submit(spec(device="auto"))
     claim = take("cpu", "cuda", gpu="NVIDIA A")
     assert claim is not None
-    held(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blobs.write([b"checkpoint"]).blob_id))
-    held(claim, attempts.stopped)
+    fenced(claim, lambda session, job: progress.add_checkpoint(session, job, 10, blobs.write([b"checkpoint"]).blob_id))
+    fenced(claim, attempts.stopped)
     assert take("cpu", "cuda", gpu="NVIDIA B") is None
     assert take("cpu", "cuda") is None, "a worker that names no model"
     with transaction() as session:
@@ -150,7 +153,7 @@ def test_a_job_without_a_checkpoint_begins_anew_on_another_model_of_gpu() -> Non
     claim = take("cpu", "cuda", gpu="NVIDIA A")
     assert claim is not None
     assert job_of(job_id).gpu == "NVIDIA A"
-    held(claim, attempts.stopped)
+    fenced(claim, attempts.stopped)
     assert job_of(job_id).gpu is None
     assert take("cpu", "cuda", gpu="NVIDIA B") is not None
 
@@ -172,12 +175,12 @@ def test_a_job_without_a_checkpoint_begins_anew_wherever_it_may_run(end: str) ->
     assert claim is not None
     assert job_of(job_id).device == "cuda"
     if end == "crash":
-        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
+        fenced(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
     elif end == "stop":
-        held(claim, attempts.stopped)
+        fenced(claim, attempts.stopped)
     else:
         ask(job_id, "pause")
-        held(claim, attempts.stopped)
+        fenced(claim, attempts.stopped)
         ask(job_id, "resume")
     again = take("cpu")
     assert again is not None
@@ -188,7 +191,7 @@ def test_a_job_whose_cuda_worker_was_lost_says_that_none_is_left() -> None:
     job_id = submit(spec(device="cuda"))
     assert take("cuda") is not None
     lapse(job_id)
-    reconcile()
+    assert end_one_lapsed_lease("job")
     assert job_of(job_id).status_reason == "lost_worker"
     with transaction() as session:
         claims.explain_missing_device(session, cuda=False)
@@ -218,12 +221,12 @@ def test_no_write_of_a_stale_fence_is_taken(write: str, since: str) -> None:
     if since == "cancelled":
         ask(job_id, "cancel")
     lapse(job_id)
-    reconcile()
+    assert end_one_lapsed_lease("job")
     if since == "claimed again":
         taken()
     before = job_of(job_id), attempts_of(job_id), events_of(job_id)
     with pytest.raises(StaleFence):
-        held(claim, WRITES[write])
+        fenced(claim, WRITES[write])
     after = job_of(job_id), attempts_of(job_id), events_of(job_id)
     assert [_columns(row) for row in _flat(before)] == [_columns(row) for row in _flat(after)]
     with transaction() as session:
@@ -237,173 +240,3 @@ def _flat(rows: tuple[Job, list[Any], list[Any]]) -> list[Any]:
 
 def _columns(row: Any) -> dict[str, Any]:
     return {column.name: getattr(row, column.key) for column in row.__table__.columns}
-
-
-def test_a_job_is_retried_with_back_off_until_its_attempts_are_used_up() -> None:
-    job_id = submit(spec(max_attempts=3))
-    for expected in (0.0, 1.0):
-        held(taken(), lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
-        with transaction() as session:
-            ended_at = session.scalars(select(func.max(Attempt.ended_at))).one()
-            waits = session.scalars(select(Job.queued_at)).one() - ended_at
-            session.execute(update(Job).values(queued_at=func.now()))
-        assert waits == timedelta(seconds=expected)
-        assert job_of(job_id).state == "queued"
-    held(taken(), lambda session, job: attempts.crashed(session, job, "out_of_memory", "No memory was left"))
-    job = job_of(job_id)
-    assert (job.state, job.status_reason) == ("failed", "out_of_memory")
-    assert "runtime.max_attempts" in (job.status_detail or "")
-    assert "meta.tasks_per_batch" in (job.status_detail or "")
-
-
-def test_a_committed_checkpoint_starts_the_count_of_crashes_anew() -> None:
-    job_id = submit(spec(max_attempts=2))
-    for step in (10, 20, 30):
-        claim = taken()
-        blob = blobs.write([b"checkpoint"]).blob_id
-        held(claim, lambda session, job, at=step, id_=blob: progress.add_checkpoint(session, job, at, id_))
-        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
-        assert job_of(job_id).state == "queued"
-    held(taken(), lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
-    assert job_of(job_id).state == "failed"
-
-
-def test_a_shutdown_counts_for_nothing_and_queues_the_job_at_once() -> None:
-    job_id = submit(spec(max_attempts=1))
-    for _ in range(3):
-        held(taken(), attempts.stopped)
-    job = job_of(job_id)
-    assert (job.state, job.status_reason) == ("queued", "worker_shutdown")
-    with transaction() as session:
-        assert session.scalars(select(func.count()).select_from(OutboxMessage)).one() == 4
-
-
-@pytest.mark.parametrize(("asked", "ends"), [("pause", "paused"), ("cancel", "cancelled")])
-@pytest.mark.parametrize("by", ["stop", "crash", "lapse"])
-def test_a_job_that_was_paused_or_cancelled_becomes_so_however_its_attempt_ends(asked: Any, ends: str, by: str) -> None:
-    job_id = submit(spec())
-    claim = taken()
-    ask(job_id, asked)
-    if by == "stop":
-        held(claim, attempts.stopped)
-    elif by == "crash":
-        held(claim, lambda session, job: attempts.crashed(session, job, "killed", "It was killed"))
-    else:
-        lapse(job_id)
-        reconcile()
-    assert job_of(job_id).state == ends
-    assert attempts_of(job_id)[0].ended_at is not None
-
-
-def test_a_run_that_failed_by_itself_is_not_retried() -> None:
-    job_id = submit(spec())
-    held(taken(), lambda session, job: attempts.failed(session, job, "diverged", "It diverged."))
-    assert job_of(job_id).state == "failed"
-    assert take() is None
-
-
-def test_old_checkpoints_go_with_their_bytes() -> None:
-    submit(spec())
-    claim = taken()
-    for step in range(1, progress.KEPT_CHECKPOINTS + 3):
-        blob = blobs.write([b"checkpoint"]).blob_id
-        assert held(claim, lambda session, job, at=step, id_=blob: progress.add_checkpoint(session, job, at, id_))
-    with transaction() as session:
-        steps = list(session.scalars(select(Checkpoint.step).order_by(Checkpoint.step)))
-        kept = session.scalars(select(func.count()).select_from(blobs.Blob)).one()
-    assert steps == list(range(3, progress.KEPT_CHECKPOINTS + 3))
-    assert kept == progress.KEPT_CHECKPOINTS
-
-
-def test_a_checkpoint_from_which_a_job_is_to_start_is_kept_until_that_has_ended() -> None:
-    source = submit(spec())
-    claim = taken()
-
-    def commit(step: int) -> None:
-        blob = blobs.write([b"checkpoint"]).blob_id
-        held(claim, lambda session, job: progress.add_checkpoint(session, job, step, blob))
-
-    def steps() -> list[int]:
-        with transaction() as session:
-            return list(session.scalars(select(Checkpoint.step).order_by(Checkpoint.step)))
-
-    commit(1)
-    fork = submit(spec(meta={"init_from": {"job": str(source), "step": 1}}))
-    for step in range(2, progress.KEPT_CHECKPOINTS + 3):
-        commit(step)
-    assert steps() == [1, *range(3, progress.KEPT_CHECKPOINTS + 3)]
-    ask(fork, "cancel")
-    commit(progress.KEPT_CHECKPOINTS + 3)
-    assert steps() == list(range(4, progress.KEPT_CHECKPOINTS + 4))
-
-
-def test_a_checkpoint_whose_commit_was_not_heard_of_is_committed_once() -> None:
-    submit(spec())
-    claim = taken()
-    blob, other = blobs.write([b"checkpoint"]).blob_id, blobs.write([b"another"]).blob_id
-    assert held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, blob))
-    assert held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, blob))
-    assert not held(claim, lambda session, job: progress.add_checkpoint(session, job, 1, other))
-    with transaction() as session:
-        assert session.scalars(select(Checkpoint.blob_id)).all() == [blob]
-
-
-def test_what_was_told_while_the_database_was_away_is_written_at_once() -> None:
-    submit(spec())
-    claim = taken()
-    points = {name: [(step, 0.5) for step in range(10_000)] for name in ("meta_loss", "grad_norm")}
-    held(claim, lambda session, job: progress.add_metrics(session, job, points))
-    with transaction() as session:
-        assert session.scalars(select(func.count()).select_from(Metric)).one() == 20_000
-
-
-def test_a_metric_has_one_value_a_step_and_may_be_infinite() -> None:
-    job_id = submit(spec())
-    claim = taken()
-    held(claim, lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(1, 0.5), (2, 0.4)]}))
-    held(claim, lambda session, job: progress.add_metrics(session, job, {"meta_loss": [(2, 0.25), (3, float("inf"))]}))
-    with transaction() as session:
-        points = [(one.step, one.value) for one in session.scalars(select(Metric).order_by(Metric.step))]
-    assert points == [(1, 0.5), (2, 0.25), (3, float("inf"))]
-    assert job_of(job_id).metrics == {"meta_loss": None}
-
-
-def test_events_are_numbered_without_gaps_when_writers_meet() -> None:
-    job_id = submit(spec())
-    claim = taken()
-
-    def tell(_: int) -> None:
-        held(claim, progress.write_event)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(tell, range(24)))
-    assert [one.seq for one in events_of(job_id)] == list(range(1, 27))
-
-
-def test_a_job_that_ended_early_says_after_how_many_meta_iterations_and_why() -> None:
-    job_id = submit(spec())
-    held(
-        taken(),
-        lambda session, job: attempts.succeeded(
-            session,
-            job,
-            blobs.write([b"x"]).blob_id,
-            25,
-            iteration=2,
-            reason="target_reached",
-            detail="It came to 0.1.",
-        ),
-    )
-    job = job_of(job_id)
-    assert (job.state, job.iteration) == ("succeeded", 2)
-    assert job.iterations > 2
-    assert (job.status_reason, job.status_detail) == ("target_reached", "It came to 0.1.")
-
-
-def test_attempts_say_why_they_ended() -> None:
-    job_id = submit(spec())
-    held(taken(), lambda session, job: attempts.crashed(session, job, "stalled", "It stood still"))
-    held(taken(), lambda session, job: attempts.succeeded(session, job, blobs.write([b"x"]).blob_id, 25, iteration=9))
-    assert [(one.number, one.reason) for one in attempts_of(job_id)] == [(1, "stalled"), (2, "succeeded")]
-    with transaction() as session:
-        assert session.scalars(select(func.count()).select_from(Attempt).where(Attempt.ended_at.is_(None))).one() == 0

@@ -21,12 +21,6 @@ HERE = Settings(allow_http=True, networks=["127.0.0.0/30"], seconds=120, connect
 IMPATIENT = HERE.model_copy(update={"seconds": 2.0})
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
-
-
 def send(url: str, settings: Settings = HERE, resolve: sending.Resolver | None = None) -> Answer:
     return post(url, {"webhook-id": "m1"}, b'{"a": 1}', settings, resolve)
 

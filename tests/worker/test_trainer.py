@@ -18,23 +18,8 @@ from amaml.spec import JobSpec
 from tests.support.jobs import spec
 from tests.support.waiting import CEILING_SECONDS, wait_until
 from tests.support.workers import is_gone
+from worker.processes import protocol
 from worker.processes.parent import Gone, TrainerProcess
-from worker.processes.protocol import (
-    EXIT_NOT_TRUSTED,
-    Checkpoint,
-    Failed,
-    FromTrainer,
-    Lease,
-    Progress,
-    Ready,
-    Run,
-    Stop,
-    Stopped,
-    Succeeded,
-    ToTrainer,
-    encode,
-    from_trainer,
-)
 
 COMMAND = [sys.executable, "-m", "worker.trainer"]
 
@@ -55,26 +40,28 @@ def doomed() -> Iterator[subprocess.Popen[bytes]]:
     """A ready trainer whose pipes are the test's."""
     with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
-        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        assert isinstance(protocol.from_trainer(trainer.stdout.readline()), protocol.Ready)
         yield trainer
         trainer.kill()
 
 
-def tell(trainer: subprocess.Popen[bytes], message: ToTrainer) -> None:
+def tell(trainer: subprocess.Popen[bytes], message: protocol.ToTrainer) -> None:
     assert trainer.stdin is not None
-    trainer.stdin.write(encode(message))
+    trainer.stdin.write(protocol.encode(message))
     trainer.stdin.flush()
 
 
-def give(trainer: TrainerProcess, job: Run) -> None:
+def give(trainer: TrainerProcess, job: protocol.Run) -> None:
     """As soon as it waits for a job."""
     assert trainer.wait_until_ready(CEILING_SECONDS) is not None
     trainer.send(job)
 
 
-def run(spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: float = 2 * CEILING_SECONDS) -> Run:
+def run(
+    spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: float = 2 * CEILING_SECONDS
+) -> protocol.Run:
     folder.mkdir(exist_ok=True)
-    return Run(
+    return protocol.Run(
         job_id="00000000-0000-7000-8000-000000000000",
         attempt=1,
         spec=spec.canonical(),
@@ -87,22 +74,27 @@ def run(spec: JobSpec, folder: Path, *, checkpoint: str | None = None, seconds: 
     )
 
 
-def hear(trainer: TrainerProcess, last: type[FromTrainer] | type[Gone]) -> list[FromTrainer | Gone]:
+def hear(trainer: TrainerProcess, last: type[protocol.FromTrainer] | type[Gone]) -> list[protocol.FromTrainer | Gone]:
     """All that it says up to the last message of this kind; removes checkpoints' files as their commit does."""
-    heard: list[FromTrainer | Gone] = []
+    heard: list[protocol.FromTrainer | Gone] = []
     while not heard or not isinstance(heard[-1], last | Gone):
         said = trainer.receive(CEILING_SECONDS)
         assert said is not None, "silence"
         heard.append(said)
-        if isinstance(said, Checkpoint):
+        if isinstance(said, protocol.Checkpoint):
             path = Path(said.path)
             path.rename(path.with_suffix(".committed"))
     assert isinstance(heard[-1], last), heard[-1]
     return heard
 
 
-def points(heard: list[FromTrainer | Gone], name: str) -> dict[int, float]:
-    return {step: value for said in heard if isinstance(said, Progress) for step, value in said.metrics.get(name, [])}
+def points(heard: list[protocol.FromTrainer | Gone], name: str) -> dict[int, float]:
+    return {
+        step: value
+        for said in heard
+        if isinstance(said, protocol.Progress)
+        for step, value in said.metrics.get(name, [])
+    }
 
 
 def tensors(path: Path) -> str:
@@ -123,14 +115,14 @@ def test_what_cuda_reads_at_its_start_is_set_whatever_the_worker_has(monkeypatch
 
 def test_it_tells_every_metric_of_every_iteration_and_leaves_a_result(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(25), tmp_path))
-    heard = hear(warm, Succeeded)
+    heard = hear(warm, protocol.Succeeded)
     succeeded = heard[-1]
-    assert isinstance(succeeded, Succeeded)
+    assert isinstance(succeeded, protocol.Succeeded)
     assert succeeded.parameters == 25
     assert Path(succeeded.path).is_file()
     assert list(points(heard, "meta_loss")) == list(range(1, 26))
     assert list(points(heard, "nrmse_tuned")) == [0, 25]
-    assert [said.step for said in heard if isinstance(said, Checkpoint)] == [10, 20]
+    assert [said.step for said in heard if isinstance(said, protocol.Checkpoint)] == [10, 20]
 
 
 def test_a_run_that_ends_early_says_so(warm: TrainerProcess, tmp_path: Path) -> None:
@@ -138,8 +130,8 @@ def test_a_run_that_ends_early_says_so(warm: TrainerProcess, tmp_path: Path) -> 
         warm,
         run(spec(25, evaluation={"every": 5, "epochs": 5, "select": "validation"}, meta={"target": 1e6}), tmp_path),
     )
-    succeeded = hear(warm, Succeeded)[-1]
-    assert isinstance(succeeded, Succeeded)
+    succeeded = hear(warm, protocol.Succeeded)[-1]
+    assert isinstance(succeeded, protocol.Succeeded)
     assert (succeeded.iteration, succeeded.reason) == (0, "target_reached")
     assert succeeded.detail is not None
     assert "after 0 of 25 meta-iterations" in succeeded.detail
@@ -148,9 +140,9 @@ def test_a_run_that_ends_early_says_so(warm: TrainerProcess, tmp_path: Path) -> 
 def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Path) -> None:
     whole = spec(25, evaluation={"every": 10, "tasks": 2, "epochs": 5, "select": "validation"})
     give(warm, run(whole, tmp_path / "whole"))
-    undisturbed = hear(warm, Succeeded)
+    undisturbed = hear(warm, protocol.Succeeded)
     give(warm, run(whole, tmp_path / "again", checkpoint=str(tmp_path / "whole" / "checkpoint-10.committed")))
-    resumed = hear(warm, Succeeded)
+    resumed = hear(warm, protocol.Succeeded)
     results = [tensors(tmp_path / name / "initialization.safetensors") for name in ("whole", "again")]
     assert results[0] == results[1]
     for name, first_step in {"meta_loss": 11, "nrmse_flow": 10, "nrmse_validation": 10, "nrmse_random": 10}.items():
@@ -160,46 +152,46 @@ def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Pat
 
 def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(100_000), tmp_path / "first"))
-    hear(warm, Progress)
-    warm.send(Stop(checkpoint=True))
-    heard = hear(warm, Stopped)
+    hear(warm, protocol.Progress)
+    warm.send(protocol.Stop(checkpoint=True))
+    heard = hear(warm, protocol.Stopped)
     stopped, checkpoint = heard[-1], heard[-2]
-    assert isinstance(stopped, Stopped)
-    assert isinstance(checkpoint, Checkpoint)
+    assert isinstance(stopped, protocol.Stopped)
+    assert isinstance(checkpoint, protocol.Checkpoint)
     assert checkpoint.step == stopped.step < 100_000
-    warm.send(Lease(deadline=time.monotonic()))  # comes late: must not end a trainer that has no job
+    warm.send(protocol.Lease(deadline=time.monotonic()))  # comes late: must not end a trainer that has no job
     give(warm, run(spec(2), tmp_path / "second"))
-    hear(warm, Succeeded)
+    hear(warm, protocol.Succeeded)
 
 
 def test_a_run_that_fails_says_why_and_leaves_the_trainer_whole(warm: TrainerProcess, tmp_path: Path) -> None:
     broken = run(spec(2), tmp_path)
     broken = broken.model_copy(update={"spec": json.dumps({**json.loads(broken.spec), "meta": {"iterations": -1}})})
     give(warm, broken)
-    failed = hear(warm, Failed)[-1]
-    assert isinstance(failed, Failed)
+    failed = hear(warm, protocol.Failed)[-1]
+    assert isinstance(failed, protocol.Failed)
     assert failed.reason == "bad_spec"
     (tmp_path / "foreign").write_bytes(b"not a checkpoint")
     give(warm, run(spec(2), tmp_path, checkpoint=str(tmp_path / "foreign")))
-    failed = hear(warm, Failed)[-1]
-    assert isinstance(failed, Failed)
+    failed = hear(warm, protocol.Failed)[-1]
+    assert isinstance(failed, protocol.Failed)
     assert failed.reason in ("checkpoint_refused", "bad_data")
     give(warm, run(spec(5, certify_every=1, certify_limit=1e-12), tmp_path))
-    heard = hear(warm, Failed)
+    heard = hear(warm, protocol.Failed)
     failed = heard[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, protocol.Failed)
     assert failed.reason == "certificate_failed"
     assert points(heard, "certificate_over_limit") == {1: 1.0, 2: 1.0, 3: 1.0}
 
 
 def test_a_checkpoint_of_another_spec_is_refused(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(10), tmp_path / "first"))
-    hear(warm, Succeeded)
+    hear(warm, protocol.Succeeded)
     give(
         warm, run(spec(10, seed=1), tmp_path / "second", checkpoint=str(tmp_path / "first" / "checkpoint-10.committed"))
     )
-    failed = hear(warm, Failed)[-1]
-    assert isinstance(failed, Failed)
+    failed = hear(warm, protocol.Failed)[-1]
+    assert isinstance(failed, protocol.Failed)
     assert failed.reason == "checkpoint_refused"
     assert "another spec" in failed.detail
 
@@ -210,8 +202,8 @@ def test_it_ends_itself_when_its_deadline_passes_and_nobody_reads(
     """So it is when its supervisor is stopped: renewals end, and nobody kills it."""
     began = time.monotonic()
     tell(doomed, run(spec(100_000), tmp_path, seconds=1_000_000))
-    tell(doomed, Lease(deadline=began + 2.0))
-    assert doomed.wait(CEILING_SECONDS) == EXIT_NOT_TRUSTED
+    tell(doomed, protocol.Lease(deadline=began + 2.0))
+    assert doomed.wait(CEILING_SECONDS) == protocol.EXIT_NOT_TRUSTED
     assert time.monotonic() - began >= 2
 
 
@@ -219,7 +211,7 @@ def test_it_ends_when_the_pipe_closes(doomed: subprocess.Popen[bytes], tmp_path:
     assert doomed.stdin is not None
     tell(doomed, run(spec(100_000), tmp_path))
     doomed.stdin.close()
-    assert doomed.wait(CEILING_SECONDS) == EXIT_NOT_TRUSTED
+    assert doomed.wait(CEILING_SECONDS) == protocol.EXIT_NOT_TRUSTED
 
 
 def bounded(trainer: subprocess.Popen[bytes], megabytes: int) -> None:
@@ -229,15 +221,15 @@ def bounded(trainer: subprocess.Popen[bytes], megabytes: int) -> None:
     resource.prlimit(trainer.pid, resource.RLIMIT_AS, (held + (megabytes << 20), resource.RLIM_INFINITY))
 
 
-def last_of(trainer: subprocess.Popen[bytes]) -> list[FromTrainer]:
+def last_of(trainer: subprocess.Popen[bytes]) -> list[protocol.FromTrainer]:
     """All that it says until it has ended the job."""
     assert trainer.stdout is not None
-    said: list[FromTrainer] = []
-    while not said or not isinstance(said[-1], Succeeded | Failed):
+    said: list[protocol.FromTrainer] = []
+    while not said or not isinstance(said[-1], protocol.Succeeded | protocol.Failed):
         line = trainer.stdout.readline()
         assert line, "it ended"
-        said.append(from_trainer(line))
-        if isinstance(said[-1], Checkpoint):
+        said.append(protocol.from_trainer(line))
+        if isinstance(said[-1], protocol.Checkpoint):
             Path(said[-1].path).unlink()
     return said
 
@@ -253,20 +245,20 @@ def test_a_batch_that_does_not_fit_is_split_and_one_task_that_does_not_fails_the
     large["model"]["hidden"] = [64, 64]
     with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
-        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        assert isinstance(protocol.from_trainer(trainer.stdout.readline()), protocol.Ready)
         bounded(trainer, 100)
         tell(trainer, run(JobSpec.model_validate(large), tmp_path / "first"))
         heard = last_of(trainer)
-        assert isinstance(heard[-1], Succeeded), heard[-1]
+        assert isinstance(heard[-1], protocol.Succeeded), heard[-1]
         assert [1 <= value < 32 for value in points(list(heard), "micro_batch").values()] == [True]
 
-        assert isinstance(from_trainer(trainer.stdout.readline()), Ready)
+        assert isinstance(protocol.from_trainer(trainer.stdout.readline()), protocol.Ready)
         large["family"] |= {"shots": 10_000, "queries": 10_000}
         large["model"]["hidden"] = [512, 512]
         tell(trainer, run(JobSpec.model_validate(large), tmp_path / "second"))
         failed = last_of(trainer)[-1]
         trainer.kill()
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, protocol.Failed)
     assert failed.reason == "out_of_memory"
     assert "a single task doesn't fit" in failed.detail
 
@@ -292,16 +284,16 @@ def test_a_stopped_trainer_dies_with_its_worker() -> None:
 
 
 PRINTER = """
-from worker.processes.protocol import Stopped
+from worker.processes.protocol import protocol.Stopped
 from worker.trainer import Wire
 wire = Wire()
 print("hello")
-wire.send(Stopped(step=1))
+wire.send(protocol.Stopped(step=1))
 """
 
 
 def test_what_is_printed_never_gets_among_the_messages() -> None:
     """Libraries print; the messages go by a copy of stdout that only the trainer's wire has."""
     done = subprocess.run([sys.executable, "-c", PRINTER], capture_output=True, check=True)
-    assert isinstance(from_trainer(done.stdout), Stopped)
+    assert isinstance(protocol.from_trainer(done.stdout), protocol.Stopped)
     assert done.stderr == b"hello\n"

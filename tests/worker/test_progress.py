@@ -89,7 +89,7 @@ def test_events_are_numbered_without_gaps_when_writers_meet() -> None:
     claim = taken()
 
     def tell(_: int) -> None:
-        fenced(claim, progress.tell)
+        fenced(claim, progress.write_event)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(tell, range(24)))

@@ -15,15 +15,15 @@ from amaml.adjoint.protocol import Adjoint
 from amaml.families.base import Family
 from amaml.flow.solvers import RK4, Bosh3, Dopri5, Euler, Heun, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.objectives import BUILT_IN as OBJECTIVES
 from amaml.objectives import Objective
 from amaml.randomness import key
 from amaml.spec import AdjointSpec, FamilySpec, MethodSpec, ModelSpec, SolverSpec
 
-Estimator = Callable[..., Estimate]
-"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → Estimate, or MetaGradient for an exact method. Where
-the flow is learned, `rates`, `proximal` and `wrt` are passed too."""
+Estimator = Callable[..., GradientEstimate]
+"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → GradientEstimate, or MetaGradient for an exact method.
+Where the flow is learned, `rates`, `proximal` and `wrt` are passed too."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}

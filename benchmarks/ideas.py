@@ -22,7 +22,7 @@ from amaml.flow.derivatives import Derivatives
 from amaml.flow.guard import PowerIteration
 from amaml.flow.result import SolveError
 from amaml.methods.amaml.gradient import MetaGradient, NotAgain, _batched
-from amaml.methods.problem import Problem, pose
+from amaml.methods.problem import GradientProblem, pose
 from amaml.registry import Estimator
 from amaml.run.outcome import Diverged
 from amaml.run.training import Training
@@ -122,7 +122,7 @@ def bootstrapped(steps: int, *, at_rates: bool = True) -> Wrapped:
 
 
 @dataclass(frozen=True)
-class Bootstrapped(Problem):
+class Bootstrapped(GradientProblem):
     onward: Derivatives
     """The gradient of the loss on support and query set together."""
     steps: int

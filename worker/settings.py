@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
+class WorkerSettings(BaseSettings):
     """Each field is the environment variable AMAML_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="AMAML_")
@@ -52,6 +52,6 @@ class Settings(BaseSettings):
 
 
 @lru_cache(maxsize=1)
-def settings() -> Settings:
+def settings() -> WorkerSettings:
     """Read once."""
-    return Settings()  # type: ignore[call-arg] # what is missing is read from the environment
+    return WorkerSettings()  # type: ignore[call-arg] # what is missing is read from the environment

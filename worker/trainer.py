@@ -33,7 +33,7 @@ from worker.processes.protocol import (
     Failed,
     FailureReason,
     Lease,
-    Progress,
+    ProgressReport,
     Ready,
     Run,
     Stop,
@@ -141,7 +141,7 @@ class Telling:
         if self._untold is None:
             return
         self._wire.send(
-            Progress(
+            ProgressReport(
                 phase=self._untold.phase,
                 iteration=self._untold.iteration,
                 iterations=self._training.iterations,

@@ -25,7 +25,7 @@ from amaml.kernel.cuda import CudaKernel
 from amaml.kernel.library import Kernel, kernel
 from amaml.kernel.problem import ACTIVATIONS, KernelProblem
 from amaml.methods.estimate import Stats
-from amaml.methods.problem import Answer, Problem
+from amaml.methods.problem import Answer, GradientProblem
 from amaml.models.mlp.derivatives import MLPDerivatives
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
@@ -35,20 +35,20 @@ _NO_ROOM = 100
 """The code of a task that needed more steps than there was room for."""
 
 
-def solve(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer | None:
+def solve(problem: GradientProblem, wanted: AbstractSet[Wanted]) -> Answer | None:
     """The answer; None where the batched path has to compute it. Raises SolveError for tasks that can't be solved."""
     asked = _ask(problem, wanted, backward=True)
     return None if asked is None else asked.answer()
 
 
-def carry(problem: Problem) -> tuple[Solution, Evaluations] | None:
+def carry(problem: GradientProblem) -> tuple[Solution, Evaluations] | None:
     """The forward solve alone, with its numbers of evaluations; None where the batched path has to compute it. Raises as
     `solve`."""
     asked = _ask(problem, frozenset(), backward=False)
     return None if asked is None else asked.carried()
 
 
-def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _Solve | None:
+def _ask(problem: GradientProblem, wanted: AbstractSet[Wanted], *, backward: bool) -> _Solve | None:
     found = kernel(problem.theta.device)
     derivatives, solver, adjoint = problem.derivatives, problem.solver, problem.adjoint
     if (
@@ -64,7 +64,7 @@ def _ask(problem: Problem, wanted: AbstractSet[Wanted], *, backward: bool) -> _S
     return asked if asked.fits() else None
 
 
-def _check_sizes(problem: Problem, derivatives: MLPDerivatives) -> None:
+def _check_sizes(problem: GradientProblem, derivatives: MLPDerivatives) -> None:
     """Raises ValueError where an array's shape doesn't follow from the widths, from which the kernel computes all lengths."""
     widths, batch = derivatives.widths, problem.batch
     parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
@@ -87,7 +87,7 @@ class _Solve:
     def __init__(
         self,
         found: Kernel | CudaKernel,
-        problem: Problem,
+        problem: GradientProblem,
         derivatives: MLPDerivatives,
         solver: FixedStep | Adaptive,
         adjoint: Discrete | Interpolated,

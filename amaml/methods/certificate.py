@@ -17,7 +17,7 @@ from amaml.flow.solvers import FixedStep, Solver
 from amaml.flow.torchdiffeq_solver import TorchDiffEq
 from amaml.memory import is_out_of_memory
 from amaml.methods.parameters import Layout
-from amaml.methods.problem import Problem
+from amaml.methods.problem import GradientProblem
 from amaml.methods.tangent import (
     TINY,
     Array,
@@ -79,7 +79,7 @@ class Certificate:
 
 
 def verdicts(
-    problem: Problem,
+    problem: GradientProblem,
     support_loss: Loss,
     query_loss: Loss,
     tasks: Any,
@@ -116,7 +116,7 @@ def _one(tasks: Any, index: int) -> Any:
     return tree_map(one, tasks)
 
 
-def _verdict(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
+def _verdict(problem: GradientProblem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
     """Of one task's gradient [P]: infinite, and why, where nothing is known of its error."""
     try:
         with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
@@ -134,7 +134,9 @@ def _verdict(problem: Problem, support: Gradient, query: Gradient, gradient: Arr
         return Verdict(math.inf, math.inf, f"the losses can't be evaluated in float64: {error}")
 
 
-def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> tuple[float, float]:
+def _error(
+    problem: GradientProblem, support: Gradient, query: Gradient, gradient: Array, budget: int
+) -> tuple[float, float]:
     """Raises Undecided where there is nothing to compare the gradient with."""
     tangents = _tangents(problem, support)
     if problem.target == "discrete":
@@ -159,7 +161,7 @@ def _error(problem: Problem, support: Gradient, query: Gradient, gradient: Array
     return float((apart + doubt) / size), float(apart / size)
 
 
-def _tangents(problem: Problem, support: Gradient) -> Tangents:
+def _tangents(problem: GradientProblem, support: Gradient) -> Tangents:
     """The six random directions, the same for every task, and the first of them again with differences of three times the
     step: the two derivatives lie eight times the truncation of the first apart."""
     theta = problem.theta.double().cpu().numpy()
@@ -182,7 +184,7 @@ def _tolerance(solver: Solver) -> float:
 
 
 def _derivatives(
-    problem: Problem, tangents: Tangents, query: Gradient, ends: Sequence[Array], tolerance: float
+    problem: GradientProblem, tangents: Tangents, query: Gradient, ends: Sequence[Array], tolerance: float
 ) -> tuple[Array, Array]:
     """The derivatives of J in the directions [M], and what the tolerance leaves open of each [M]: what the errors of δ's elements
     come to, and what the query gradient changes where every element of u is off by as much as it may be."""

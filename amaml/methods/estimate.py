@@ -36,7 +36,7 @@ class Stats:
 
 
 @dataclass
-class Estimate:
+class GradientEstimate:
     """An estimate of dJ/dθ on a batch of tasks, detached."""
 
     grad: Any

@@ -12,16 +12,16 @@ from amaml.flow.field import GradientFlow
 from amaml.flow.result import Result, raise_where
 from amaml.flow.trajectory import Solution
 from amaml.kernel import solve as kernel
-from amaml.methods.estimate import Estimate, Stats
+from amaml.methods.estimate import GradientEstimate, Stats
 from amaml.methods.parameters import Layout
-from amaml.methods.problem import Problem
+from amaml.methods.problem import GradientProblem
 
 
 def estimate_without_adjoint(
-    problem: Problem,
+    problem: GradientProblem,
     layout: Layout,
     direction: Callable[[GradientFlow, list[Tensor], list[Tensor]], Tensor],
-) -> Estimate:
+) -> GradientEstimate:
     """For estimators that don't go back: `direction` makes the estimate [B, P] of the field, the states u(T_k) and the
     weighted query gradients there."""
     if not problem.solver.fixed:  # its guard is for the adjoint: the state is held at tolerance without it
@@ -32,7 +32,7 @@ def estimate_without_adjoint(
     estimates = direction(flow, solution.ends, list(jumps)) + sum(direct)
     raise_where(~estimates.isfinite().all(dim=1), Result.NON_FINITE, problem.horizons[-1])
     problem.derivatives.confirm()
-    return Estimate(
+    return GradientEstimate(
         grad=layout.unflatten_gradient(estimates.mean(dim=0)),
         per_task=layout.unflatten_gradient(estimates),
         loss=torch.stack(losses, dim=1) @ problem.theta.new_tensor(problem.weights),
@@ -41,7 +41,7 @@ def estimate_without_adjoint(
     )
 
 
-def _carry(problem: Problem, flow: GradientFlow) -> Solution:
+def _carry(problem: GradientProblem, flow: GradientFlow) -> Solution:
     """Forward alone, by the compiled kernel where there is one for the problem; `flow` counts what it took."""
     carried = kernel.carry(problem)
     if carried is None:

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from amaml.adjoint.sensitivity import Wanted
 from amaml.methods.amaml.gradient import Again, MetaGradient, NotAgain
 from amaml.methods.certificate import Verdict
-from amaml.methods.estimate import Estimate, Stats
+from amaml.methods.estimate import GradientEstimate, Stats
 from amaml.methods.problem import Answer
 
 
-def joined(parts: Sequence[Estimate]) -> Estimate:
+def joined(parts: Sequence[GradientEstimate]) -> GradientEstimate:
     """Every task's own results, in the order of the parts, and their mean, as of one solve of all tasks."""
     per_task = _joined_trees([part.per_task for part in parts])
     whole: dict[str, Any] = {
@@ -29,7 +29,7 @@ def joined(parts: Sequence[Estimate]) -> Estimate:
     }
     exact = [part for part in parts if isinstance(part, MetaGradient)]
     if len(exact) < len(parts):
-        return Estimate(**whole)
+        return GradientEstimate(**whole)
     return MetaGradient(
         **whole,
         certificate=None,

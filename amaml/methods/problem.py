@@ -28,7 +28,7 @@ _DEFAULT_ADJOINT: dict[str, type[Adjoint]] = {"discrete": Discrete, "interpolate
 
 
 @dataclass(frozen=True)
-class Problem:
+class GradientProblem:
     """J(θ) = Σ_k weights_k · L_qry(u(horizons_k)) for each of `batch` tasks, and how to solve it."""
 
     derivatives: Derivatives
@@ -101,7 +101,7 @@ def pose(
     proximal: float = 0.0,
     proximal_in_query: bool = False,
     rates: Params | None = None,
-) -> tuple[Problem, Layout]:
+) -> tuple[GradientProblem, Layout]:
     """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
     layout = Layout(params)
     solver = solver or Dopri5()
@@ -120,7 +120,7 @@ def pose(
             f"rates must be finite numbers of at least 0, got {float(alpha.min()):g} to {float(alpha.max()):g}: give 0 for "
             "parameters that shall not flow, and learn the logarithm of the others"
         )
-    problem = Problem(
+    problem = GradientProblem(
         derivatives_of(support_loss, query_loss, tasks, layout), layout.theta, layout.sizes, batch, times,
         weights, solver, adjoint, alpha, proximal, proximal_in_query,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amaml.flow.solvers import Solver
 from amaml.methods.amaml.gradient import MetaGradient
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.metrics import LEARNED_LENGTH, LEARNED_PROXIMAL, LEARNED_RATES
 from amaml.run.evaluation import Flow
 from amaml.run.schedules import length_at
@@ -97,7 +97,7 @@ class LearnedFlow:
             self.rates,
         )
 
-    def gradients(self, spec: JobSpec, result: Estimate) -> dict[str, Tensor]:
+    def gradients(self, spec: JobSpec, result: GradientEstimate) -> dict[str, Tensor]:
         """The derivatives of each task's loss with respect to the logarithms that the spec's method trains, by name and with a
         first axis B. `result` is the meta-gradient of θ, whose solve computed them too."""
         learn = spec.method.learned

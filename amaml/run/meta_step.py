@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.metrics import CLIPPED, GRADIENT_NORM, META_LOSS
 from amaml.run.outcome import Diverged
 from amaml.run.schedules import rate_factor
@@ -22,7 +22,7 @@ from amaml.run.state import State
 from amaml.spec import ClipSpec
 
 
-def meta_step(setup: Setup, state: State, estimate: Estimate) -> dict[str, float]:
+def meta_step(setup: Setup, state: State, estimate: GradientEstimate) -> dict[str, float]:
     """Does one optimizer step and returns its metrics. Raises Diverged where the loss or a gradient isn't finite."""
     at, phase = state.progress.iteration, setup.phase(state.progress.iteration)
     meta, iterations = phase.spec.meta, phase.iterations

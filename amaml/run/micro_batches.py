@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amaml import memory
 from amaml.flow.result import SolveError
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.methods.joined import joined
 from amaml.run.outcome import OutOfMemory
 from amaml.spec import JobSpec
@@ -25,7 +25,9 @@ _log = logging.getLogger(__name__)
 Tasks = dict[str, Tensor]
 
 
-def in_micro_batches(estimate: Callable[[Tasks], Estimate], tasks: Tasks, size: int) -> Generator[None, None, Estimate]:
+def in_micro_batches(
+    estimate: Callable[[Tasks], GradientEstimate], tasks: Tasks, size: int
+) -> Generator[None, None, GradientEstimate]:
     """The estimate for all tasks, computed for at most `size` tasks at once; yields after each micro-batch if there are several.
     Raises SolveError for all tasks that failed, with their indices in the whole batch."""
     batch = len(tasks["support_x"])

@@ -21,7 +21,7 @@ from amaml import memory
 from amaml.flow.result import Result, SolveError
 from amaml.methods.amaml.gradient import MetaGradient
 from amaml.methods.certificate import Certificate
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.metrics import (
     CERTIFICATE_ERROR,
     CERTIFICATE_OVER_LIMIT,
@@ -236,7 +236,7 @@ class Training:
 
     def _estimate_of_finite(
         self, phase: Phase, tasks: dict[str, Tensor]
-    ) -> Generator[Report, None, tuple[Estimate, int]]:
+    ) -> Generator[Report, None, tuple[GradientEstimate, int]]:
         """The meta-gradient of the batch without the tasks whose solves became infinite or NaN, and the number of those. Raises
         SolveError where none is left, or where the run has left out too many tasks in all."""
         size, solvable = len(tasks["support_x"]), tasks
@@ -256,7 +256,7 @@ class Training:
                 _log.warning("meta-iteration %d leaves out %d tasks: %s", self.iteration, len(failed), error)
                 solvable = {name: tensor[rows] for name, tensor in tasks.items()}
 
-    def _estimate_that_fits(self, phase: Phase, tasks: dict[str, Tensor]) -> Generator[Report, None, Estimate]:
+    def _estimate_that_fits(self, phase: Phase, tasks: dict[str, Tensor]) -> Generator[Report, None, GradientEstimate]:
         """The meta-gradient, in micro-batches where the whole batch doesn't fit into memory, with a report after each. Raises
         OutOfMemory where a single task doesn't fit."""
         progress, batch = self.state.progress, len(tasks["support_x"])
@@ -279,7 +279,7 @@ class Training:
             self._check_time()
             yield Report(phase, self.iteration)
 
-    def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> Estimate:
+    def _estimate(self, phase: Phase, tasks: dict[str, Tensor]) -> GradientEstimate:
         """The method's meta-gradient."""
         assert phase.estimator is not None, "a method that trains nothing has no meta-iteration to do"
         trajectory, learned = phase.spec.trajectory, self.state.learned
@@ -311,7 +311,7 @@ class Training:
             metrics[EVALUATION_MICRO_BATCH] = float(self.state.progress.evaluation_micro_batch or 0)
         yield Report("evaluating", self.iteration, metrics, found)
 
-    def _certify(self, estimate: Estimate) -> Generator[Report, None, None]:
+    def _certify(self, estimate: GradientEstimate) -> Generator[Report, None, None]:
         """Certifies the meta-gradient every runtime.certify_every meta-iterations, with a report after each task."""
         every = self.spec.runtime.certify_every
         if every is not None and (self.iteration + 1) % every == 0 and isinstance(estimate, MetaGradient):
@@ -365,7 +365,7 @@ class Training:
         initializations.write(path, self.state.chosen, {**own, **metadata})
 
 
-def _of_solve(estimate: Estimate) -> dict[str, float]:
+def _of_solve(estimate: GradientEstimate) -> dict[str, float]:
     """The mean numbers of evaluations for a task, and the largest λmax of the tasks."""
     stats = estimate.stats
     metrics = {GRADIENTS: stats.gradients.double().mean().item(), HVPS: stats.hvps.double().mean().item()}

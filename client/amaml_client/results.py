@@ -16,24 +16,24 @@ Curves = dict[str, list[tuple[int, float | None]]]
 """Metric name → points (step, value); a value that isn't a finite number is null."""
 
 
-class Result(BaseModel):
+class Document(BaseModel):
     # protected_namespaces: `model` is a word of ours.
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
-class Progress(Result):
+class Progress(Document):
     iteration: int = 0
     iterations: int = 0
     eta_seconds: float | None = None
 
 
-class Initialization(Result):
+class Initialization(Document):
     sha256: str
     size_bytes: int
     parameters: int | None = None
 
 
-class Job(Result):
+class Job(Document):
     id: str
     name: str = ""
     tags: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Job(Result):
         return self
 
 
-class Event(Result):
+class Event(Document):
     seq: int
     """1, 2, 3, … within the job, without gaps."""
     kind: str
@@ -78,7 +78,7 @@ class Event(Result):
     created_at: datetime | None = None
 
 
-class Column(Result):
+class Column(Document):
     """Of a table."""
 
     name: str
@@ -87,13 +87,13 @@ class Column(Result):
     """Rows without a value."""
 
 
-class LineError(Result):
+class LineError(Document):
     line: int
     """Counted from 1; 0 is the file as a whole."""
     detail: str
 
 
-class DatasetReport(Result):
+class DatasetReport(Document):
     """What the check of a data set found."""
 
     rows: int
@@ -105,7 +105,7 @@ class DatasetReport(Result):
     """The first of them; none in a good file."""
 
 
-class Dataset(Result):
+class Dataset(Document):
     id: str
     name: str
     version: int = 1
@@ -137,7 +137,7 @@ class Dataset(Result):
         return self
 
 
-class LossCurve(Result):
+class LossCurve(Document):
     """Losses on the way from the initialization, as the network was trained by: of standardised units."""
 
     over: str
@@ -148,19 +148,19 @@ class LossCurve(Result):
     """Null where the query's targets weren't given."""
 
 
-class AdaptationResult(Result):
+class AdaptationResult(Document):
     outputs: list[str] = []
     """What each number of a row of predictions is: a quantity, or the class whose probability it is."""
     predictions: list[list[float]] | None = None
     curve: LossCurve | None = None
 
 
-class Weights(Result):
+class Weights(Document):
     sha256: str
     size_bytes: int
 
 
-class Adaptation(Result):
+class Adaptation(Document):
     """A learned initialization, trained on one task's rows."""
 
     id: str
@@ -205,7 +205,7 @@ class Adaptation(Result):
         return self.result.curve if self.result else None
 
 
-class Webhook(Result):
+class Webhook(Document):
     id: str
     url: str
     description: str = ""
@@ -223,7 +223,7 @@ class Webhook(Result):
     created_at: datetime | None = None
 
 
-class DeliveryAttempt(Result):
+class DeliveryAttempt(Document):
     number: int
     started_at: datetime | None = None
     seconds: float | None = None
@@ -233,7 +233,7 @@ class DeliveryAttempt(Result):
     """The beginning of the receiver's answer."""
 
 
-class Delivery(Result):
+class Delivery(Document):
     """One message to one webhook."""
 
     id: str
@@ -249,7 +249,7 @@ class Delivery(Result):
     """What is sent, to the byte; not in lists."""
 
 
-class Cell(Result):
+class Cell(Document):
     """One job of a study, and where in the grid it is."""
 
     cell: dict[str, Any]
@@ -262,7 +262,7 @@ class Cell(Result):
     metrics: dict[str, float | None] = {}
 
 
-class Study(Result):
+class Study(Document):
     id: str
     name: str = ""
     state: str
@@ -293,7 +293,7 @@ class Study(Result):
         return self
 
 
-class Kind(Result):
+class Kind(Document):
     """A task family, model, method or solver that specs may name."""
 
     kind: str
@@ -301,7 +301,7 @@ class Kind(Result):
     json_schema: dict[str, Any] = Field(default={}, alias="schema")
 
 
-class Quota(Result):
+class Quota(Document):
     """One of the workspace's quotas."""
 
     used: float
@@ -311,7 +311,7 @@ class Quota(Result):
     """Of compute: what unfinished jobs will still take by their estimates; it counts against the bound."""
 
 
-class Usage(Result):
+class Usage(Document):
     """What the workspace uses, beside what it may."""
 
     queued_jobs: Quota
@@ -324,6 +324,6 @@ class Usage(Result):
 ItemT = TypeVar("ItemT")
 
 
-class Page(Result, Generic[ItemT]):
+class Page(Document, Generic[ItemT]):
     data: list[ItemT]
     next_cursor: str | None = None

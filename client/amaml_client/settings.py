@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from amaml_client.errors import BadSettings
 
 
-class Settings(NamedTuple):
+class ClientSettings(NamedTuple):
     url: str
     key: str | None
     local: bool
     """The server is on this machine: no proxy stands between, and the admin key's file may be used."""
 
 
-def settings(url: str | None = None, key: str | None = None) -> Settings:
+def settings(url: str | None = None, key: str | None = None) -> ClientSettings:
     """Reads AMAML_URL (else port AMAML_PORT of this machine, else $AMAML_HOME/url, which a running local stack writes,
     else port 8000) and AMAML_API_KEY (else $AMAML_HOME/admin.key). AMAML_HOME is .amaml by default.
 
@@ -35,7 +35,7 @@ def settings(url: str | None = None, key: str | None = None) -> Settings:
         raise BadSettings(f"{url!r} is no server's address: AMAML_URL looks like http://127.0.0.1:8000")
     local = _is_loopback(parts.hostname or "")
     key = key or os.environ.get("AMAML_API_KEY") or (_in_home("admin.key") if local else None)
-    return Settings(url.rstrip("/"), key, local)
+    return ClientSettings(url.rstrip("/"), key, local)
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
+class ServiceSettings(BaseSettings):
     """Each field is the environment variable AMAML_ and its name."""
 
     model_config = SettingsConfigDict(env_prefix="AMAML_", env_parse_none_str="")
@@ -36,6 +36,6 @@ class Settings(BaseSettings):
 
 
 @lru_cache(maxsize=1)
-def settings() -> Settings:
+def settings() -> ServiceSettings:
     """Read once."""
-    return Settings()
+    return ServiceSettings()

@@ -81,7 +81,7 @@ class CellRow(NamedTuple):
     metrics: dict[str, Any]
 
 
-class Result(NamedTuple):
+class CellResult(NamedTuple):
     """The results of a cell's job."""
 
     cell: CellRow
@@ -147,7 +147,7 @@ def cells(session: Session, study_id: UUID) -> list[CellRow]:
     return [CellRow(*row) for row in rows]
 
 
-def results(session: Session, study_id: UUID) -> list[Result]:
+def results(session: Session, study_id: UUID) -> list[CellResult]:
     """The results of all cells, in the grid's order."""
     own = Job.study_id == study_id
     last = (
@@ -165,7 +165,9 @@ def results(session: Session, study_id: UUID) -> list[Result]:
         .group_by(Metric.job_id)
     )
     seconds: dict[UUID, float] = {row[0]: row[1] for row in session.execute(median)}
-    return [Result(cell, evaluations.get(cell.job_id), seconds.get(cell.job_id)) for cell in cells(session, study_id)]
+    return [
+        CellResult(cell, evaluations.get(cell.job_id), seconds.get(cell.job_id)) for cell in cells(session, study_id)
+    ]
 
 
 def cancel(session: Session, workspace_id: UUID, study_id: UUID) -> bool:

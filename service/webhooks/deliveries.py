@@ -47,7 +47,7 @@ class Sending(Held):
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """The outcome of an attempt."""
 
     status: int | None
@@ -89,7 +89,7 @@ def take_next(session: Session, lease: timedelta, schedule: Sequence[float]) -> 
 
 
 def finish(
-    session: Session, sending: Sending, result: Result, schedule: Sequence[float], failing: timedelta
+    session: Session, sending: Sending, result: Outcome, schedule: Sequence[float], failing: timedelta
 ) -> webhooks.DisabledReason | None:
     """Notes the outcome and schedules the next attempt if one is needed. Returns why the webhook is now disabled, if it is.
 
@@ -170,7 +170,7 @@ def _secrets(session: Session, webhook: Webhook) -> tuple[str, ...]:
     return (webhook.secret, previous) if previous else (webhook.secret,)
 
 
-def _note(session: Session, sending: Sending, result: Result) -> None:
+def _note(session: Session, sending: Sending, result: Outcome) -> None:
     # Postgres can't store NUL characters. Lone surrogates, which it can't store either, don't result from decoding.
     excerpt = result.response.replace("\x00", "\ufffd")[:MAX_EXCERPT]
     session.execute(
@@ -180,7 +180,7 @@ def _note(session: Session, sending: Sending, result: Result) -> None:
     )
 
 
-def _try_later(delivery: WebhookDelivery, result: Result, schedule: Sequence[float]) -> None:
+def _try_later(delivery: WebhookDelivery, result: Outcome, schedule: Sequence[float]) -> None:
     if delivery.tries >= len(schedule):
         _end(delivery, "failed")
         return
@@ -194,7 +194,7 @@ def _end(delivery: WebhookDelivery, state: str) -> None:
 
 
 def _reason_to_disable(
-    session: Session, webhook: Webhook, result: Result, failing: timedelta
+    session: Session, webhook: Webhook, result: Outcome, failing: timedelta
 ) -> webhooks.DisabledReason | None:
     if not webhook.enabled:
         return None

@@ -15,7 +15,7 @@ MINUTE, HOUR = 60.0, 3600.0
 Network = IPv4Network | IPv6Network
 
 
-class Settings(BaseSettings):
+class WebhookSettings(BaseSettings):
     """Each field is the environment variable AMAML_WEBHOOK_ and its name; lists are separated by commas."""
 
     model_config = SettingsConfigDict(env_prefix="AMAML_WEBHOOK_", hide_input_in_errors=True)
@@ -59,6 +59,6 @@ class Settings(BaseSettings):
 
 
 @lru_cache(maxsize=1)
-def settings() -> Settings:
+def settings() -> WebhookSettings:
     """Read once."""
-    return Settings()
+    return WebhookSettings()

@@ -19,7 +19,7 @@ from amaml.kernel import backend, disabled, library
 from amaml.kernel import solve as kernel_solve
 from amaml.methods.fomaml.gradient import fomaml
 from amaml.methods.imaml.gradient import imaml
-from amaml.methods.problem import Problem, pose
+from amaml.methods.problem import GradientProblem, pose
 from amaml.methods.reptile.gradient import reptile
 from amaml.models.mlp.derivatives import MLPDerivatives
 from tests.amaml.kernel_problems import SOLVERS, both, distance, regression
@@ -336,7 +336,7 @@ def test_problems_that_the_kernel_can_not_solve_use_the_batched_path() -> None:
     assert torch.equal(flat(a.per_task, 1), flat(b.per_task, 1))
 
 
-def posed(**changes: Any) -> Problem:
+def posed(**changes: Any) -> GradientProblem:
     """A problem of an MLP 2-5-1 with three tasks, with some of its parts replaced."""
     given = regression([2, 5, 1])
     problem, _ = pose(**given, length=0.5, solver=amaml.Euler(0.05))
@@ -350,7 +350,7 @@ def with_rows(widths: tuple[int, ...] = (2, 5, 1), **changes: torch.Tensor) -> M
     )
 
 
-MISFITS: list[tuple[Problem, str]] = [
+MISFITS: list[tuple[GradientProblem, str]] = [
     (posed(theta=torch.zeros(20, dtype=torch.float64)), r"theta has shape \[20\], but widths \[2, 5, 1\] need \[21\]"),
     (posed(rates=torch.ones(3, dtype=torch.float64)), r"rates has shape \[3\]"),
     (posed(batch=4), "4 tasks of a network"),
@@ -367,7 +367,7 @@ MISFITS: list[tuple[Problem, str]] = [
 
 
 @pytest.mark.parametrize(("problem", "sentence"), MISFITS, ids=[sentence for _, sentence in MISFITS])
-def test_arrays_of_other_sizes_than_the_network_are_refused(problem: Problem, sentence: str) -> None:
+def test_arrays_of_other_sizes_than_the_network_are_refused(problem: GradientProblem, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         kernel_solve.solve(problem, set())
 

@@ -20,7 +20,7 @@ from amaml import memory
 from amaml.flow.result import SolveError
 from amaml.kernel.library import disabled
 from amaml.methods.amaml.gradient import MetaGradient
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.registry import build_estimator
 from amaml.run.micro_batches import in_micro_batches
 from amaml.run.training import Training
@@ -28,7 +28,7 @@ from tests.amaml.jobs import METHODS, name_of, sha256, small
 from tests.amaml.problems import Tensors, cosines, done, network, start
 
 
-def tensors_of(found: Estimate) -> Tensors:
+def tensors_of(found: GradientEstimate) -> Tensors:
     own = {f"grad {name}": tensor for name, tensor in found.grad.items()}
     own |= {f"per task {name}": tensor for name, tensor in found.per_task.items()}
     own |= {f"adapted {name}": tensor for name, tensor in found.adapted.items()}

@@ -16,7 +16,7 @@ from service.core.database import transaction
 from tests.support import jobs
 from worker.datasets.checks import DatasetChecks
 from worker.processes.periodic_task import PeriodicTask
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 SPEC: dict[str, Any] = {"family": {"kind": "sinusoid"}, "meta": {"iterations": 10}}
 NOBODY = "0199a0a0-0000-7000-8000-000000000000"
@@ -52,7 +52,7 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 def checking(home: Path) -> Iterator[None]:
     """A worker's checks of data sets, as long as the block runs."""
     stopping = threading.Event()
-    checks = DatasetChecks(Settings(broker_url="redis://none"), home, stopping)
+    checks = DatasetChecks(WorkerSettings(broker_url="redis://none"), home, stopping)
     with _on_duty(checks.step, stopping):
         yield
 

@@ -23,7 +23,7 @@ from service.jobs.tables import Job
 from tests.support.api import Api, Tenant, check_problem, client, new_tenant, serving, submit
 from tests.support.waiting import wait_until
 from worker.datasets.checks import DatasetChecks
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 CSV = b"user,item,rating\n1,10,4.0\n1,11,2.5\n2,10,1\n"
 
@@ -34,7 +34,7 @@ def check(store: str, tmp_path: Path) -> Callable[[], None]:
     read = select(Job.dataset_id).where(Job.dataset_id.is_not(None))
     with transaction() as session:
         session.execute(delete(Dataset).where(Dataset.state == "pending", Dataset.id.not_in(read)))
-    return DatasetChecks(Settings(broker_url="redis://none"), tmp_path, threading.Event()).step
+    return DatasetChecks(WorkerSettings(broker_url="redis://none"), tmp_path, threading.Event()).step
 
 
 def _blob_count() -> int:

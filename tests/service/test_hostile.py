@@ -26,7 +26,7 @@ from service.datasets.tables import Dataset
 from tests.support.api import JSON, SPEC, client, new_tenant, serving
 from tests.support.waiting import CEILING_SECONDS
 from worker.datasets.checks import DatasetChecks
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 MOST_MEMORY: Final = 300 * 1024 * 1024
 NO_SUCH: Final = "01890000-0000-7000-8000-000000000000"
@@ -311,7 +311,7 @@ def test_files(attack: Attack, tmp_path: Path) -> None:
         attack.refused(what, answer, taken=True)
         if answer.status_code == 201:
             stored[what] = answer.json()["id"]
-    DatasetChecks(Settings(broker_url="redis://none"), tmp_path, threading.Event()).step()
+    DatasetChecks(WorkerSettings(broker_url="redis://none"), tmp_path, threading.Event()).step()
     for what, dataset_id in stored.items():
         found = attack.http.get(f"/v1/datasets/{dataset_id}").json()
         harmless = what == "Parquet of 100 million zeros"  # No more than a long table, if it is within the bounds.

@@ -20,7 +20,7 @@ from service.studies.report.report import StudyReport, report
 from service.studies.report.student import incomplete_beta, paired_p_value, two_sided
 from service.studies.report.table import as_csv, as_markdown
 from service.studies.report.words import axis_name, label, plus_minus, probability
-from service.studies.store import CellRow, Found, Result
+from service.studies.store import CellResult, CellRow, Found
 from service.studies.tables import Study
 from tests.support.browser import Seen
 
@@ -65,7 +65,7 @@ def scores_of(shots: int, method: str, seed: int) -> Any:
     return tasks + noise + {"amaml": 0.0, "reptile": 0.05, "maml": 0.002}[method]
 
 
-def result(number: int, coordinates: dict[str, Any], state: str = "succeeded", **changes: Any) -> Result:
+def result(number: int, coordinates: dict[str, Any], state: str = "succeeded", **changes: Any) -> CellResult:
     scores = list(scores_of(*coordinates.values()))
     reason = "diverged" if state == "failed" else None
     metrics = {"memory_bytes": float(2**20 * (400 + number))}
@@ -78,7 +78,7 @@ def result(number: int, coordinates: dict[str, Any], state: str = "succeeded", *
         curve={"epochs": [0, 10], "mean": [0.9 + number, 0.5], "error": [0.1, 0.05]},
         along_flow=None,
     )
-    return Result(cell, evaluation, 0.01 * (1 + number))
+    return CellResult(cell, evaluation, 0.01 * (1 + number))
 
 
 def cells() -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def cells() -> list[dict[str, Any]]:
     return [dict(zip(GRID, (one, method, seed), strict=True)) for one in shots for method in methods for seed in seeds]
 
 
-def found(results: list[Result], grid: dict[str, Any] = GRID, name: str = "a study") -> Found:
+def found(results: list[CellResult], grid: dict[str, Any] = GRID, name: str = "a study") -> Found:
     states: dict[str, int] = {}
     for one in results:
         states[one.cell.state] = states.get(one.cell.state, 0) + 1
@@ -98,14 +98,14 @@ def found(results: list[Result], grid: dict[str, Any] = GRID, name: str = "a stu
 
 
 @pytest.fixture
-def results() -> list[Result]:
+def results() -> list[CellResult]:
     """All succeeded but one seed of reptile at 100 shots."""
     failing = {"/family/shots": 100, "/method/kind": "reptile", "/runtime/seed": 1}
     return [result(number, cell, "failed" if cell == failing else "succeeded") for number, cell in enumerate(cells())]
 
 
 @pytest.fixture
-def made(results: list[Result]) -> StudyReport:
+def made(results: list[CellResult]) -> StudyReport:
     return report(found(results, name=HOSTILE), results, "tuned")
 
 
@@ -153,7 +153,7 @@ def test_a_failed_cell_is_shown_with_its_reason(made: StudyReport) -> None:
     assert [job.score is None for job in made.blocks[1].rows[1].jobs] == [False, True, False]
 
 
-def test_a_row_with_fewer_seeds_is_not_the_best(results: list[Result]) -> None:
+def test_a_row_with_fewer_seeds_is_not_the_best(results: list[CellResult]) -> None:
     lucky = [
         result(one.cell.number, one.cell.coordinates, "cancelled")
         if one.cell.coordinates["/method/kind"] == "amaml" and one.cell.coordinates["/runtime/seed"] > 0
@@ -174,7 +174,7 @@ def test_of_an_accuracy_the_highest_is_the_best() -> None:
 
 
 def test_without_any_result_there_is_still_a_report() -> None:
-    results = [Result(result(number, cell, "queued").cell, None, None) for number, cell in enumerate(cells())]
+    results = [CellResult(result(number, cell, "queued").cell, None, None) for number, cell in enumerate(cells())]
     made = report(found(results), results, "tuned")
     assert len(made.without_result) == len(results)
     assert not any(row.best or row.score for block in made.blocks for row in block.rows)
@@ -194,7 +194,7 @@ def test_a_score_that_is_not_finite_makes_no_mean() -> None:
     assert row.score.mean == pytest.approx(numpy.mean([scores_of(50, "amaml", seed) for seed in (1, 2)]))
 
 
-def test_another_score_can_be_compared(results: list[Result]) -> None:
+def test_another_score_can_be_compared(results: list[CellResult]) -> None:
     made = report(found(results), results, "flow")
     assert made.blocks[0].rows[0].score is not None
     assert made.blocks[0].rows[0].score.mean > 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from amaml.spec import JobSpec
 from worker.processes.failpoint import failpoint
-from worker.processes.protocol import Checkpoint, Progress, Ready, Run, Stopped, Succeeded
+from worker.processes.protocol import Checkpoint, ProgressReport, Ready, Run, Stopped, Succeeded
 from worker.processes.wire import Wire, die_with_the_worker, versions
 from worker.trainer import Orders
 
@@ -47,7 +47,7 @@ def _train(run: Run, orders: Orders, wire: Wire) -> Succeeded | Stopped:
 
     def tell() -> None:
         wire.send(
-            Progress(
+            ProgressReport(
                 phase="training", iteration=iteration, iterations=iterations, eta_seconds=None,
                 metrics={"meta_loss": list(points)},
             )

@@ -13,7 +13,7 @@ from service.core.database import transaction
 from service.core.tables import Workspace
 from service.webhooks import sealing, signing
 from service.webhooks import store as webhooks
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 from service.webhooks.tables import Webhook, WebhookAttempt, WebhookDelivery
 from service.webhooks.trigger import TYPES
 from worker.webhooks.deliveries import Senders
@@ -21,8 +21,8 @@ from worker.webhooks.deliveries import Senders
 SECONDS = timedelta(seconds=30)
 
 
-def configured(**changes: Any) -> Settings:
-    return Settings(
+def configured(**changes: Any) -> WebhookSettings:
+    return WebhookSettings(
         **{"allow_http": True, "networks": ["127.0.0.0/8"], "seconds": 120, "retry_seconds": [0, 0, 0], **changes}
     )
 

@@ -45,7 +45,7 @@ from worker.processes.protocol import (
     Failed,
     FromTrainer,
     NotAdapted,
-    Progress,
+    ProgressReport,
     Run,
     Succeeded,
 )
@@ -92,7 +92,7 @@ def told(trainer: TrainerProcess, job: JobSpec, folder: Path, table: Path | None
         )
     )
     said = trainer.receive(CEILING_SECONDS)
-    while isinstance(said, Progress):
+    while isinstance(said, ProgressReport):
         said = trainer.receive(CEILING_SECONDS)
     assert said is not None
     return said

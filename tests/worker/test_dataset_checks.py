@@ -31,7 +31,7 @@ from worker.datasets.checks import VALIDATOR, DatasetChecks
 from worker.maintenance.reconciler import end_one_lapsed_lease
 from worker.processes.periodic_task import PeriodicTask
 from worker.processes.protocol import EXIT_OUT_OF_MEMORY
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -83,7 +83,7 @@ def stand_in(tmp_path: Path) -> Callable[[str], list[str]]:
 
 def checks(folder: Path, validator: Sequence[str] = VALIDATOR, **settings: Any) -> DatasetChecks:
     """What a worker does about data sets that wait."""
-    return DatasetChecks(Settings(broker_url="redis://none", **settings), folder, Event(), validator)
+    return DatasetChecks(WorkerSettings(broker_url="redis://none", **settings), folder, Event(), validator)
 
 
 def upload(content: bytes = CSV) -> UUID:

@@ -78,7 +78,7 @@ class TestTaking:
             again = deliveries.take_next(session, SECONDS, [0.0, 0.0])
         assert again is not None
         assert (again.id, again.attempt) == (delivery_id, 2)
-        result = deliveries.Result(500, None, "", 0.1, is_good=False, retry_after=None)
+        result = deliveries.Outcome(500, None, "", 0.1, is_good=False, retry_after=None)
         with transaction() as session:
             deliveries.finish(session, late, result, [0.0, 0.0], SECONDS)
         assert (delivery(delivery_id).state, webhook(again.webhook_id).failures) == ("pending", 0)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 from tests.support.receiver import Receiver, Reply, certificate, receiving
 from tests.support.waiting import CEILING_SECONDS
 from worker.webhooks import sending
 from worker.webhooks.sending import MAX_ANSWER, Answer, post
 
-HERE = Settings(allow_http=True, networks=["127.0.0.0/30"], seconds=120, connect_seconds=60)  # type: ignore[arg-type]
+HERE = WebhookSettings(allow_http=True, networks=["127.0.0.0/30"], seconds=120, connect_seconds=60)  # type: ignore[arg-type]
 IMPATIENT = HERE.model_copy(update={"seconds": 2.0})
 
 
-def send(url: str, settings: Settings = HERE, resolve: sending.Resolver | None = None) -> Answer:
+def send(url: str, settings: WebhookSettings = HERE, resolve: sending.Resolver | None = None) -> Answer:
     return post(url, {"webhook-id": "m1"}, b'{"a": 1}', settings, resolve)
 
 
@@ -49,7 +49,7 @@ def test_a_name_is_resolved_once_and_its_checked_address_connected_to(receiver: 
 
 
 def test_a_name_that_became_private_since_it_was_checked_is_not_reached(receiver: Receiver) -> None:
-    public = Settings(allow_http=True)
+    public = WebhookSettings(allow_http=True)
     answer = send(f"http://rebind.example:{receiver.port}/", public, lambda *_: ["127.0.0.1"])
     assert answer.status is None
     assert "no public address" in (answer.error or "")
@@ -62,13 +62,13 @@ def test_a_name_that_became_private_since_it_was_checked_is_not_reached(receiver
      "0.0.0.0", "127.0.0.1.", "user@127.0.0.1", "169.254.169.254", "[fe80::1%25lo]", "①②⑦.⓪.⓪.①"],
 )  # fmt: skip
 def test_nothing_is_sent_to_this_machine_however_it_is_spelt(receiver: Receiver, host: str) -> None:
-    answer = send(f"http://{host}:{receiver.port}/", Settings(allow_http=True))
+    answer = send(f"http://{host}:{receiver.port}/", WebhookSettings(allow_http=True))
     assert answer.status is None
     assert receiver.got == []
 
 
 def test_http_is_refused_unless_the_operator_allows_it(receiver: Receiver) -> None:
-    answer = send(receiver.url, Settings(networks=["127.0.0.0/8"]))  # type: ignore[arg-type]
+    answer = send(receiver.url, WebhookSettings(networks=["127.0.0.0/8"]))  # type: ignore[arg-type]
     assert "http:// is not allowed" in (answer.error or "")
     assert receiver.got == []
 

@@ -92,7 +92,7 @@ def points(heard: list[protocol.FromTrainer | Gone], name: str) -> dict[int, flo
     return {
         step: value
         for said in heard
-        if isinstance(said, protocol.Progress)
+        if isinstance(said, protocol.ProgressReport)
         for step, value in said.metrics.get(name, [])
     }
 
@@ -152,7 +152,7 @@ def test_a_resumed_run_ends_in_the_same_bits(warm: TrainerProcess, tmp_path: Pat
 
 def test_told_to_stop_it_leaves_a_checkpoint_and_takes_the_next_job(warm: TrainerProcess, tmp_path: Path) -> None:
     give(warm, run(spec(100_000), tmp_path / "first"))
-    hear(warm, protocol.Progress)
+    hear(warm, protocol.ProgressReport)
     warm.send(protocol.Stop(checkpoint=True))
     heard = hear(warm, protocol.Stopped)
     stopped, checkpoint = heard[-1], heard[-2]

@@ -27,7 +27,7 @@ from worker.processes.crashes import classify, oom_kills
 from worker.processes.parent import SECONDS_BETWEEN_WORK, SECONDS_TO_GET_READY, AdapterProcess, Gone
 from worker.processes.protocol import Accident, Adapt, Adapted, NotAdapted
 from worker.renewal import Abandoned, Renewal
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Adaptations:
     whether the adapter may take the cores for a while, to import torch."""
 
     def __init__(
-        self, name: str, settings: Settings, folder: Path, stopping: Event, may_start: Callable[[], bool]
+        self, name: str, settings: WorkerSettings, folder: Path, stopping: Event, may_start: Callable[[], bool]
     ) -> None:
         self.name = name
         self._settings, self._parent, self._stopping, self._may_start = settings, folder, stopping, may_start

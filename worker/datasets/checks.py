@@ -33,7 +33,7 @@ from service.datasets import checks as dataset_checks
 from service.datasets.checks import Check
 from worker.processes.protocol import EXIT_OUT_OF_MEMORY
 from worker.renewal import Abandoned, Renewal
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ class Accident(Exception):
 class DatasetChecks:
     """`step` checks what waits. `folder`: where the files lie meanwhile. `validator`: the command that reads a file."""
 
-    def __init__(self, settings: Settings, folder: Path, stopping: Event, validator: Sequence[str] = VALIDATOR) -> None:
+    def __init__(
+        self, settings: WorkerSettings, folder: Path, stopping: Event, validator: Sequence[str] = VALIDATOR
+    ) -> None:
         self._settings, self._folder, self._stopping, self._validator = settings, folder, stopping, validator
         self._lease = timedelta(seconds=settings.lease_seconds)
 

@@ -23,7 +23,7 @@ from worker.jobs.supervisor import Supervisor
 from worker.maintenance.folder import WorkerFolder
 from worker.processes.failpoint import failpoint
 from worker.processes.parent import TrainerProcess
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,12 @@ class Slots:
     """The slots of a worker: however often `work_off_queue` is called, no more than `worker_slots` jobs run at once."""
 
     def __init__(
-        self, worker_id: UUID, settings: Settings, trainers: PrestartedTrainers, folder: WorkerFolder, stopping: Event
+        self,
+        worker_id: UUID,
+        settings: WorkerSettings,
+        trainers: PrestartedTrainers,
+        folder: WorkerFolder,
+        stopping: Event,
     ) -> None:
         self._worker_id, self._settings = worker_id, settings
         self._trainers, self._folder, self._stopping = trainers, folder, stopping

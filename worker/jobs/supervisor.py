@@ -31,8 +31,8 @@ from worker.jobs.unwritten_progress import UnwrittenProgress
 from worker.processes.crashes import classify, oom_kills
 from worker.processes.failpoint import failpoint
 from worker.processes.parent import Gone, TrainerProcess
-from worker.processes.protocol import Accident, Checkpoint, Failed, Lease, Progress, Run, Stop, Stopped, Succeeded
-from worker.settings import Settings
+from worker.processes.protocol import Accident, Checkpoint, Failed, Lease, ProgressReport, Run, Stop, Stopped, Succeeded
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Supervisor:
         claim: Claim,
         trainer: TrainerProcess,
         folder: Path,
-        settings: Settings,
+        settings: WorkerSettings,
         stopping: Event,
         claimed_at: float,
     ) -> None:
@@ -155,7 +155,7 @@ class Supervisor:
     def _watch(self) -> None:
         """Handles the trainer's next message, if there is one, and does what is due."""
         match self._trainer.receive(self._next_beat - time.monotonic()):
-            case Progress() as told:
+            case ProgressReport() as told:
                 self._take(told)
             case Checkpoint(step=step, path=path):
                 self._commit_checkpoint(step, Path(path))
@@ -175,7 +175,7 @@ class Supervisor:
                 self._end_crashed(crash, sentence)
         self._keep_alive()
 
-    def _take(self, told: Progress) -> None:
+    def _take(self, told: ProgressReport) -> None:
         self._unwritten.take(told)
         self._advanced_at = time.monotonic()
         if not self._has_told:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.jobs import progress
 from service.jobs.tables import Job
-from worker.processes.protocol import Evaluated, Progress
+from worker.processes.protocol import Evaluated, ProgressReport
 
 LONGEST_BETWEEN_EVENTS = 10.0
 
@@ -18,13 +18,13 @@ class UnwrittenProgress:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._latest: Progress | None = None
+        self._latest: ProgressReport | None = None
         self._points: dict[str, list[tuple[int, float]]] = {}
         self._evaluations: list[Evaluated] = []
         self._event_phase: str | None = None
         self._event_at = float("-inf")
 
-    def take(self, told: Progress) -> None:
+    def take(self, told: ProgressReport) -> None:
         self._latest = told
         for name, points in told.metrics.items():
             self._points.setdefault(name, []).extend(points)
@@ -50,7 +50,7 @@ class UnwrittenProgress:
             self._event_phase, self._event_at = self._latest.phase, time.monotonic()
         self._latest, self._points, self._evaluations = None, {}, []
 
-    def _event_is_due(self, latest: Progress) -> bool:
+    def _event_is_due(self, latest: ProgressReport) -> bool:
         """Whether an event is due: one a second at first, ever fewer as the attempt goes on, and one for each new phase."""
         now = time.monotonic()
         between = min(max(1.0, (now - self._began) / 100), LONGEST_BETWEEN_EVENTS)

@@ -108,7 +108,7 @@ class Evaluated(Message):
     along_flow: AlongFlow | None
 
 
-class Progress(Message):
+class ProgressReport(Message):
     """The run has made progress. Metric points are those since the last message."""
 
     kind: Literal["progress"] = "progress"
@@ -218,7 +218,7 @@ class NotAdapted(Message):
 
 
 ToTrainer = Run | Lease | Stop
-FromTrainer = Ready | Progress | Checkpoint | Succeeded | Stopped | Failed | Accident
+FromTrainer = Ready | ProgressReport | Checkpoint | Succeeded | Stopped | Failed | Accident
 
 FromAdapter = Ready | Adapted | NotAdapted | Accident
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from service.core.database import transaction
 from service.webhooks import deliveries, sealing, signing
-from service.webhooks.deliveries import Result, Sending
+from service.webhooks.deliveries import Outcome, Sending
 from service.webhooks.sealing import Unreadable
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 from worker.processes.failpoint import failpoint
 from worker.processes.periodic_task import PeriodicTask
 from worker.webhooks.sending import post
@@ -31,7 +31,7 @@ _LEASE_BEYOND_AN_ATTEMPT: Final = 5.0
 class Senders:
     """The senders of one worker, and what wakes them."""
 
-    def __init__(self, settings: Settings, stopping: Event) -> None:
+    def __init__(self, settings: WebhookSettings, stopping: Event) -> None:
         self._settings, self._stopping = settings, stopping
         self._called = Event()
         self._lease = timedelta(seconds=settings.seconds + _LEASE_BEYOND_AN_ATTEMPT)
@@ -84,11 +84,11 @@ class Senders:
             log.warning("webhook %s is disabled: %s", sending.webhook_id, reason)
         return True
 
-    def _send(self, sending: Sending) -> Result:
+    def _send(self, sending: Sending) -> Outcome:
         try:
             keys = [sealing.unseal(secret, self._settings.keys) for secret in sending.secrets]
         except Unreadable as error:
-            return Result(None, str(error), "", 0.0, is_good=False, retry_after=None)
+            return Outcome(None, str(error), "", 0.0, is_good=False, retry_after=None)
         body = sending.body.encode()
         headers = {
             "Content-Type": "application/json",
@@ -96,7 +96,7 @@ class Senders:
             **signing.headers(str(sending.id), int(time.time()), body, keys),
         }
         answer = post(sending.url, headers, body, self._settings)
-        return Result(
+        return Outcome(
             answer.status, answer.error, answer.body.decode("utf-8", "replace"), answer.seconds, answer.is_good,
             answer.retry_after,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any, Final
 import httpcore2 as httpcore
 
 from service.webhooks import target as targets
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 from service.webhooks.target import Address, Refused, Resolver, Target, Unresolved
 
 MAX_ANSWER: Final = 64 * 1024
@@ -44,7 +44,7 @@ class Answer:
 
 
 def post(
-    url: str, headers: Mapping[str, str], body: bytes, settings: Settings, resolve: Resolver | None = None
+    url: str, headers: Mapping[str, str], body: bytes, settings: WebhookSettings, resolve: Resolver | None = None
 ) -> Answer:
     """POSTs `body`. Where that fails the answer has a sentence in `error`."""
     deadline = _Deadline(settings.seconds)

@@ -22,9 +22,9 @@ from amaml.flow.result import Result, raise_where
 from amaml.flow.solvers import Solver
 from amaml.kernel import solve as kernel
 from amaml.methods.certificate import Certificate, Verdict, verdicts
-from amaml.methods.estimate import Estimate, Stats
+from amaml.methods.estimate import GradientEstimate, Stats
 from amaml.methods.parameters import Layout, Params
-from amaml.methods.problem import Answer, Problem, pose
+from amaml.methods.problem import Answer, GradientProblem, pose
 from amaml.modes import plain_modes
 
 
@@ -33,7 +33,7 @@ class Again:
     pickled, so what comes out of a pickle says what to do instead."""
 
     def __init__(
-        self, problem: Problem, wrt: AbstractSet[Wanted], judge: Callable[[Tensor, Tensor], Iterator[Verdict]]
+        self, problem: GradientProblem, wrt: AbstractSet[Wanted], judge: Callable[[Tensor, Tensor], Iterator[Verdict]]
     ) -> None:
         self._problem, self._wrt, self._judge = problem, wrt, judge
 
@@ -65,7 +65,7 @@ class NotAgain:
 
 
 @dataclass
-class MetaGradient(Estimate):
+class MetaGradient(GradientEstimate):
     """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are `length`, `rates` and `proximal`: those
     that `wrt` names come from the same solve; another takes one more solve when it is first read, and is kept. Pickled, it keeps
     those that are there."""
@@ -173,12 +173,12 @@ def meta_gradient(
     return found
 
 
-def answer_to(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
+def answer_to(problem: GradientProblem, wanted: AbstractSet[Wanted]) -> Answer:
     """Solves forward, then backward: by the compiled kernel where there is one for the problem, else all tasks at once."""
     return kernel.solve(problem, wanted) or _batched(problem, wanted)
 
 
-def _batched(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
+def _batched(problem: GradientProblem, wanted: AbstractSet[Wanted]) -> Answer:
     solver, adjoint = problem.solver, problem.adjoint
     flow = problem.flow(watched=not adjoint.exact)
     state_bytes = problem.batch * problem.theta.numel() * problem.theta.element_size()
@@ -206,7 +206,7 @@ def _batched(problem: Problem, wanted: AbstractSet[Wanted]) -> Answer:
 
 
 def _length_derivatives(
-    problem: Problem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], gathered: Sensitivity
+    problem: GradientProblem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], gathered: Sensitivity
 ) -> Tensor | None:
     """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps an interval's h is its length over a fixed N."""
     if problem.target == "flow":

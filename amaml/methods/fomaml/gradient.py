@@ -9,7 +9,7 @@ import torch
 
 from amaml.flow.derivatives import Loss
 from amaml.flow.solvers import Solver
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.methods.forward import estimate_without_adjoint
 from amaml.methods.parameters import Params
 from amaml.methods.problem import pose
@@ -26,7 +26,7 @@ def fomaml(
     length: float | None = None,
     horizons: Sequence[tuple[float, float]] | None = None,
     solver: Solver | None = None,
-) -> Estimate:
+) -> GradientEstimate:
     """Σ w_k ∇L_qry(u(T_k)), at the price of the forward solve; arguments as in `meta_gradient`."""
     problem, layout = pose(params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver)
     return estimate_without_adjoint(problem, layout, lambda _flow, _ends, jumps: torch.stack(jumps).sum(dim=0))

@@ -11,7 +11,7 @@ from torch import Tensor
 from amaml.flow.derivatives import Loss
 from amaml.flow.field import GradientFlow
 from amaml.flow.solvers import Solver
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.methods.forward import estimate_without_adjoint
 from amaml.methods.parameters import Params
 from amaml.methods.problem import pose
@@ -31,7 +31,7 @@ def imaml(
     proximal: float = 1.0,
     cg_steps: int = 5,
     damping: float = 0.0,
-) -> Estimate:
+) -> GradientEstimate:
     """Σ w_k ((1 + damping) I + ∇²L_sup(u(T_k))/ρ)⁻¹ ∇L_qry(u(T_k)) by `cg_steps` conjugate gradients (equation 7 and
     algorithm 2); arguments as in `meta_gradient`.
 

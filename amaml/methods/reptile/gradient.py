@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amaml.flow.derivatives import Loss
 from amaml.flow.solvers import Solver
-from amaml.methods.estimate import Estimate
+from amaml.methods.estimate import GradientEstimate
 from amaml.methods.forward import estimate_without_adjoint
 from amaml.methods.parameters import Params
 from amaml.methods.problem import pose
@@ -27,7 +27,7 @@ def reptile(
     length: float | None = None,
     horizons: Sequence[tuple[float, float]] | None = None,
     solver: Solver | None = None,
-) -> Estimate:
+) -> GradientEstimate:
     """Σ w_k (θ − u(T_k)); arguments as in `meta_gradient`. No gradient of the query loss, which is only reported."""
     problem, layout = pose(params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver)
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from amaml.metrics import MEMORY_BYTES
 from service.studies.report.student import paired_p_value
 from service.studies.report.words import axis_name
-from service.studies.store import Found, Result
+from service.studies.store import CellResult, Found
 
 SEED: Final = "/runtime/seed"
 SAME_TASKS: Final = ("family", "evaluation")
@@ -35,7 +35,7 @@ class Axis(BaseModel):
     values: list[Any]
 
 
-class Estimate(BaseModel):
+class MeanAndError(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     mean: float
@@ -75,8 +75,8 @@ class Row(BaseModel):
     jobs: list[SeedResult]
     scored: int
     """How many of the jobs have succeeded: what all numbers of the row are of."""
-    score: Estimate | None
-    also: dict[str, Estimate]
+    score: MeanAndError | None
+    also: dict[str, MeanAndError]
     """The other scores, by how the tasks were adapted."""
     best: bool
     difference: float | None
@@ -134,9 +134,9 @@ class StudyReport(BaseModel):
     """Cells that have failed, were cancelled, or haven't ended."""
 
 
-def report(found: Found, results: Sequence[Result], score: str) -> StudyReport:
+def report(found: Found, results: Sequence[CellResult], score: str) -> StudyReport:
     study = found.study
-    blocks: defaultdict[str, list[Result]] = defaultdict(list)
+    blocks: defaultdict[str, list[CellResult]] = defaultdict(list)
     for result in results:
         blocks[_key(_common(result.cell.coordinates))].append(result)
     return StudyReport(
@@ -157,9 +157,9 @@ def _common(coordinates: Mapping[str, Any]) -> dict[str, Any]:
     return {axis: value for axis, value in coordinates.items() if axis.split("/")[1] in SAME_TASKS}
 
 
-def _block(members: Sequence[Result], score: str) -> Block:
+def _block(members: Sequence[CellResult], score: str) -> Block:
     common = _common(members[0].cell.coordinates)
-    apart: defaultdict[str, list[Result]] = defaultdict(list)
+    apart: defaultdict[str, list[CellResult]] = defaultdict(list)
     for one in members:
         apart[_key(_own(one))].append(one)
     evaluation = next((one.evaluation for one in members if one.evaluation is not None), None)
@@ -179,13 +179,13 @@ def _block(members: Sequence[Result], score: str) -> Block:
     )
 
 
-def _own(result: Result) -> dict[str, Any]:
+def _own(result: CellResult) -> dict[str, Any]:
     """Coordinates without seed and without what the block has in common."""
     common = _common(result.cell.coordinates)
     return {axis: value for axis, value in result.cell.coordinates.items() if axis != SEED and axis not in common}
 
 
-def _row(members: Sequence[Result], score: str) -> Row:
+def _row(members: Sequence[CellResult], score: str) -> Row:
     scored = [one for one in members if _scores(one, score)]
     evaluations = [one.evaluation for one in scored if one.evaluation is not None]
     names = [name for name in (evaluations[0].scores if evaluations else {}) if name != score]
@@ -219,7 +219,7 @@ def _row(members: Sequence[Result], score: str) -> Row:
     )
 
 
-def _scores(result: Result, score: str) -> list[float | None]:
+def _scores(result: CellResult, score: str) -> list[float | None]:
     """A score a test task, null where it isn't finite; empty for a job that hasn't succeeded."""
     if result.cell.state != SUCCEEDED or result.evaluation is None:
         return []
@@ -227,14 +227,14 @@ def _scores(result: Result, score: str) -> list[float | None]:
     return found
 
 
-def _estimate(by_seed: Sequence[Sequence[float | None]]) -> Estimate | None:
+def _estimate(by_seed: Sequence[Sequence[float | None]]) -> MeanAndError | None:
     """Mean over seeds of the means over tasks."""
     means = [mean for mean in map(_mean, by_seed) if mean is not None]
     if not means:
         return None
     if len(means) > 1:
-        return Estimate(mean=fmean(means), error=_error(means), over="seeds")
-    return Estimate(mean=means[0], error=_error(_finite(by_seed[0])), over="tasks")
+        return MeanAndError(mean=fmean(means), error=_error(means), over="seeds")
+    return MeanAndError(mean=means[0], error=_error(_finite(by_seed[0])), over="tasks")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -260,7 +260,7 @@ def _best(rows: Sequence[Row], higher_is_better: bool) -> int | None:
     return (max if higher_is_better else min)(means, key=lambda index: means[index])
 
 
-def _compare(row: Row, own: Sequence[Result], best: Sequence[Result], score: str) -> None:
+def _compare(row: Row, own: Sequence[CellResult], best: Sequence[CellResult], score: str) -> None:
     """Fills in the paired test against the best row."""
     theirs = {_key(one.cell.coordinates.get(SEED)): _scores(one, score) for one in best}
     differences = []
@@ -287,7 +287,7 @@ def _curve(curves: Sequence[Mapping[str, Any]]) -> MeanCurve | None:
     )
 
 
-def _trouble(result: Result, score: str) -> Trouble:
+def _trouble(result: CellResult, score: str) -> Trouble:
     cell = result.cell
     reason, detail = cell.status_reason, cell.status_detail
     if cell.state == SUCCEEDED:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.webhooks import signing
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 from service.webhooks.trigger import FUNCTION_BODY, TYPES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
@@ -65,5 +65,5 @@ def test_the_message_shown_has_the_members_that_are_sent() -> None:
 
 
 def test_every_setting_has_a_line() -> None:
-    for name in Settings.model_fields:
+    for name in WebhookSettings.model_fields:
         assert f"`AMAML_WEBHOOK_{name.upper()}`" in TEXT

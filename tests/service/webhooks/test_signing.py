@@ -15,7 +15,7 @@ from standardwebhooks import WebhookVerificationError
 
 from service.webhooks import sealing, signing
 from service.webhooks.sealing import Unreadable
-from service.webhooks.settings import Settings
+from service.webhooks.settings import WebhookSettings
 
 BODY = '{"type": "job.succeeded", "data": {"name": "Größe"}}'.encode()
 
@@ -75,15 +75,15 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AMAML_WEBHOOK_NETWORKS", "10.0.0.0/8, fd00::/8")
     monkeypatch.setenv("AMAML_WEBHOOK_RETRY_SECONDS", "0,0.5")
     monkeypatch.setenv("AMAML_WEBHOOK_KEYS", key)
-    read = Settings()
+    read = WebhookSettings()
     assert [str(one) for one in read.networks] == ["10.0.0.0/8", "fd00::/8"]
     assert (read.retry_seconds, read.keys) == ((0.0, 0.5), (key,))
     assert key not in repr(read)
     monkeypatch.setenv("AMAML_WEBHOOK_NETWORKS", "")
-    assert Settings().networks == ()
+    assert WebhookSettings().networks == ()
     for name, value in (("NETWORKS", "10.0.0.1/8"), ("KEYS", "short"), ("RETRY_SECONDS", ""), ("RETRY_SECONDS", "-1")):
         with monkeypatch.context() as patch:
             patch.setenv(f"AMAML_WEBHOOK_{name}", value)
             with pytest.raises(ValidationError) as refused:
-                Settings()
+                WebhookSettings()
             assert value == "" or value not in str(refused.value)

@@ -50,9 +50,9 @@ class Query(Part):
     """The rows that are asked about."""
 
     x: Inputs
-    """As in the support set."""
+    """Inputs, as in the support set."""
     y: Targets | None = None
-    """Where they are known: the curve then has their loss too."""
+    """Targets, if they are known: the curve then includes their loss."""
 
 
 class AdaptationRequest(Part):
@@ -63,15 +63,15 @@ class AdaptationRequest(Part):
     by: Literal["flow", "finetune"] = "flow"
     """`flow`: the inner flow that it was trained for. `finetune`: full-batch Adam, weight decay 1e-6."""
     length: Length | None = None
-    """Of the flow; the run's own T, the learned one where it learned it, unless given."""
+    """The length of the flow; null: the run's own T, or the learned one where it was learned."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Of fine-tuning; those of the run's evaluation unless given."""
+    """The epochs of fine-tuning; null: those of the run's evaluation."""
     lr: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Of fine-tuning; that of the run's evaluation unless given."""
+    """The learning rate of fine-tuning; null: that of the run's evaluation."""
     learned_rates: bool | None = None
-    """Fine-tunes each parameter at lr times the rate that the run learned for it; as the run's evaluation unless given."""
+    """Whether each parameter is fine-tuned at lr times the rate that the run learned for it; null: as in the run's evaluation."""
     wanted: Annotated[list[Wanted], Field(alias="return", min_length=1, max_length=3)] = ["predictions"]  # noqa: RUF012 - pydantic copies it
-    """What is answered: predictions at the query rows, the curve of the losses, the adapted weights as a file."""
+    """What the answer contains: predictions at the query rows, the curve of the losses, the adapted weights as a file."""
 
     @model_validator(mode="after")
     def _options_of_its_way(self) -> Self:
@@ -90,12 +90,13 @@ class AdaptationRequest(Part):
 
 
 class AdaptationCurve(BaseModel):
-    """Losses on the way, as the network was trained by: of standardised units, ½·mean squared error, or cross-entropy."""
+    """The losses during the adaptation, which are those that the network was trained with: ½·mean squared error in standardised
+    units, or cross-entropy."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     over: Literal["t", "epochs"]
-    """What `at` counts: the flow's time, or epochs of fine-tuning."""
+    """The unit of `at`: the flow's time, or epochs of fine-tuning."""
     at: list[float]
     """From 0, the initialization itself, to the end."""
     support: list[float | None]
@@ -108,7 +109,7 @@ class AdaptationResult(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     outputs: list[str]
-    """What each number of a row of predictions is: a quantity, or the class whose probability it is."""
+    """The meaning of each number in a row of predictions: a quantity, or the class whose probability it is."""
     predictions: list[list[float]] | None
-    """A row a query point, in raw units; probabilities where the network classifies."""
+    """A row for each query point, in raw units; probabilities where the network classifies."""
     curve: AdaptationCurve | None

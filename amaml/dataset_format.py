@@ -15,16 +15,16 @@ from amaml.spec.kinds import families
 class Detected(NamedTuple):
     format: str
     families: tuple[str, ...]
-    """Those that can read it."""
+    """The families that can read it."""
 
 
 def readers() -> dict[str, Reader]:
-    """Of every family on this machine that reads data sets, by its kind."""
+    """The reader of every family on this machine that reads data sets, by the family's kind."""
     return {kind: reader_named(cls.reader) for kind, cls in families().items() if cls.reader is not None}
 
 
 def formats() -> dict[str, str]:
-    """Every format that is read here, and how such a file begins."""
+    """Every format that some family reads, with how such a file begins."""
     return {name: words for reader in readers().values() for name, words in reader.FORMATS.items()}
 
 

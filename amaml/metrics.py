@@ -1,4 +1,4 @@
-"""The metrics of a run: each name is said here alone, with what it means. Imports no torch.
+"""The metrics of a run: the one list of their names, with what each means. Imports no torch.
 
 A run gives one point of a metric after a meta-iteration, or one after an evaluation. Beside those declared here there are,
 once at the start, the counts of what a family found in its data, which the family names itself.
@@ -16,9 +16,9 @@ Occasion = Literal["iteration", "evaluation"]
 class Declaration:
     sentence: str
     each: Occasion = "iteration"
-    """What there is a point after; not after each one where the sentence says so."""
+    """The occasion after which there is a point of it (not after every one, where the sentence says so)."""
     lower_is_better: bool | None = None
-    """None where neither is."""
+    """None where neither direction is better."""
 
 
 META_LOSS: Final = "meta_loss"
@@ -69,8 +69,8 @@ SCORED_BY: Final[dict[str, Declaration]] = {
     NRMSE: Declaration("The root mean square error over the targets' standard deviation.", "evaluation", lower_is_better=True),
     ACCURACY: Declaration("The share of the points whose class is found.", "evaluation", lower_is_better=False),
 }  # fmt: skip
-"""What the built-in families score unseen tasks by. An evaluation's metrics are `METRIC_HOW`: the mean over the tasks, which were
-adapted in that way; and `METRIC_HOW_error`: its standard error."""
+"""The scores of unseen tasks in the built-in families. An evaluation's metrics are `METRIC_HOW`, the mean over the tasks
+adapted in that way, and `METRIC_HOW_error`, its standard error."""
 
 FLOW: Final = "flow"
 TUNED: Final = "tuned"
@@ -84,14 +84,15 @@ ADAPTED_BY: Final[dict[str, str]] = {
     RANDOM: "By fine-tuning from the random start.",
     VALIDATION: "Validation tasks, by the inner flow to T.",
 }
-"""How tasks are adapted; beside these, a family's baselines and kernel ridge regression by their own names."""
+"""The ways in which tasks are adapted. Besides these there are a family's baselines and kernel ridge regression, by their own
+names."""
 
 
 def score(metric: str, how: str) -> str:
-    """The name of what tasks score by this metric, adapted in this way."""
+    """The name of the mean score by this metric of tasks adapted in this way."""
     return f"{metric}_{how}"
 
 
 def error_of(score: str) -> str:
-    """The name of a score's standard error over the tasks."""
+    """The name of the standard error of a score over the tasks."""
     return f"{score}_error"

@@ -1,4 +1,4 @@
-"""What a task family is to training and evaluation: a source of batches of tasks, a pure function of the seed."""
+"""The interface of a task family for training and evaluation: a source of batches of tasks, which depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ class Family(Protocol):
     in_features: int
     out_features: int
     scaling: Scaling
-    """Fitted on training tasks alone."""
+    """The standardisation, fitted on training tasks alone."""
     inputs: list[str]
-    """What each of the `in_features` numbers is: a coordinate, or the item that a one-hot feature stands for. One entry
-    for all of them where they are a picture's."""
+    """The meaning of each of the `in_features` numbers: a coordinate, or the item that a one-hot feature stands for; a single
+    entry for all pixels of a picture."""
     outputs: list[str]
-    """What each of the `out_features` numbers is: a quantity, or the class whose score it is."""
+    """The meaning of each of the `out_features` numbers: a quantity, or the class whose score it is."""
 
     picture: tuple[int, int, int] | None
-    """(channels, height, width) of the picture that a row of inputs is, laid out in this order; None where it is none."""
+    """(channels, height, width) of the picture that a row of inputs contains, in this order; None where inputs are no
+    pictures."""
     counts: Mapping[str, int]
-    """What was found in the data: `tasks_train`, `tasks_left_out` and the like, which a run tells as metrics of its start;
-    empty where tasks are drawn from a formula."""
+    """Counts found in the data (`tasks_train`, `tasks_left_out` and the like), which a run reports as metrics at its start; empty
+    where tasks are drawn from a formula."""
 
     def training_batch(self, iteration: int, size: int) -> Tasks:
-        """The meta-batch of this meta-iteration: a function of (seed, iteration, size) alone: a resume needs no RNG."""
+        """The meta-batch of this meta-iteration. It depends on (seed, iteration, size) alone, so a resumed run needs no state
+        of it."""
 
     def evaluation_batch(self, split: Split, size: int) -> Tasks:
-        """The first `size` unseen tasks of the split (all of them if it has fewer); query points are the task's test
-        points. Always the same. Raises DataError where the split has no task."""
+        """The first `size` unseen tasks of the split (all of them if it has fewer), always the same; their query points are the
+        tasks' test points. Raises DataError where the split has no task."""
 
     def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
-        """What predicts the same batch's `query_y` without a network: name → [B, m, o], standardised, or a score a class. `zero`,
-        the training tasks' mean, is in every family that regresses."""
+        """Predictions of the same batch's `query_y` without a network: name → [B, m, o], standardised values or a score for
+        each class. Every family that regresses has `zero`, the training tasks' mean."""

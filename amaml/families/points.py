@@ -1,4 +1,4 @@
-"""Where unseen tasks of a function are judged."""
+"""The test points of tasks that are functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amaml.families.scaling import Array
 
 
 def judged_points(dim: int, low: float, high: float) -> Array:
-    """Where unseen tasks are judged, [m, dim]: 200 on a line, a 32 × 32 grid on a square (borders included), and in
+    """The test points of unseen tasks, [m, dim]: 200 on a line, a 32 × 32 grid on a square (borders included), and in
     higher dimensions 1024 points of a Sobol sequence, since a grid of them would be too large."""
     if dim == 1:
         unit = np.linspace(0, 1, 200)[:, None]

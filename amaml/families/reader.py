@@ -1,4 +1,5 @@
-"""What a family that reads uploaded data sets says of them: which it accepts, and what is wrong with one. Imports no torch."""
+"""The interface by which a family reads uploaded data sets: which files it accepts, and what is wrong with one. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -14,19 +15,20 @@ from amaml.families.upload import Head
 
 
 class Reader(Protocol):
-    """A module with these, or an object. It is imported by the API: what is heavy, `validate` imports itself. One whose format
-    looks like many others', as a table in CSV does, has `TAKES_THE_REST = True` beside them: others come first."""
+    """A module or an object with these members. The API imports it, so `validate` must import heavy libraries itself. A reader
+    whose format resembles many others, as tables in CSV do, also sets `TAKES_THE_REST = True`, and is asked last."""
 
     FORMATS: Mapping[str, str]
-    """The formats that it reads: their names, and in the words of a sentence how such a file begins."""
+    """The formats that it reads: their names, and a phrase that says how such a file begins."""
 
     def accepts(self, head: Head) -> str | None:
-        """The name of the format that the file is of, told from its head; None if it isn't one of FORMATS. This is the format's
-        one detector. Raises BadLine for a file that it would read but for a fault: told if no family accepts it."""
+        """The name of the file's format, detected from its head; None if it isn't one of FORMATS. Nothing else detects the
+        format. Raises BadLine for a file that it would read if it weren't for a fault, which is reported if no family accepts
+        the file."""
 
     def validate(self, path: Path, format_: str) -> DatasetReport:
-        """Reads the whole file once or twice, a piece at a time, and says what is in it and what is wrong with it. In a process
-        of its own, with bounds on memory and time, and no secrets."""
+        """Reads the whole file once or twice, a piece at a time, and reports its contents and errors. It runs in a separate
+        process with bounds on memory and time, and without secrets."""
 
 
 READER_PARTS: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -34,12 +36,12 @@ READER_PARTS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "accepts": callable,
     "validate": callable,
 }
-"""What a reader has, and whether what is there can be it."""
+"""The members of a reader, each with the check that it must pass."""
 
 
 @cache
 def reader_named(named: str) -> Reader:
-    """The reader that a FamilySpec's `reader` names: a module, or `module:object`."""
+    """The reader that a FamilySpec names in `reader`: a module, or `module:object`."""
     module, _, name = named.partition(":")
     found = import_module(module)
     return cast(Reader, attrgetter(name)(found) if name else found)

@@ -1,5 +1,4 @@
-"""Whether the rows that an adaptation was sent are such as a network takes: told by place, before anything is queued. Imports no
-torch."""
+"""Checks of the rows of an adaptation's request, before it is queued: each error names its place. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,18 +9,18 @@ from typing import Any, Final, NamedTuple
 from amaml.adaptation_request import LARGEST
 
 MOST_NAMES: Final = 20
-"""That a sentence lists."""
+"""The most names that a sentence lists."""
 
 
 class RowError(NamedTuple):
     place: str
-    """Below the list of rows, as in a JSON pointer: `/2/0`."""
+    """The place below the list of rows, as a JSON Pointer: `/2/0`."""
     detail: str
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the numbers of a row are."""
+    """The columns of the rows."""
 
     what: str
     """`input` or `output`."""
@@ -35,7 +34,7 @@ class Columns:
 
 
 def row_errors(rows: list[Any], columns: Columns) -> Iterator[RowError]:
-    """Numbers, one a column; where there is one column, plain numbers will do, for all rows or for none."""
+    """The errors in rows of one number per column. If there is one column, all rows may be plain numbers instead."""
     if columns.width == 1 and not isinstance(rows[0], list):
         yield from _number_errors(rows, "")
         return
@@ -56,13 +55,13 @@ def _number_errors(values: list[Any], where: str) -> Iterator[RowError]:
 
 
 def is_usable(value: Any) -> bool:
-    """Whether it is a number that a network can take."""
+    """Whether it is a number within the bounds."""
     # JSON's true is an int to Python; 1e999 is infinite to it.
     return type(value) in (float, int) and -LARGEST <= value <= LARGEST
 
 
 def shown(value: Any) -> str:
-    """A value of a request as a sentence shows it: short, whatever it is."""
+    """A value of a request in a short form for a sentence."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict | list):

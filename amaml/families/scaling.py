@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Means and standard deviations a feature: x [d], y [o], or one number for all features. Both directions work on torch
+    """Means and standard deviations of each feature: x [d], y [o], or one number for all features. Both directions work on torch
     tensors and numpy arrays whose last axis is the feature."""
 
     x_mean: tuple[float, ...]
@@ -42,7 +42,7 @@ def _like(values: tuple[float, ...], other: Any) -> Any:
 
 
 class Moments:
-    """Mean and standard deviation a column over blocks of rows, without holding the blocks together."""
+    """Mean and standard deviation of each column over blocks of rows, one block at a time."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -50,7 +50,7 @@ class Moments:
         self._squares: Array = np.zeros(())
 
     def add(self, rows: Array) -> None:
-        """Takes in [n, columns], by Chan's update."""
+        """Adds a block [n, columns], by Chan's update."""
         count, mean = len(rows), rows.mean(axis=0)
         total, shift = self._count + count, mean - self._mean
         self._squares = self._squares + ((rows - mean) ** 2).sum(axis=0) + shift**2 * (self._count * count / total)

@@ -1,4 +1,4 @@
-"""What every task family's spec is, and what a family says of itself without torch: the base of each family's `spec.py`."""
+"""The base class of every task family's spec, which is also the protocol of a family without torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TaskCount = Annotated[int, Field(ge=1, le=1_000_000)]
 TestTasks = Annotated[int, Field(ge=1, le=10_000)]
 
 InPreset = Mapping[str, Mapping[str, Any]]
-"""By a preset's name, what it says otherwise for this family than for others: parts of a spec, and `updates`."""
+"""By a preset's name, what differs for this family: parts of a spec, and `updates`."""
 
 SELECTED: Final = {"evaluation": {"select": "validation"}}
-"""What a preset says of families that have validation tasks for certain."""
+"""The preset's difference for families that always have validation tasks."""
 NOISY: Final = {
     "trajectory": {"length": 0.5},
     "phases": [
@@ -33,12 +33,13 @@ NOISY: Final = {
     ],
     "updates": 3_000,
 }
-"""Few tasks with noisy rows: a long trajectory learns a task's noise by heart, and long training with learned rates the tasks."""
+"""The preset's difference for few tasks with noisy rows: a long trajectory overfits a task's noise, and long training with
+learned rates overfits the tasks."""
 
 
 def uploaded_dataset(dataset: UUID | str | None) -> UUID | None:
-    """The id of the uploaded data set that a family's field `dataset` names; None where it names none, or one that comes with the
-    family, which has a name that is no id."""
+    """The id of the uploaded data set that a family's field `dataset` names; None where it names none, or one that is part of the
+    family and has a name instead of an id."""
     try:
         return dataset if isinstance(dataset, UUID) else UUID(dataset)
     except (TypeError, ValueError):
@@ -57,30 +58,31 @@ class FamilySpec(Part):
     """`module:function`; called as function(spec, dtype=…, device=…, seed=…, datasets=…) in the trainer, gives a Family
     (amaml.families.base). Nothing else imports the module, so it may import torch."""
     objective: ClassVar[str | None] = None
-    """Of a family with losses or a metric of its own: `module:function`, called as function(spec), gives its Objective."""
+    """For a family with losses or a metric of its own: `module:function`, called as function(spec), returns its Objective."""
     reader: ClassVar[str | None] = None
-    """Of a family that reads uploaded data sets: a module, or `module:object`, with what amaml.families.reader.Reader says. It
-    is imported by the API and by the process that checks data sets, so it imports no torch."""
+    """For a family that reads uploaded data sets: a module, or `module:object`, with the interface
+    amaml.families.reader.Reader. The API and the process that checks data sets import it, so it must not import torch."""
     summary: ClassVar[str]
     gives_pictures: ClassVar[bool] = False
-    """Inputs are pictures, so that models which read pictures fit."""
+    """Whether inputs are pictures, which models such as conv4 need."""
     differentiates_inputs: ClassVar[bool] = False
-    """Losses hold second derivatives of the network in its inputs, so that only smooth networks fit."""
+    """Whether losses contain second derivatives of the network with respect to its inputs, for which it must be smooth."""
     in_preset: ClassVar[InPreset] = {}
     kind: str
 
     def cost(self) -> FamilyCost | None:
-        """What a run with it takes, for the estimate; None where the spec alone doesn't tell, and the estimate says null."""
+        """The family's contribution to the estimated cost; None where it can't be derived from the spec, and the estimate is
+        null."""
         return None
 
     def without_validation(self) -> tuple[str, str] | None:
-        """The field that leaves no task for validation, and what is said of it; None where there are some."""
+        """The field because of which there are no validation tasks, and a sentence about it; None where there are some."""
         return None
 
     @classmethod
     def check_rows(cls, rows: list[Any], columns: Columns) -> Iterator[RowError]:
-        """What is wrong with the inputs x that an adaptation was sent, for a network with those input columns. Names of columns,
-        where a family accepts them instead of rows of numbers, stand for one-hot rows."""
+        """The errors in the inputs x of an adaptation's request, for a network with these input columns. Where a family accepts
+        names of columns instead of rows of numbers, they stand for one-hot rows."""
         if isinstance(rows[0], str):
             yield RowError("/0", f"{shown(rows[0])} is text: give rows of {columns.width} numbers")
         else:

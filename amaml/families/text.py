@@ -1,4 +1,4 @@
-"""Text files a line at a time, as readers of several formats need them. Imports neither torch nor numpy."""
+"""Reading text files line by line, for readers of several formats. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 def text_errors(path: Path) -> Iterator[BadLine]:
-    """The first thing that makes the file no text in lines: NUL, what isn't UTF-8, a line without end."""
+    """The first fault that makes the file no text of lines: a NUL byte, bytes that aren't UTF-8, or an overlong line."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, length = 1, 0
     with path.open("rb") as file:
@@ -51,7 +51,7 @@ def is_number(text: str) -> bool:
 
 
 def split_csv(line: str) -> list[str]:
-    """The fields between commas, quotes taken off; the line as one field where its quotes make no sense."""
+    """The fields between commas, without quotes; the whole line as one field where its quotes don't match."""
     try:
         return next(csv.reader([line]), []) if '"' in line else line.split(",")
     except csv.Error:

@@ -1,5 +1,5 @@
-"""The first wall that an uploaded file meets: its head, and what is refused whichever families there are. Imports neither torch
-nor numpy.
+"""The first check of an uploaded file: its head, and the files that are refused whatever families there are. Imports neither
+torch nor numpy.
 
 What passes it is still untrusted, and is read to its end only by `worker.datasets.validator`.
 """
@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 512 * 1024
-"""So much of a file tells its format: room for the header of the widest table that is read."""
+"""The first bytes of a file that detection needs: enough for the header of the widest table that is read."""
 
 _ARCHIVE: Final = "unpack it and send the file inside"
 _CSV: Final = "save it as CSV or Parquet and send that"
@@ -48,15 +48,14 @@ class BadLine(ValueError):
 
 class Line(NamedTuple):
     number: int
-    """Counted from 1."""
+    """The line's number, from 1."""
     text: str
-    """Without its end."""
+    """The line without its end."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a family's reader sees of a file to tell whether it reads it: the first HEAD_BYTES, or, if there are fewer, `whole`
-    of it."""
+    """The part of a file from which readers detect its format: the first HEAD_BYTES, or, if it has fewer, all of it (`whole`)."""
 
     data: bytes
     whole: bool
@@ -70,7 +69,7 @@ class Head:
             return None
 
     def first_line(self) -> Line:
-        """The same; raises BadLine with what is in its way."""
+        """The first line that isn't blank; raises BadLine with the reason where there is none."""
         nul = self.data.find(b"\x00")
         if nul >= 0:
             line = self.data.count(b"\n", 0, nul) + 1
@@ -93,7 +92,7 @@ class Head:
 
 
 def refuse(head: Head) -> None:
-    """Raises BadLine for a file that is empty, or of a format known to be read by nobody, with a sentence that says what it is
+    """Raises BadLine for a file that is empty or of a known format that no family reads, with a sentence that says what it is
     and what to do."""
     data = head.data
     if not data.strip():

@@ -1,4 +1,4 @@
-"""What a model adds to a run's cost, told from its spec and the sizes of its inputs and outputs. Imports no torch."""
+"""A model's contribution to a run's estimated cost, from its spec and the sizes of its inputs and outputs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class ModelCost:
     parameters: int
     multiplications: float
-    """Of one data point's forward pass, in those of a matrix product."""
+    """The multiplications of one data point's forward pass, in those of a matrix product."""
     activations: int
-    """Numbers that one data point's forward pass leaves."""
+    """The activations that one data point's forward pass stores."""
     call_seconds: tuple[float, float] = (0.0, 0.0)
-    """What a (gradient, Hessian-vector product) of a whole batch takes before its arithmetic counts, whatever the loss is."""
+    """The overhead in seconds of a gradient and of a Hessian-vector product of a whole batch, apart from arithmetic, for any
+    loss."""

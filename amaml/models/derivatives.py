@@ -1,4 +1,5 @@
-"""Which derivatives a pair of losses gets: written out for fully connected networks and `Conv4`, traced for everything else."""
+"""Chooses the derivatives of a pair of losses: written out for fully connected networks and `Conv4`, traced for everything
+else."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from amaml.models.private import Redirected, private
 from amaml.models.written_out import KEYS
 
 _WRITTEN_OUT = (of_mlp, of_conv4)
-"""Each gives None for networks, losses or rows that its formulas aren't of."""
+"""Each returns None for networks, losses or rows to which its formulas don't apply."""
 
 
 def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives:

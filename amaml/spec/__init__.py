@@ -69,7 +69,8 @@ _HOME: Final = {
     "amaml.spec.solver": ("SolverSpec", "solvers"),
     "amaml.spec.trajectory": ("Horizon", "TrajectorySpec"),
 }  # fmt: skip
-"""No module here is called like a name that is offered: as the package's attribute it would hide it."""
+"""The names that are offered, each with its module. No module of this package may have one of these names, since it would hide
+it."""
 
 _MODULE_OF: Final = {name: module for module, names in _HOME.items() for name in names}
 

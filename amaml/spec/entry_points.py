@@ -1,4 +1,4 @@
-"""The families and models that installed packages offer, and what is asked of each before it is taken. Imports no torch.
+"""The families and models that installed packages offer, and the checks that each must pass. Imports no torch.
 
 One that could only fail later (in the trainer, or when its file is loaded) is refused here, when it is registered. Modules that
 may import torch are only looked for; what they are to hold, the trainer finds.
@@ -20,11 +20,11 @@ Spec = TypeVar("Spec", bound=Part)
 
 
 class EntryPointRefused(TypeError):
-    """An installed package offers something that isn't whole; the message names entry point, part and remedy."""
+    """An installed package offers an incomplete family or model; the message names entry point, part and remedy."""
 
 
 def with_entry_points(group: str, base: type[Spec], builtin: tuple[type[Spec], ...]) -> tuple[type[Spec], ...]:
-    """Built-in spec classes, and those that installed packages offer. Raises EntryPointRefused."""
+    """The built-in spec classes and those that installed packages offer. Raises EntryPointRefused."""
     classes = list(builtin)
     for point in entry_points(group=group):
         cls = _loaded(point, base)
@@ -59,7 +59,7 @@ def _loaded(point: EntryPoint, base: type[Spec]) -> type[Spec]:
 
 
 def _check(point: EntryPoint, cls: type[Any]) -> None:
-    """What every part needs. The optional ones have a default, so whoever doesn't give them lacks nothing."""
+    """Checks the attributes that every class must have. Optional ones have defaults in the base class."""
     kind = cls.model_fields["kind"]
     if not isinstance(kind.default, str) or get_args(kind.annotation) != (kind.default,):
         _refuse(point, "kind", 'it is not fixed: write kind: Literal["NAME"] = "NAME"')
@@ -106,7 +106,7 @@ def _check_reader(point: EntryPoint, cls: type[Any]) -> None:
 
 @contextmanager
 def _importing_no_torch(point: EntryPoint, part: str) -> Iterator[None]:
-    """Refuses what imports torch, which the API has no need of, where nobody had imported it before."""
+    """Raises EntryPointRefused if loading the class imported torch, which the API must not pay for."""
     before = "torch" in sys.modules
     yield
     if "torch" in sys.modules and not before:

@@ -1,4 +1,4 @@
-"""How a run is judged on tasks that it has not seen. Imports no torch."""
+"""How a run is evaluated on unseen tasks. Imports no torch."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from amaml.spec.trajectory import TrajectorySpec
 
 
 def _completed(data: dict[str, Any]) -> dict[str, Any]:
-    """A spec or a phase with the kinds that go without saying."""
+    """A spec or a phase with the kinds that may be left out filled in."""
     method, solver = data.get("method"), data.get("solver")
     if isinstance(method, dict) and "kind" not in method:
         data = {**data, "method": {"kind": "amaml", **method}}
@@ -43,14 +43,14 @@ class JobSpec(Part):
         Field(max_length=32),
     ] = {}  # noqa: RUF012 - pydantic copies it
     preset: Preset | None = None
-    """Fills in what the spec leaves out, which is written back. default: what trains best in a minute or two; paper: the paper's
-    setting. A spec without `method` and `meta` gets default."""
+    """Fills in what the spec leaves out, and the job shows it. default: the recipe that trains best in a minute or two; paper:
+    the paper's setting. A spec without `method` and `meta` gets default."""
     family: AnyFamily
     model: AnyModel = DEFAULT_MODEL(kind=kind_of(DEFAULT_MODEL))
     method: Annotated[AnyMethod, Field(discriminator="kind")] = AmamlSpec()
     trajectory: TrajectorySpec = TrajectorySpec()
     solver: SolverSpec = SolverSpec()
-    """Of the inner flow; maml and maml1 are gradient descent, so theirs is euler unless it says otherwise."""
+    """The solver of the inner flow. For maml and maml1, whose inner steps are gradient descent, it is euler unless named."""
     meta: MetaSpec = MetaSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     runtime: RuntimeSpec = RuntimeSpec()
@@ -135,7 +135,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _what_the_solver_decides(self) -> Self:
-        """Writes back the adjoint and the guard where they were left to the solver."""
+        """Fills in the adjoint and the guard where the solver decides them."""
         by_solver = InterpolatedSpec() if self.solver.kind in ADAPTIVE else DiscreteSpec()
         method = self.method.with_adjoint(by_solver)
         if method is not self.method:
@@ -186,7 +186,7 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _phases_that_can_run(self) -> Self:
-        """Writes back what the solver decides in each phase."""
+        """Fills in what the solver decides in each phase."""
         if self.meta.phases is None:
             return self
         total = sum(phase.share for phase in self.meta.phases)
@@ -235,7 +235,7 @@ class JobSpec(Part):
         return self
 
     def _during(self, phase: PhaseSpec, at: tuple[str, ...]) -> JobSpec:
-        """The spec of a run that is this phase alone. Raises RuleBroken, for what stands in the spec `at` that place."""
+        """The spec of a run that consists of this phase alone. Raises RuleBroken, with `at` as the phase's path in the spec."""
         meta = self.meta.model_copy(
             update={
                 "phases": None,
@@ -277,8 +277,8 @@ class JobSpec(Part):
         return list(zip(self._iterations_of_phases(), specs, strict=True))
 
     def extended(self, iterations: int) -> Self:
-        """The same with more meta-iterations in all, of which this one's run is the beginning. Raises RuleBroken where it isn't,
-        since something depends on how many there are."""
+        """The same spec with more meta-iterations in all, whose run begins as this one's. Raises RuleBroken where it wouldn't,
+        since something depends on the number of meta-iterations."""
         at, now = ("meta", "iterations"), self.meta.iterations
         if iterations <= now:
             raise RuleBroken(f"the run has {now} meta-iterations: name more than that, in all, got {iterations}", *at)
@@ -292,7 +292,7 @@ class JobSpec(Part):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The spec that was stored as this JSON object, by this release or by an earlier one that had fewer fields. Raises
+        """The spec that this or an earlier release, which had fewer fields, stored as this JSON object. Raises
         ValidationError."""
         return cls.model_validate_json(json.dumps(document))
 
@@ -301,5 +301,5 @@ class JobSpec(Part):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def sha256(self) -> str:
-        """Hash of `canonical()` in hexadecimal."""
+        """The SHA-256 of `canonical()`, in hexadecimal."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()

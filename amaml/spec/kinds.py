@@ -29,7 +29,7 @@ _FAMILIES = with_entry_points(
 )
 _MODELS = with_entry_points("amaml.models", ModelSpec, (MLPSpec, Conv4Spec))
 DEFAULT_MODEL: Final[type[ModelSpec]] = MLPSpec
-"""Of a spec that names none; of one that gives fields without a kind, too."""
+"""The model of a spec that names none, or that gives fields of a model without its kind."""
 
 if TYPE_CHECKING:
     AnyFamily = FamilySpec

@@ -1,4 +1,4 @@
-"""How θ is stepped: the meta-optimizer, the clip of its gradients, and where a run starts. Imports no torch."""
+"""The meta-step: optimizer, clipping of gradients, phases, and where a run starts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class OptimizerSpec(Part):
     kind: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
     schedule: Literal["constant", "inverse_sqrt", "cosine"] = "constant"
-    """Of the rate: constant; divided by √(1 + i/1000); half a cosine from lr to 0."""
+    """The learning rate over the meta-iterations: constant; divided by √(1 + i/1000); or half a cosine from lr to 0."""
     warmup: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Meta-iterations over which the rate rises linearly to what the schedule says."""
+    """The number of meta-iterations over which the learning rate rises linearly to the schedule's."""
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] | None = None
-    """How slowly adam and adamw forget the gradient and its square (null: 0.9 and 0.999)."""
+    """The decay rates of adam's and adamw's moving averages of the gradient and its square (null: 0.9 and 0.999)."""
     momentum: Beta | None = None
-    """How slowly sgd forgets the gradient (null: 0)."""
+    """The momentum of sgd (null: 0)."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Of θ alone: adam and sgd add it times θ to the gradient, adamw takes lr times it from θ."""
+    """Weight decay of θ alone: adam and sgd add it times θ to the gradient; adamw subtracts lr times it times θ from θ."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,26 +49,27 @@ class OptimizerSpec(Part):
 
 
 class ClipSpec(Part):
-    """Shortens gradients that are longer than a bound to the bound."""
+    """Clips gradients whose norm is above a bound to that bound."""
 
     per: Literal["task", "batch"] = "task"
-    """task: each task's gradient before the mean over tasks; batch: the mean."""
+    """task: clips each task's gradient before the mean over tasks; batch: clips the mean."""
     at: Literal["median"] | Annotated[float, Field(gt=0, le=1e12)] = "median"
-    """The bound on the norm of θ's gradient; median: that of the last `window` norms, those of this meta-iteration among them."""
+    """The bound on the norm of θ's gradient: a number, or the median of the last `window` norms, this meta-iteration's
+    included."""
     factor: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """The bound is so many times `at`."""
+    """The bound is `at` times this factor."""
     window: Annotated[int, Field(ge=1, le=100_000)] = 1_000
-    """How many norms the median is of."""
+    """The number of norms of which the median is taken."""
 
 
 class InitFrom(Part):
     job: UUID = Field(strict=False)
-    """A job of this workspace that this one starts from."""
+    """The job of this workspace from which this one starts."""
     step: Annotated[int, Field(ge=0)] | None = None
-    """A checkpoint of that job; null takes its finished initialization."""
+    """The step of one of that job's checkpoints; null: its finished initialization."""
     state: Literal["theta", "learned", "full"] = "theta"
-    """What is taken over: θ; with it what was learned of the flow; or, from a checkpoint, all of the run, which goes on from that
-    meta-iteration with its optimizer."""
+    """theta: θ alone. learned: also the learned quantities of the flow. full: the whole state of a checkpoint, so that the run
+    continues from that meta-iteration with its optimizer."""
 
     @model_validator(mode="after")
     def _checkpoint_that_has_it_all(self) -> Self:
@@ -82,35 +83,38 @@ class InitFrom(Part):
 
 
 class PhaseSpec(Part):
-    """A share of the run's meta-iterations with a method of its own. θ and what was learned beside it go on into the next phase,
-    the optimizer begins anew. What is null here is the run's."""
+    """A share of the run's meta-iterations with a method of its own. θ and the learned quantities of the flow are carried over
+    to the next phase; the optimizer starts anew. Fields that are null are those of the run."""
 
     method: Annotated[AnyMethod, Field(discriminator="kind")]
     share: Annotated[float, Field(gt=0, le=1)]
-    """Of meta.iterations."""
+    """The share of meta.iterations."""
     optimizer: OptimizerSpec | None = None
-    """Its schedule runs over the phase."""
+    """The phase's optimizer, whose schedule extends over the phase."""
     clip: ClipSpec | None = None
     trajectory: TrajectorySpec | None = None
-    """The last phase's is the run's, for which evaluations flow."""
+    """The phase's trajectory. The last phase's is the run's, which evaluations use."""
     solver: SolverSpec | None = None
 
 
 class MetaSpec(Part):
     iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    """Meta-iterations: meta-gradients computed and applied."""
+    """The number of meta-iterations: meta-gradients that are computed and applied."""
     tasks_per_batch: Annotated[int, Field(ge=1, le=4_096)] = 16
     optimizer: OptimizerSpec = OptimizerSpec()
     clip: ClipSpec | None = None
-    """Few tasks of a long trajectory may have gradients that are much longer than all others'. null: as they are."""
+    """Clips gradients: after long trajectories a few tasks may have gradients that are much larger than all others. null: no
+    clipping."""
     learn_lr: Annotated[float, Field(gt=0, le=100)] | None = None
-    """The optimizer's rate for what `method.learn` trains beside θ; null: the same as θ's. The schedule holds for both."""
+    """The learning rate for the quantities of `method.learn`; null: that of θ. The schedule applies to both."""
     average: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Evaluates and keeps a moving average of θ instead of the last θ, which forgets so slowly (0.999, say); null: none."""
+    """The decay rate (such as 0.999) of a moving average of θ, which is evaluated and kept instead of the last θ; null: no
+    average."""
     patience: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Ends the run after so many evaluations in a row without a better validation score; null: never."""
+    """Ends the run after this number of evaluations in a row without a better validation score; null: never."""
     target: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
-    """Ends the run when the validation score has come so far; null: never."""
+    """Ends the run when the validation score reaches this value; null: never."""
     init_from: InitFrom | None = None
     phases: Annotated[list[PhaseSpec], Field(min_length=1, max_length=64)] | None = None
-    """One after another; their shares add up to 1, and `method` is the last one's. null: one phase, of `method`."""
+    """The phases, one after another. Their shares add up to 1, and `method` is that of the last. null: a single phase, with
+    `method`."""

@@ -1,4 +1,4 @@
-"""What every piece of a spec is, and how it says which field breaks a rule. Imports no torch."""
+"""The base class of all parts of a spec, and the error for a broken rule. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class RuleBroken(ValueError):
-    """A rule between fields is broken. `field` is the path, from the part that has the rule, to the field to change."""
+    """A rule between fields is broken. `field` is the path to the field to change, from the part that has the rule."""
 
     def __init__(self, sentence: str, *field: str) -> None:
         super().__init__(sentence)

@@ -1,4 +1,4 @@
-"""What a preset fills in where a job spec leaves it out. Imports no torch.
+"""Presets: the fields that they fill in where a job spec leaves them out. Imports no torch.
 
 `default` is the recipe that a search chose (docs/decisions/the-default-preset.md): Reptile first, which learns fast; then exact
 gradients through the whole flow, with a learned rate for every parameter. `paper` is the setting of Li et al. (arXiv
@@ -43,14 +43,14 @@ _PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "meta": {"tasks_per_batch": 5, "iterations": 20_000, "optimizer": {"lr": 3e-3}},
     },
 }
-"""Parts of a spec; beside them `phases`, and `updates`, which says how long training takes: in meta-iterations of Reptile."""
+"""Parts of a spec; also `phases`, and `updates`, the length of the training in meta-iterations of Reptile."""
 EVALUATIONS: Final = 5
 """Of a run, beside that of the start."""
 
 
 def filled_in(data: dict[str, Any], families: Mapping[str, type[FamilySpec]]) -> dict[str, Any]:
-    """The spec `data` with what its preset says where it says nothing itself; as it is if it has none, or if its parts aren't
-    what parts are. Raises RuleBroken where both can't hold."""
+    """The spec `data`, completed by its preset; unchanged if it has no preset, or if its parts aren't objects. Raises
+    RuleBroken where preset and spec contradict each other."""
     if "preset" not in data and data.get("method") is None and data.get("meta") is None:
         data = {**data, "preset": "default"}
     parts = {part: _fields(data.get(part) or {}) for part in _PARTS}
@@ -76,8 +76,8 @@ def filled_in(data: dict[str, Any], families: Mapping[str, type[FamilySpec]]) ->
 
 
 def _trained_by(method: Any, meta: dict[str, Any], phases: list[Any], name: str) -> dict[str, Any]:
-    """What `meta` is to say of the training: the preset's phases; or, for a method that is named, the last one's optimizer and
-    clip."""
+    """The fields of `meta` that describe the training: the preset's phases; or, if the spec names a method, the last phase's
+    optimizer and clip."""
     own = {field: meta[field] for field in ("optimizer", "clip") if meta.get(field) is not None}
     if method is not None:
         return {field: phases[-1][field] for field in ("optimizer", "clip")} | own
@@ -92,7 +92,7 @@ def _trained_by(method: Any, meta: dict[str, Any], phases: list[Any], name: str)
 
 
 def _iterations(updates: int, method: Any, phases: Any) -> int:
-    """As many as take the time of so many of Reptile's. What is no phase is told elsewhere."""
+    """The number of meta-iterations that takes as long as that of Reptile's. Invalid phases are reported elsewhere."""
     stages = (
         [_fields(phase) or {} for phase in phases] if isinstance(phases, list) else [{"method": method, "share": 1}]
     )
@@ -107,7 +107,7 @@ def _cost(method: Any) -> float:
 
 
 def _merged(says: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, field by field, within objects too; where both say something, `own` does."""
+    """The two merged field by field, recursively; where both have a field, that of `own` counts."""
     both = {**says, **own}
     for name in says.keys() & own.keys():
         if isinstance(says[name], Mapping) and isinstance(own[name], Mapping):
@@ -116,7 +116,7 @@ def _merged(says: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(part: Any) -> dict[str, Any] | None:
-    """What a part of a spec says of its own accord, be it a document or built already; None where it is neither."""
+    """The fields that were set in a part of a spec, which may be a JSON object or an instance; None for anything else."""
     if isinstance(part, Part):
         given = {name: getattr(part, name) for name in part.model_fields_set}
         return given | ({"kind": part.kind} if hasattr(part, "kind") else {})

@@ -1,4 +1,4 @@
-"""Where and how exactly a run computes, and when it gives up. Imports no torch."""
+"""Where and in which precision a run computes, and its limits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class RuntimeSpec(Part):
     certify_every: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Meta-iterations between certificates, each of which measures the meta-gradient's error by a finer solve."""
     certify_limit: Annotated[float, Field(gt=0, le=1_000)] = 0.25
-    """Largest relative error that a certificate may find in any task: three over it in a row fail the run."""
+    """The largest relative error that a certificate may find in any task; three larger ones in a row fail the run."""
     max_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5

@@ -23,7 +23,8 @@ class SolverSpec(Part):
         "euler", "heun", "rk4", "bosh3", "dopri5",
         "dopri8", "adaptive_heun", "fehlberg2", "midpoint", "heun2", "heun3", "explicit_adams", "implicit_adams",
     ] = "dopri5"  # fmt: skip
-    """Those from dopri8 on are torchdiffeq's, by its names: one step for the whole batch, gradient by its graph."""
+    """The solver. Those from dopri8 on are torchdiffeq's, by its names: one step size for the whole batch, and gradients by its
+    graph."""
     rtol: Tolerance = 1e-6
     """Relative tolerance of the adaptive solvers."""
     atol: Tolerance = 1e-6
@@ -31,8 +32,8 @@ class SolverSpec(Part):
     step: Annotated[float, Field(ge=1e-6, le=10)] | None = None
     """Step size of the fixed-step solvers (null: 0.01); adaptive solvers choose their own and take none."""
     guard: bool | None = None
-    """Adaptive: cap h·λmax, which keeps a discrete adjoint stable. Fixed-step: fail when h·λmax leaves the stability region.
-    null: off where the adjoint holds λ at tolerance itself, else on. What was taken is written back."""
+    """For adaptive solvers: caps h·λmax, which keeps a discrete adjoint stable. For fixed steps: fails when h·λmax leaves the
+    stability region. null: off where the adjoint controls the error of λ itself, else on; the job shows which."""
 
     @model_validator(mode="before")
     @classmethod

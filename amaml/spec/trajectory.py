@@ -23,11 +23,12 @@ ScheduleEntry = Annotated[
 
 class TrajectorySpec(Part):
     length: Length = 2.0
-    """T: how long the inner flow runs. With step h it is T/h steps of gradient descent at learning rate h."""
+    """The trajectory length T, the time for which the inner flow runs. With Euler steps of h it is T/h steps of gradient
+    descent at learning rate h."""
     schedule: Annotated[list[ScheduleEntry], Field(min_length=1, max_length=1_000)] | None = None
     """[[iteration, T], …]: from that iteration on the trajectory has that length; before the first, `length`."""
     horizons: Annotated[list[Horizon], Field(min_length=1, max_length=64)] | None = None
-    """Several lengths judged at once in one solve, instead of `length`."""
+    """Several lengths whose query losses are weighted and added, in one solve; instead of `length`."""
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Self:

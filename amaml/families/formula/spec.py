@@ -1,4 +1,4 @@
-"""Families whose tasks are functions drawn from a formula, and those that there are. Imports no torch."""
+"""The families whose tasks are functions drawn from a formula: alpine, cosmixture and sinusoid. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class SyntheticFamilySpec(FamilySpec):
 
     in_preset: ClassVar[InPreset] = {"default": SELECTED}
     shots: Shots = 100
-    """Support points a task: what the inner flow trains on."""
+    """The number of support points of a task, on which the inner flow trains."""
     queries: Shots | Literal["all"] = 100
-    """Query points a task: what judges the adapted network during meta-training; all: every one of a training task's pool."""
+    """The number of query points of a task, which judge the adapted network during meta-training; all: a training task's whole
+    pool."""
     test_tasks: TestTasks = 100
-    """Unseen tasks set apart for evaluation."""
+    """The number of unseen tasks for evaluation."""
 
     @model_validator(mode="after")
     def _a_pool_to_take_all_of(self) -> Self:

@@ -1,4 +1,4 @@
-"""Few-shot classification of images, as a job names it. Imports no torch."""
+"""The spec of few-shot classification of images. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amaml.families.spec import NOISY, FamilySpec, InPreset, TestTasks, uploaded
 from amaml.spec.part import RuleBroken
 
 DIGITS: Final = "digits"
-"""The data set that comes with the family."""
+"""The data set that is part of the family."""
 
 
 def _digits_or_id(dataset: str) -> str:
@@ -34,11 +34,11 @@ class ImagesSpec(FamilySpec):
     dataset: Annotated[str, Field(max_length=36), AfterValidator(_digits_or_id)]
     """`digits` (1797 handwritten digits, 8 × 8, of scikit-learn), or the id of an uploaded data set."""
     ways: Annotated[int, Field(ge=2, le=100)] = 3
-    """Classes of a task."""
+    """The number of classes of a task."""
     shots: Annotated[int, Field(ge=1, le=1_000)] = 5
-    """Images of each class that a task is learnt from."""
+    """The number of images of each class in the support set."""
     queries: Annotated[int, Field(ge=1, le=1_000)] = 10
-    """Images of each class that judge it; a class with fewer than shots + queries is left out."""
+    """The number of images of each class in the query set; classes with fewer than shots + queries images are left out."""
     validation_classes: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Null sets a fifth of the classes apart, at least `ways`; none where there are too few for that."""
     test_classes: Annotated[int, Field(ge=2, le=100_000)] | None = None

@@ -1,4 +1,4 @@
-"""Poisson's equation, physics-informed, as a job names it. Imports no torch."""
+"""The spec of Poisson's equation, physics-informed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class PoissonSpec(SyntheticFamilySpec):
     kind: Literal["poisson"] = "poisson"
     dim: Annotated[int, Field(ge=1, le=2)] = 1
     modes: Annotated[int, Field(ge=1, le=8)] = 3
-    """Sines a coordinate that forcing (and, on the square, boundary values) are made of."""
+    """The number of sines along each coordinate of which forcing (and, on the square, boundary values) are made."""
     shots: Shots = 32
-    """Points within the domain at which the equation is asked to hold."""
+    """The number of points within the domain at which the residual is evaluated."""
     boundary: Annotated[int, Field(ge=1, le=1_000)] = 8
-    """Points on each side of the square; an interval has its two ends."""
+    """The number of points on each side of the square; an interval has its two ends."""
     boundary_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Of the mean squared error on the boundary, beside the mean squared residual within; both in standard deviations."""
+    """The weight of the mean squared error on the boundary, relative to the mean squared residual within; both in standard
+    deviations."""
     queries: Shots = 32
-    """Points that judge the adapted network during meta-training."""
+    """The number of points that judge the adapted network during meta-training."""
     judged_by: Literal["solution", "residual"] = "solution"
-    """What the query loss is: error against the exact solution, or the residual again, which needs no solution."""
+    """The query loss: the error against the exact solution, or the residual again, which needs no solution."""
     train_tasks: TaskCount | None = None
     """Null draws a fresh task every time."""
 

@@ -1,4 +1,4 @@
-"""Collaborative filtering, as a job names it. Imports no torch."""
+"""The spec of collaborative filtering. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RatingsSpec(FamilySpec):
     }
     kind: Literal["ratings"] = "ratings"
     dataset: UUID = Field(strict=False)
-    """Id of an uploaded data set."""
+    """The id of an uploaded data set."""
     items: Annotated[int, Field(ge=2, le=2_000)] = 100
-    """How many of the most-rated items are kept; each is one input feature."""
+    """The number of most-rated items that are kept; each is one input feature."""
     shots: Shots = 10
     queries: Shots = 15
     train_tasks: TaskCount | None = None
@@ -44,7 +44,7 @@ class RatingsSpec(FamilySpec):
 
     @classmethod
     def check_rows(cls, rows: list[Any], columns: Columns) -> Iterator[RowError]:
-        """Ids of items too, instead of one-hot rows."""
+        """Also accepts ids of items instead of one-hot rows."""
         if not isinstance(rows[0], str):
             yield from super().check_rows(rows, columns)
             return

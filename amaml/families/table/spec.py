@@ -1,4 +1,4 @@
-"""A table of the user's own, as a job names it. Imports no torch."""
+"""The spec of a table of the user's own. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ class TableSpec(FamilySpec):
     in_preset: ClassVar[InPreset] = {"default": NOISY}
     kind: Literal["table"] = "table"
     dataset: UUID = Field(strict=False)
-    """Id of an uploaded data set."""
+    """The id of an uploaded data set."""
     task: ColumnName
-    """Column whose value says which task a row belongs to."""
+    """The column whose value is the task that a row belongs to."""
     inputs: Annotated[list[ColumnName], Field(min_length=1, max_length=500)]
-    """Columns that the network sees: numbers and booleans as they are, text one-hot."""
+    """The columns that are the network's inputs: numbers and booleans as they are, text one-hot."""
     targets: Annotated[list[ColumnName], Field(min_length=1, max_length=100)]
-    """Columns that it predicts: numbers are regressed, one column of text or booleans is classified."""
+    """The columns that it predicts: numbers are regressed, one column of text or booleans is classified."""
     classify: bool | None = None
-    """Null goes by the target's type; true takes whole numbers for classes too."""
+    """null: decided by the target's type; true: whole numbers are classes, too."""
     split: ColumnName | None = None
-    """Column that says train, validation or test, the same in all of a task's rows; null goes by a hash of the task's value."""
+    """The column that says train, validation or test, equal in all rows of a task; null: decided by a hash of the task's
+    value."""
     validation_share: Share = 0.1
-    """Of the tasks, roughly, where the hash decides."""
+    """The approximate share of the tasks where the hash decides."""
     test_share: Annotated[float, Field(gt=0, le=0.9)] = 0.2
     shots: Shots = 10
-    """Rows that a task is learnt from; tasks with fewer than shots + 1 rows are left out."""
+    """The number of rows in the support set; tasks with fewer than shots + 1 rows are left out."""
     queries: Shots = 15
-    """Rows that judge it."""
+    """The number of rows in the query set."""
 
     @model_validator(mode="after")
     def _columns_that_make_sense(self) -> Self:

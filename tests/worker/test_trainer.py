@@ -284,11 +284,11 @@ def test_a_stopped_trainer_dies_with_its_worker() -> None:
 
 
 PRINTER = """
-from worker.processes.protocol import protocol.Stopped
+from worker.processes.protocol import Stopped
 from worker.trainer import Wire
 wire = Wire()
 print("hello")
-wire.send(protocol.Stopped(step=1))
+wire.send(Stopped(step=1))
 """
 
 

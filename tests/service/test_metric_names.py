@@ -6,7 +6,9 @@ from amaml import metrics
 from amaml_client.cli.output import META_LOSS
 from amaml_client.cli.watch import ADAPTED
 from service.dashboard.metric_names import FILE, written
-from service.http import examples
+from service.http.examples import example
+from service.jobs.schemas import JobDocument
+from service.studies.schemas import CellDocument
 
 
 def test_the_dashboards_names_are_those_that_are_declared() -> None:
@@ -20,5 +22,6 @@ def test_the_commands_names_are_those_that_are_declared() -> None:
 
 def test_the_examples_names_are_declared() -> None:
     scores = {metrics.score(metric, how) for metric in metrics.SCORED_BY for how in metrics.ADAPTED_BY}
-    named = {*examples.METRICS, *examples.JOB["metrics"]}
+    named = {*example(JobDocument)["metrics"], *example(CellDocument)["metrics"]}
+    assert named
     assert named <= metrics.METRICS.keys() | scores

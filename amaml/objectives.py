@@ -17,9 +17,9 @@ class Metric:
     """A score of predictions: one number for each task."""
 
     name: str
-    """The beginning of the names of a job's metrics."""
+    """The prefix of the names of a job's metrics."""
     score: Callable[[Tensor, Tensor], Tensor]
-    """(predicted, target), both [B, m, o] → [B], float64 on the CPU."""
+    """The function (predicted, target), both [B, m, o] → [B], float64 on the CPU."""
     higher_is_better: bool = False
 
     def better(self, one: float, other: float) -> bool:
@@ -36,13 +36,14 @@ class Objective:
 
 
 def nrmse(predicted: Tensor, target: Tensor) -> Tensor:
-    """The root of the mean of (predicted − target)² over a task's points and outputs: [B, m, o] twice → [B]. Both are in units in
-    which the training tasks' targets have mean 0 and standard deviation 1, so the constant 0 scores about 1."""
+    """The normalised root mean square error of each task, over its points and outputs: two tensors [B, m, o] → [B]. The training
+    tasks' targets have mean 0 and standard deviation 1 in the units of both, so the constant prediction 0 scores about 1."""
     return (predicted - target).double().square().mean(dim=(1, 2)).sqrt().cpu()
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> Tensor:
-    """The fraction of a task's points whose largest output is that of their class: [B, m, o] twice → [B]; NaN for NaN outputs."""
+    """The fraction of each task's points whose largest output is that of their class: two tensors [B, m, o] → [B]. It is NaN
+    where an output is infinite or NaN."""
     right = (predicted.argmax(dim=2) == target.argmax(dim=2)).double()
     known = predicted.isfinite().all(dim=2)
     return right.where(known, float("nan")).mean(dim=1).cpu()

@@ -1,4 +1,4 @@
-"""Builds the objects that the parts of a spec name; only here, `implementation` is imported."""
+"""Builds the objects that the parts of a spec name. This is the only module that imports what `implementation` names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from amaml.randomness import key
 from amaml.spec import AdjointSpec, FamilySpec, MethodSpec, ModelSpec, SolverSpec
 
 Estimator = Callable[..., GradientEstimate]
-"""(params, support_loss, query_loss, tasks, *, length, horizons, solver) → GradientEstimate, or MetaGradient for an exact method.
-Where the flow is learned, `rates`, `proximal` and `wrt` are passed too."""
+"""A function (params, support_loss, query_loss, tasks, *, length, horizons, solver) → GradientEstimate, or MetaGradient for an
+exact method. Where the flow is learned, it also receives `rates`, `proximal` and `wrt`."""
 
 _FIXED = {"euler": Euler, "heun": Heun, "rk4": RK4}
 _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}
@@ -32,7 +32,7 @@ _ADAPTIVE = {"bosh3": Bosh3, "dopri5": Dopri5}
 def build_family(
     spec: FamilySpec, *, seed: int, dtype: torch.dtype, device: torch.device, datasets: Mapping[str, Path]
 ) -> Family:
-    """The task family; raises DataError if the data sets can't serve it."""
+    """The spec's task family. Raises DataError for unsuitable data sets, TypeError if no name leads to its objective."""
     build = pkgutil.resolve_name(spec.implementation)
     family = cast(Family, build(spec, dtype=dtype, device=device, seed=seed, datasets=datasets))
     _check_objective(spec, family.objective.name)
@@ -40,7 +40,7 @@ def build_family(
 
 
 def _check_objective(spec: FamilySpec, name: str) -> None:
-    """Raises TypeError where the file that the run ends in would name an objective that can't be found again."""
+    """Raises TypeError if the file of a finished run would name an objective that nothing can find again."""
     if spec.objective is None and name not in OBJECTIVES:
         raise TypeError(
             f"family {spec.kind} has an objective of its own, {name!r}, and its spec doesn't say where a finished run finds it: "
@@ -53,7 +53,7 @@ def _check_objective(spec: FamilySpec, name: str) -> None:
 
 
 def objective_named(spec: FamilySpec, name: str) -> Objective:
-    """The objective of a finished run of that family, by the name in its file."""
+    """The objective with this name, as the file of a finished run of the family gives it."""
     if spec.objective is not None:
         return cast(Objective, pkgutil.resolve_name(spec.objective)(spec))
     return OBJECTIVES[name]
@@ -62,7 +62,7 @@ def objective_named(spec: FamilySpec, name: str) -> Objective:
 def build_model(
     spec: ModelSpec, *, in_features: int, out_features: int, seed: int, picture: tuple[int, int, int] | None = None
 ) -> nn.Module:
-    """The network on the CPU in float32, with random parameters that are a function of the seed alone."""
+    """The spec's network on the CPU in float32. Its random parameters depend on the seed alone."""
     build = pkgutil.resolve_name(spec.implementation)
     if spec.reads_pictures:
         build = partial(build, picture=picture)
@@ -72,7 +72,7 @@ def build_model(
 
 
 def build_solver(spec: SolverSpec) -> Solver:
-    """The solver; kinds that this library doesn't implement are torchdiffeq's."""
+    """The spec's solver: one of this library's, or torchdiffeq's solver of that name."""
     if spec.kind in _FIXED:
         assert spec.step is not None, "the spec fills in a fixed-step solver's step"
         return _FIXED[spec.kind](step=spec.step, guard=spec.guard)
@@ -82,13 +82,13 @@ def build_solver(spec: SolverSpec) -> Solver:
 
 
 def build_adjoint(spec: AdjointSpec) -> Adjoint:
-    """The adjoint, whose arguments are the spec's fields."""
+    """The spec's adjoint, constructed with the spec's fields as its arguments."""
     build = pkgutil.resolve_name(spec.implementation)
     return cast(Adjoint, build(**spec.model_dump(exclude={"kind"})))
 
 
 def build_estimator(spec: MethodSpec) -> Estimator | None:
-    """What estimates θ's meta-gradient; None for the method that trains nothing."""
+    """The function that estimates the meta-gradient of θ; None for the method that trains nothing."""
     if spec.implementation is None:
         return None
     estimate = partial(pkgutil.resolve_name(spec.implementation), **spec.arguments)

@@ -13,23 +13,23 @@ from amaml.spec.part import Part
 
 
 class DiscreteSpec(Part):
-    """Exact reverse of the accepted forward steps."""
+    """The exact reverse of the accepted forward steps."""
 
     implementation: ClassVar[str] = "amaml.adjoint.discrete:Discrete"
     controls_lambda: ClassVar[bool] = False
     kind: Literal["discrete"] = "discrete"
     checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """States kept at any time (binomial schedule); null keeps about √N."""
+    """The number of states kept at any time (binomial schedule); null keeps about √N."""
 
 
 class InterpolatedSpec(Part):
-    """The paper's: the adjoint ODE by its own solver, with λ at tolerance, over the forward trajectory's dense output."""
+    """The paper's adjoint: the adjoint ODE, solved to tolerance with its own steps over the forward solve's dense output."""
 
     implementation: ClassVar[str] = "amaml.adjoint.interpolated:Interpolated"
     kind: Literal["interpolated"] = "interpolated"
     scheme: Literal["adaptive", "heun", "euler"] = "adaptive"
     checkpoints: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """As of discrete; beside them 16 steps' dense output is in memory."""
+    """The number of states kept at any time, as for discrete, in addition to the dense output of 16 steps."""
 
     @property
     def controls_lambda(self) -> bool:
@@ -37,7 +37,7 @@ class InterpolatedSpec(Part):
 
 
 class BacksolveSpec(Part):
-    """u re-integrated backwards beside λ; constant memory; detects its own failure and fails the job."""
+    """u integrated backwards together with λ in constant memory. It detects its own failure, which fails the job."""
 
     implementation: ClassVar[str] = "amaml.adjoint.backsolve:Backsolve"
     controls_lambda: ClassVar[bool] = True

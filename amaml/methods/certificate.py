@@ -1,4 +1,4 @@
-"""A meta-gradient's error, estimated by a solver that shares nothing with the one that computed the meta-gradient."""
+"""Estimates the error of a meta-gradient with a solver that shares nothing with the one that computed it."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from amaml.models.losses import losses_in_float64
 from amaml.modes import plain_modes
 
 PROBES = 6
-"""Random directions. An error hides from all of them by a factor of 10 about once in 100,000 times."""
+"""The number of random directions. With six, the error is underestimated by a factor of 10 about once in 100,000 times."""
 FINEST, COARSEST = 1e-10, 1e-7
-"""Tolerances of the certificate's own solve: a tenth of the judged solver's, within these. Finer ones drown in the rounding of
-the differences; coarser ones would step over kinks and narrow features of the losses."""
+"""The bounds of the tolerance of the certificate's own solve, which is otherwise a tenth of the judged solver's. Below them,
+rounding of the finite differences dominates; above them, steps would miss kinks and narrow features of the losses."""
 WITHOUT_TOLERANCE = 1e-9
-"""The certificate's tolerance where the judged solver has none."""
+"""The tolerance of the certificate's own solve where the judged solver has none."""
 MAP_ROUNDING = 1e-10
-"""What rounding leaves of the differences along a discrete map, relative."""
+"""The relative rounding error of finite differences along a discrete map."""
 LEAST_EVALUATIONS, EVALUATIONS, MOST_EVALUATIONS = 2_000, 2, 10_000
-"""Evaluations of a flow and its tangents that a certificate may take for a task: beside the judged solve's, in units of them, and
-in all."""
+"""The budget of a certificate for one task, in evaluations of the flow and its tangents: 2,000, plus twice the evaluations of the
+judged solve, but at most 10,000."""
 DECIDED = 0.01
-"""Relative resolution from which on nothing is known of the error: tangents of stiff flows that left more open were off by
-more than that."""
+"""The largest relative uncertainty of the tangents with which a certificate still states an error. On stiff flows, tangents with
+a larger uncertainty had even larger errors."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of the error of one task's meta-gradient."""
+    """The estimated error of one task's meta-gradient; see the fields of `Certificate`."""
 
     error: float
     duality: float
@@ -59,19 +59,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of the error of every task's meta-gradient."""
+    """The estimated error of each task's meta-gradient."""
 
     error: Tensor
-    """An estimate of ‖g − g*‖/‖g*‖ a task [B], float64, where g* is what the solver aims at (see `Stats.target`). It is never
-    less than what the certificate can resolve, and infinite where nothing is known of the error."""
+    """The estimate of ‖g − g*‖/‖g*‖ for each task [B], float64, where g* is the gradient of `Stats.target`. It includes the
+    certificate's own uncertainty, and is infinite where the error can't be estimated."""
     duality: Tensor
-    """The same without what can't be resolved: the root mean square over the directions of |⟨g, v⟩ − dJ(θ; v)|, relative."""
+    """The error without the certificate's own uncertainty [B]: the root mean square of ⟨g, v⟩ − dJ(θ; v) over the directions v,
+    relative to that of dJ(θ; v)."""
     reasons: tuple[str | None, ...]
-    """Why an error is infinite, a sentence a task; None where it is finite."""
+    """For each task, the sentence that says why its error is infinite; None where it is finite."""
 
     @staticmethod
     def of(verdicts: Sequence[Verdict]) -> Certificate:
-        """Of the tasks in their order."""
+        """The certificate of tasks with these verdicts, in the order of the tasks."""
         numbers = [(one.error, one.duality) for one in verdicts]
         reasons = [one.reason and f"task {number}: {one.reason}" for number, one in enumerate(verdicts)]
         errors, dualities = torch.tensor(numbers, dtype=torch.float64, device="cpu").unbind(dim=1)
@@ -87,10 +88,10 @@ def verdicts(
     gradients: Tensor,
     evaluations: Tensor,
 ) -> Iterator[Verdict]:
-    """Judges the `gradients` [B, P] of a problem, whose solves took so many `evaluations` of the flow [B], a task after the
-    other, since each may take seconds.
+    """Yields the verdict on each task's gradient, one at a time, since one may take seconds. `gradients` [B, P] are those of the
+    problem; `evaluations` [B] are the evaluations of the flow that they took.
 
-    In six random directions v it compares ⟨g, v⟩ with the derivative of J along v, which the tangent equation gives. For v with
+    In six random directions v, it compares ⟨g, v⟩ with the derivative of J along v that the tangent equation gives. For v with
     entries of N(0, 1) the mean of ⟨x, v⟩² is ‖x‖², so root mean squares over the directions estimate norms.
 
     Raises ValueError where the losses can't be evaluated in float64.
@@ -108,7 +109,7 @@ def verdicts(
 
 
 def _one(tasks: Any, index: int) -> Any:
-    """One of the tasks, in float64."""
+    """The task with this index, in float64."""
 
     def one(leaf: Tensor) -> Tensor:
         return leaf[index].double() if leaf.is_floating_point() else leaf[index]
@@ -117,9 +118,9 @@ def _one(tasks: Any, index: int) -> Any:
 
 
 def _verdict(problem: GradientProblem, support: Gradient, query: Gradient, gradient: Array, budget: int) -> Verdict:
-    """Of one task's gradient [P]: infinite, and why, where nothing is known of its error."""
+    """The verdict on one task's gradient [P]: an infinite error with the reason, where the error can't be estimated."""
     try:
-        with np.errstate(all="ignore"):  # infinite and undefined numbers are looked for where they matter
+        with np.errstate(all="ignore"):  # infinities and NaN are checked where they matter
             return Verdict(*_error(problem, support, query, gradient, budget), None)
     except Undecided as error:
         return Verdict(math.inf, math.inf, str(error))
@@ -137,7 +138,7 @@ def _verdict(problem: GradientProblem, support: Gradient, query: Gradient, gradi
 def _error(
     problem: GradientProblem, support: Gradient, query: Gradient, gradient: Array, budget: int
 ) -> tuple[float, float]:
-    """Raises Undecided where there is nothing to compare the gradient with."""
+    """The error and the duality of `Verdict`. Raises Undecided where the tangents can't be computed or are too uncertain."""
     tangents = _tangents(problem, support)
     if problem.target == "discrete":
         assert isinstance(problem.solver, FixedStep | TorchDiffEq)
@@ -145,25 +146,25 @@ def _error(
     else:
         tolerance = _tolerance(problem.solver)
         ends = along_flow(tangents, problem.horizons, tolerance, budget)
-    derivatives, doubts = _derivatives(problem, tangents, query, ends, tolerance)
+    derivatives, uncertainties = _derivatives(problem, tangents, query, ends, tolerance)
     size = _rms(derivatives[:PROBES])
-    apart = _rms((derivatives - tangents.directions @ gradient)[:PROBES])
-    if size == 0 and apart == 0:
+    mismatch = _rms((derivatives - tangents.directions @ gradient)[:PROBES])
+    if size == 0 and mismatch == 0:
         return 0.0, 0.0
     if size == 0:
         raise Undecided("the meta-loss's derivative is 0 in every direction tried, but the gradient isn't 0")
-    doubt = _rms(doubts[:PROBES]) + abs(derivatives[PROBES] - derivatives[0])
-    if not doubt < DECIDED * size:
+    uncertainty = _rms(uncertainties[:PROBES]) + abs(derivatives[PROBES] - derivatives[0])
+    if not uncertainty < DECIDED * size:
         raise Undecided(
-            f"the certificate can't resolve so small a gradient: what its own tolerance ({tolerance:.0e}) and its differences "
-            f"leave open is {doubt / size:.1g} of it"
+            f"the certificate can't resolve so small a gradient: the uncertainty from its own tolerance ({tolerance:.0e}) and "
+            f"finite differences is {uncertainty / size:.1g} of the gradient's size"
         )
-    return float((apart + doubt) / size), float(apart / size)
+    return float((mismatch + uncertainty) / size), float(mismatch / size)
 
 
 def _tangents(problem: GradientProblem, support: Gradient) -> Tangents:
-    """The six random directions, the same for every task, and the first of them again with differences of three times the
-    step: the two derivatives lie eight times the truncation of the first apart."""
+    """The tangents along six random directions, the same for every task, and along the first of them again with three times the
+    finite-difference step: these two derivatives differ by eight times the truncation error of the first."""
     theta = problem.theta.double().cpu().numpy()
     drawn = torch.randn(
         PROBES, len(theta), dtype=torch.float64, device="cpu", generator=torch.Generator("cpu").manual_seed(1)
@@ -179,34 +180,34 @@ def _tangents(problem: GradientProblem, support: Gradient) -> Tangents:
 
 
 def _tolerance(solver: Solver) -> float:
-    """Of the certificate's own solve."""
+    """The tolerance of the certificate's own solve."""
     return WITHOUT_TOLERANCE if isinstance(solver, FixedStep) else min(max(solver.rtol / 10, FINEST), COARSEST)
 
 
 def _derivatives(
     problem: GradientProblem, tangents: Tangents, query: Gradient, ends: Sequence[Array], tolerance: float
 ) -> tuple[Array, Array]:
-    """The derivatives of J in the directions [M], and what the tolerance leaves open of each [M]: what the errors of δ's elements
-    come to, and what the query gradient changes where every element of u is off by as much as it may be."""
-    derivatives, doubts = np.zeros((2, len(tangents.directions)))
+    """The derivatives of J along the directions [M] and their uncertainties [M]. An uncertainty is the effect of the allowed
+    errors of δ's elements, plus that of the query gradient's change when every element of u has the largest allowed error."""
+    derivatives, uncertainties = np.zeros((2, len(tangents.directions)))
     signs = np.where(np.arange(len(tangents.theta)) % 2, 1.0, -1.0)
     strength = problem.proximal if problem.proximal_in_query else 0.0
     for weight, state in zip(problem.weights, ends, strict=True):
         allowed = tolerance * np.abs(state) + tangents.absolute_tolerances(state, tolerance)
         u, deltas = state[0], state[1:]
         slope, moved = query(np.vstack([u, u + signs * allowed[0]]))
-        pull = strength * (u - tangents.theta)
-        derivatives += weight * (deltas @ slope + (deltas - tangents.directions) @ pull)
-        doubts += abs(weight) * state.size**0.5 * _random_sums(allowed[1:] * (slope + pull))
-        doubts += abs(weight) * np.abs(deltas @ (moved - slope))
-    if not (np.isfinite(derivatives).all() and np.isfinite(doubts).all()):
+        proximal_slope = strength * (u - tangents.theta)
+        derivatives += weight * (deltas @ slope + (deltas - tangents.directions) @ proximal_slope)
+        uncertainties += abs(weight) * state.size**0.5 * _random_sums(allowed[1:] * (slope + proximal_slope))
+        uncertainties += abs(weight) * np.abs(deltas @ (moved - slope))
+    if not (np.isfinite(derivatives).all() and np.isfinite(uncertainties).all()):
         raise Undecided("the query loss's gradient became infinite or NaN in float64")
-    return derivatives, doubts
+    return derivatives, uncertainties
 
 
 def _random_sums(terms: Array) -> Array:
-    """The size of sums [M] over errors [M, P] of random signs. Few elements may carry all of the error, since the solver bounds a
-    mean over all of them; so sums of few terms count as much larger than those of many."""
+    """The expected size [M] of sums of errors [M, P] with random signs. The solver bounds only a mean over all elements, so a few
+    of them may carry all of the error: sums of few terms count as much larger than sums of many."""
     sums: Array = np.sum(terms**2, axis=1) / np.maximum(np.sum(np.abs(terms), axis=1), TINY)
     return sums
 

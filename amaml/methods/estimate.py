@@ -1,4 +1,4 @@
-"""What every meta-gradient estimator gives."""
+"""The result of every meta-gradient estimator."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from amaml.flow.trajectory import Solution
 
 @dataclass(frozen=True)
 class Stats:
-    """What a solve did, a value a task [B]."""
+    """The statistics of a solve, one value for each task [B]."""
 
     steps: Tensor
-    """Accepted forward steps; −1 where torchdiffeq doesn't tell."""
+    """The number of accepted forward steps; −1 where torchdiffeq doesn't report it."""
     rejected: Tensor
     gradients: Tensor
-    """Evaluations of ∇L_sup, forward and backward, first step and guard included."""
+    """The number of evaluations of ∇L_sup, forward and backward, including those for the first step's size and the guard."""
     hvps: Tensor
     lambda_max: Tensor
-    """Largest estimate of the Hessian's largest eigenvalue along the way: the guard's by power iteration, or without the guard,
-    from below, how fast λ changed; NaN where there was neither."""
+    """The largest estimate of the Hessian's largest eigenvalue along the trajectory: the guard's, by power iteration, or without
+    a guard a lower bound from the rate at which λ changed. NaN where there was neither."""
     target: Literal["flow", "discrete"]
-    """What the gradient is of: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
+    """What the gradient differentiates: the flow itself, to tolerance, or exactly the discrete map of a fixed-step solver."""
 
     @classmethod
     def of(cls, solution: Solution, evaluations: Evaluations, target: Literal["flow", "discrete"]) -> Stats:
-        """Of a forward solve and all that was evaluated."""
+        """The statistics of a forward solve with the counts of all evaluations, forward and backward."""
         return cls(
             solution.steps, solution.rejected, evaluations.gradients, evaluations.hvps, solution.lambda_max, target
         )
@@ -37,14 +37,14 @@ class Stats:
 
 @dataclass
 class GradientEstimate:
-    """An estimate of dJ/dθ on a batch of tasks, detached."""
+    """An estimate of dJ/dθ on a batch of tasks. All of its tensors are detached."""
 
     grad: Any
-    """Like `params`: the mean over tasks."""
+    """The estimate's mean over tasks, like `params`."""
     per_task: Any
-    """The same for each task: like `params` with a first axis B."""
+    """Each task's own estimate: like `params` with a first axis B."""
     loss: Tensor
-    """Query losses at T [B]; over several horizons their weighted sum."""
+    """The query losses at T [B]; with several horizons, their weighted sum."""
     adapted: Any
-    """u(T) (the last horizon's), like `params` with a first axis B."""
+    """u(T), the state at the last horizon: like `params` with a first axis B."""
     stats: Stats

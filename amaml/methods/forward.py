@@ -1,4 +1,4 @@
-"""Estimates that need only the forward solve."""
+"""Meta-gradient estimates that need only the forward solve."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def estimate_without_adjoint(
     layout: Layout,
     direction: Callable[[GradientFlow, list[Tensor], list[Tensor]], Tensor],
 ) -> GradientEstimate:
-    """For estimators that don't go back: `direction` makes the estimate [B, P] of the field, the states u(T_k) and the
-    weighted query gradients there."""
-    if not problem.solver.fixed:  # its guard is for the adjoint: the state is held at tolerance without it
+    """The estimate of a method without a backward solve: `direction` computes it [B, P] from the field, the states u(T_k) and the
+    weighted query gradients at them. Raises SolveError where a loss, a gradient or an estimate is infinite or NaN."""
+    if not problem.solver.fixed:  # the guard serves the adjoint; error control alone keeps the state within tolerance
         problem = replace(problem, solver=problem.solver.guarded(False))
     flow = problem.flow()
     solution = _carry(problem, flow)
@@ -42,7 +42,7 @@ def estimate_without_adjoint(
 
 
 def _carry(problem: GradientProblem, flow: GradientFlow) -> Solution:
-    """Forward alone, by the compiled kernel where there is one for the problem; `flow` counts what it took."""
+    """The forward solve, by the compiled kernel where it supports the problem. Its evaluations are added to those of `flow`."""
     carried = kernel.carry(problem)
     if carried is None:
         return problem.solver.solve(flow, problem.batch, problem.horizons)

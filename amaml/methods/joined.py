@@ -1,4 +1,4 @@
-"""Estimates of parts of a batch of tasks as the estimate of the whole batch."""
+"""Joins the estimates of the parts of a batch of tasks into the estimate of the whole batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amaml.methods.problem import Answer
 
 
 def joined(parts: Sequence[GradientEstimate]) -> GradientEstimate:
-    """Every task's own results, in the order of the parts, and their mean, as of one solve of all tasks."""
+    """The estimate of all tasks, in the order of the parts, as one solve of all of them gives it."""
     per_task = _joined_trees([part.per_task for part in parts])
     whole: dict[str, Any] = {
         "grad": _mean(per_task),
@@ -40,7 +40,7 @@ def joined(parts: Sequence[GradientEstimate]) -> GradientEstimate:
 
 
 class AgainInParts(Again):
-    """Solves part by part, too."""
+    """Repeats the solves of the parts one after another, for a batch that was solved in parts."""
 
     def __init__(self, parts: Sequence[Again | NotAgain], sizes: Sequence[int]) -> None:
         self._parts, self._sizes = parts, sizes
@@ -63,7 +63,7 @@ def _joined_answers(answers: Sequence[Answer]) -> Answer:
 
 
 def _answer(combine: _Combine, answers: Sequence[Answer]) -> Answer:
-    """Every tensor of it combined, where they all have it."""
+    """One answer, each of whose tensors combines those of the answers; None where one of them has None."""
 
     def of(name: str) -> Any:
         own = [getattr(answer, name) for answer in answers]
@@ -83,7 +83,7 @@ def _joined_trees(trees: Sequence[Any]) -> Any:
 
 
 def _mean(per_task: Any) -> Any:
-    """Over the tasks, of all parameters as one vector a task: so the sum is rounded as that of one solve of all tasks is."""
+    """The mean over the tasks, taken of one vector for each task so that it is rounded as in one solve of all tasks."""
     leaves, form = tree_flatten(per_task)
     mean = torch.cat([leaf.flatten(1) for leaf in leaves], dim=1).mean(dim=0)
     parts = torch.split(mean, [leaf[0].numel() for leaf in leaves])

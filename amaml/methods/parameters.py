@@ -1,4 +1,4 @@
-"""Parameters as the solvers see them, one flat vector, and as the user's losses see them."""
+"""Conversion of the parameters between one flat vector, for the solvers, and named tensors, for the user's losses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Params = Mapping[str, Tensor] | Tensor
 
 
 class Layout:
-    """How a dict of named tensors (or one flat tensor [P]) lies in a vector [P], and which of them are constants.
+    """The order of named tensors (or of one flat tensor [P]) in a vector [P], and which of the tensors are constants.
 
-    Constants are in no vector: they neither flow nor have a gradient, and the losses get them as they are. A parameter of
-    a module (`nn.Parameter`) with `requires_grad=False` is one. So is any other tensor without `requires_grad` beside
-    one that has it; where none has it, as in a dict of detached tensors, all are trained.
+    Constants are left out of the vector: they don't flow and have no gradient, and the losses receive them unchanged. A parameter
+    of a module (`nn.Parameter`) with `requires_grad=False` is a constant. So is any other tensor without `requires_grad` if
+    another tensor has it; where none has it, as in a dict of detached tensors, all are trained.
 
-    Raises TypeError for params that are no tensors, ValueError for none to train, mixed dtypes or devices, or a dtype other
-    than float32 and float64.
+    Raises TypeError for params that aren't tensors, and ValueError for params of which none is trained, of mixed dtypes or
+    devices, or of a dtype other than float32 and float64.
     """
 
     def __init__(self, params: Params) -> None:
@@ -52,11 +52,11 @@ class Layout:
             )
         self.flat = isinstance(params, Tensor)
         self.shapes = {name: tensor.shape for name, tensor in named.items()}
-        """Of all tensors, constants too, in the order of `params`."""
+        """The shapes of all tensors, constants included, in the order of `params`."""
         self.constants = {name: named[name].detach().clone() for name in named if name not in trained}
         self.sizes = [tensor.numel() for tensor in trained.values()]
         self.theta = self.flatten(params)
-        """Where the flow starts [P], a copy."""
+        """The initial state of the flow [P], a copy."""
 
     def in_float64(self) -> Layout:
         """The same names, shapes and values in float64."""
@@ -68,7 +68,8 @@ class Layout:
         return layout
 
     def flatten(self, params: Params, what: str = "params") -> Tensor:
-        """What isn't constant as one vector [P], a copy. Raises ValueError where names or shapes differ from the layout's."""
+        """The trained tensors as one vector [P], a copy. Raises ValueError for names or shapes other than the layout's, TypeError
+        for what is neither a dict nor a tensor."""
         if not isinstance(params, Tensor | Mapping):
             raise TypeError(
                 f"{what} must be like params, a dict of tensors or one flat tensor, got {type(params).__name__}"
@@ -81,11 +82,11 @@ class Layout:
         return torch.cat([part.to(self.dtype).reshape(-1) for part in parts]).to(self.device)
 
     def unflatten(self, vector: Tensor) -> Any:
-        """[…, P] as what `params` was, constants included, every tensor with the leading axes of `vector`; views, no copies."""
+        """A vector […, P] in the form of `params`, constants included: views with the leading axes of `vector`."""
         return self._like_params(vector, self.constants)
 
     def unflatten_gradient(self, vector: Tensor) -> Any:
-        """A gradient [P], or several [B, P], as what `params` was: zeros for the constants."""
+        """A gradient [P], or several [B, P], in the form of `params`, with zeros for the constants."""
         zeros = {name: vector.new_zeros(tensor.shape) for name, tensor in self.constants.items()}
         return self._like_params(vector, zeros)
 
@@ -101,7 +102,7 @@ class Layout:
 
 
 def _frozen(named: Mapping[str, Tensor]) -> set[str]:
-    """The names of the constants; see Layout."""
+    """The names of the constants, by the rule in `Layout`."""
     some_learn = any(tensor.requires_grad for tensor in named.values())
     return {
         name

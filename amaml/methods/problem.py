@@ -1,4 +1,4 @@
-"""The question that a meta-gradient answers, parameters flat."""
+"""The problem that a meta-gradient solves, with the parameters as flat vectors, and its answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GradientProblem:
     derivatives: Derivatives
     theta: Tensor
     sizes: list[int]
-    """Of the parameter tensors in θ."""
+    """The sizes of the parameter tensors in θ."""
     batch: int
     horizons: list[float]
     weights: list[float]
@@ -46,11 +46,11 @@ class GradientProblem:
 
     @property
     def target(self) -> Literal["flow", "discrete"]:
-        """See `Stats.target`."""
+        """What the gradient differentiates; see `Stats.target`."""
         return "discrete" if self.solver.fixed and self.adjoint.exact else "flow"
 
     def flow(self, *, watched: bool = False) -> GradientFlow:
-        """The inner flow, nothing counted yet. `watched`: see `GradientFlow`."""
+        """The inner flow, with its counts of evaluations at 0. For `watched` see `GradientFlow`."""
         gradients, hvps = torch.zeros(2, self.batch, dtype=torch.int64, device=self.theta.device)
         return GradientFlow(
             self.derivatives, self.theta, Evaluations(gradients, hvps),
@@ -58,8 +58,8 @@ class GradientProblem:
         )  # fmt: skip
 
     def judge(self, k: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """At u(T_k) [B, P]: the query loss [B], its weighted gradient, by which λ jumps [B, P], and what θ gets directly,
-        through ½ρ‖u−θ‖² in the query loss [B, P] (a zero where that isn't asked for)."""
+        """At the state u(T_k) [B, P]: the query loss [B], its weighted gradient [B, P], by which λ jumps, and the direct
+        derivative by θ [B, P] through the proximal term of the query loss, if there is one. Raises SolveError if not finite."""
         weight = self.weights[k]
         loss, gradient = self.derivatives.query(u)
         direct = torch.zeros_like(self.theta)
@@ -74,18 +74,19 @@ class GradientProblem:
 
 @dataclass(frozen=True)
 class Answer:
-    """Its answer: a row a task."""
+    """The solution of a GradientProblem, with one row for each task."""
 
     gradients: Tensor
     losses: Tensor
-    """[B, K], a horizon a column."""
+    """The query losses [B, K], one column for each horizon."""
     adapted: Tensor
     stats: Stats
     length: Tensor | None
-    """dJ/dT_k [B, K], where it was asked for or costs nothing."""
+    """dJ/dT_k [B, K], where it was requested or costs nothing; else None."""
     rates: Tensor | None
-    """dJ/dα [B, P] and dJ/dρ [B], where they were asked for."""
+    """dJ/dα [B, P], where it was requested; else None."""
     proximal: Tensor | None
+    """dJ/dρ [B], where it was requested; else None."""
 
 
 def pose(
@@ -102,7 +103,7 @@ def pose(
     proximal_in_query: bool = False,
     rates: Params | None = None,
 ) -> tuple[GradientProblem, Layout]:
-    """The problem and how its vectors lie; arguments as in `meta_gradient`. Raises ValueError where they make no sense."""
+    """The problem and the layout of its vectors; arguments as in `meta_gradient`. Raises ValueError for invalid arguments."""
     layout = Layout(params)
     solver = solver or Dopri5()
     if isinstance(solver, type) or not isinstance(solver, Solver):
@@ -128,7 +129,7 @@ def pose(
 
 
 def _adjoint(given: Adjoint | None, solver: Solver) -> Adjoint:
-    """The adjoint to take. Raises ValueError for one that can't follow the solver."""
+    """The given adjoint, or the solver's default. Raises ValueError for one that doesn't work with the solver."""
     if given is None:
         return _DEFAULT_ADJOINT[solver.adjoint]()
     if isinstance(given, type) or not isinstance(given, Adjoint):
@@ -170,7 +171,7 @@ def _batch_size(tasks: Any, layout: Layout) -> int:
 
 
 def _is_ragged(tasks: Any) -> bool:
-    """Whether there is a list of tensors that differ in their first axis alone, as the tasks' own rows do."""
+    """Whether the tasks hold a list of tensors that differ only in the length of their first axis: tasks of different sizes."""
     parts = list(tasks.values()) if isinstance(tasks, Mapping) else [tasks]
     lists = [part for part in parts if isinstance(part, list | tuple) and len(part) > 1]
     return any(

@@ -1,4 +1,4 @@
-"""What every method's spec has: how θ's meta-gradient is estimated, as a job names it. Imports no torch."""
+"""The base of every method's spec, by which a job names how the meta-gradient is estimated. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ if TYPE_CHECKING:
     from amaml.spec import SolverSpec, TrajectorySpec
 
 Learnable = Literal["length", "rates", "proximal"]
-"""What of the inner flow can be trained beside θ."""
+"""The quantities of the inner flow that can be trained in addition to θ."""
 
 
 class MethodSpec(Part):
-    """Base of the methods' specs. Each says its `proximal`, the ρ of its inner flow in training and evaluation."""
+    """Base of the methods' specs. Each defines `proximal`, the ρ of its inner flow in training and evaluation."""
 
     summary: ClassVar[str]
     implementation: ClassVar[str | None]
-    """`module:function` that estimates the meta-gradient, which the registry alone imports; None for the method that trains
+    """The `module:function` that estimates the meta-gradient, which only the registry imports; None for the method that trains
     nothing."""
     exact: ClassVar[bool] = False
-    """Whether it gives the training objective's own gradient, whose error a certificate can measure."""
+    """Whether the method computes the gradient of the training objective itself, whose error a certificate can measure."""
     descends: ClassVar[bool] = False
     """Whether its inner steps are gradient descent by definition, so that its solver is euler."""
     flow_can_be_learned: ClassVar[bool] = False
-    """Whether its inner flow may have a length, rates and a proximal strength that were learned."""
+    """Whether the length, rates and proximal strength of its inner flow may be learned."""
     cost: ClassVar[float] = 1.0
-    """Of a meta-iteration, in those of Reptile, roughly: by what a preset gives every method the same time."""
+    """The approximate cost of a meta-iteration relative to Reptile's, by which a preset gives every method the same time."""
     kind: str
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train; where there isn't, the random start is evaluated once."""
+        """Whether the method trains anything; if not, the random initialization is evaluated once."""
         return self.implementation is not None
 
     @property
     def learned(self) -> Sequence[Learnable]:
-        """What it trains beside θ."""
+        """The quantities of the flow that the method trains in addition to θ."""
         return ()
 
     @property
     def own_adjoint(self) -> AdjointSpec | None:
-        """The adjoint that it names; None where it takes none, or leaves it to the solver."""
+        """The adjoint that the spec names; None where the method has none or the solver decides."""
         return None
 
     def with_adjoint(self, adjoint: AdjointSpec) -> Self:
-        """The same with this adjoint, where it takes one and names none."""
+        """The spec with this adjoint, if the method has an adjoint and the spec names none; else the spec unchanged."""
         return self
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of its implementation, beside the adjoint and those that say which flow to solve."""
+        """The keyword arguments of its implementation, apart from the adjoint and those that define the flow."""
         return {}
 
     def evaluations(self, forward: float, gradients: float, hvps: float) -> tuple[float, float]:
-        """(gradients, Hessian-vector products) that it takes for one task in one meta-iteration, where the forward solve alone
-        takes `forward` gradients, and together with its adjoint `gradients` and `hvps`."""
+        """The numbers (gradients, Hessian-vector products) that the method needs for one task in one meta-iteration. The forward
+        solve alone needs `forward` gradients; together with its adjoint it needs `gradients` and `hvps`."""
         return gradients, hvps
 
     def check(self, solver: SolverSpec, trajectory: TrajectorySpec) -> None:
-        """Raises RuleBroken, for a field of the job spec, where the job's solver or trajectory don't suit the method."""
+        """Raises RuleBroken, naming a field of the job spec, if the job's solver or trajectory doesn't suit the method."""

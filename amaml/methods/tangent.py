@@ -1,8 +1,8 @@
-"""One task's tangents: how the states along its inner flow move when θ moves along given directions v.
+"""The tangents of one task's inner flow: the derivatives of its states when θ moves along given directions v.
 
 The tangent δ of the flow solves δ(0) = v, dδ/dt = −α∘(∇²L_sup(u) δ + ρ(δ − v)). The certificate judges a meta-gradient by it, so
-nothing here is shared with what computes meta-gradients: first derivatives alone, by plain autograd of the user's own losses,
-the Hessian's product by their differences, and the solvers of SciPy.
+this module shares no code with what computes meta-gradients. It uses only gradients of the user's losses by plain autograd, their
+finite differences for Hessian-vector products, and SciPy's solvers.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from amaml.methods.parameters import Layout
 
 Array = NDArray[np.float64]
 Gradient = Callable[[Array], Array]
-"""Points [N, P] → a loss's gradients there [N, P]."""
+"""A function from points [N, P] to the gradients of a loss at them [N, P]."""
 
 FLOW_STEP, LEAST_FLOW_STEP = 0.3, 5e-6
-"""Relative step of a flow's differences in units of √tolerance, and the least one. Truncation is about a sixth of its square,
-rounding 1e-16 over it. The step is much wider than what the tolerance lets u be off by, so that the solver meets every kink
-that the flow crosses, and the tangent changes there as it should."""
+"""The relative finite-difference step for a flow, in units of √tolerance, and the smallest one. The truncation error is about a
+sixth of the step's square, the rounding error 1e-16 over it. The step is much wider than the error of u that the tolerance
+allows, so that the solver detects every kink that the flow crosses, and the tangent changes there as it should."""
 MAP_STEP, MAP_REFINEMENTS = 1e-6, 3
-"""Relative step of a discrete map's differences, and how often a difference is taken again at a tenth of it where its halves
-disagree: the map's derivative is that on one side of a kink, so no difference may reach across one."""
+"""The relative finite-difference step for a discrete map, and how often it may be divided by ten where the forward and the
+backward difference disagree: the map's derivative is that on one side of a kink, so no difference may reach across one."""
 DISAGREEMENT, ROUNDING = 1e-3, 1e-13
-"""Relative distance of a difference's halves, forward and backward, over which they disagree, unless the gradient's own rounding,
-relative, explains it."""
+"""The relative distance above which a forward and a backward difference disagree, and the relative rounding error of the
+gradient, whose effect is allowed for in addition."""
 LEAST_STEPS = 16
-"""Steps to the last horizon, at least, so that no change of the curvature is stepped over."""
+"""The least number of steps to the last horizon, so that no step misses a change of the curvature."""
 FLOOR = 1e-3
-"""Elements below so much of a vector's root mean square are held to that instead of their own size."""
+"""The size, relative to a vector's root mean square, below which its elements all have the same absolute tolerance."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
 class Undecided(Exception):
-    """The tangents can't be had; the sentence says why."""
+    """The error of the gradient can't be estimated; the message says why."""
 
 
 def gradient_of(loss: Loss, task: Any, layout: Layout) -> Gradient:
-    """The gradient of the loss as the user wrote it, by reverse-mode autograd and nothing else."""
+    """The gradient of the user's loss on one task, by plain reverse-mode autograd."""
 
     def gradient(points: Array) -> Array:
         with torch.enable_grad(), torch.autocast(layout.device.type, enabled=False):
@@ -67,8 +67,8 @@ def gradient_of(loss: Loss, task: Any, layout: Layout) -> Gradient:
 
 @dataclass(frozen=True)
 class Tangents:
-    """The field of one task and of its tangents along `directions` [M, P], as one equation for a state [1 + M, P]: u, then
-    every δ."""
+    """The flow of one task and its tangents along `directions` [M, P] as one differential equation. Its state [1 + M, P] is u,
+    followed by each δ."""
 
     support: Gradient
     theta: Array
@@ -77,30 +77,28 @@ class Tangents:
     proximal: float
     directions: Array
     spans: Array
-    """Step of each direction's differences [M], in units of the step that is common to all."""
+    """The finite-difference step of each direction [M], in units of the step that is common to all."""
 
     @property
     def start(self) -> Array:
-        """θ and the directions themselves."""
+        """The initial state: θ and the directions themselves."""
         return np.vstack([self.theta, self.directions])
 
     def absolute_tolerances(self, state: Array, tolerance: float) -> Array:
-        """[1 + M, P]: what an element may be off by beside `tolerance` times its own size: so much of its row's size. A flow that
-        contracts shrinks δ by orders of magnitude, so this is that of δ as it is now."""
+        """The absolute tolerance of each element [1 + M, P], which adds to `tolerance` times its own size. It is relative to the
+        present size of the element's row, since a contracting flow shrinks δ by orders of magnitude."""
         sizes = np.linalg.norm(state, axis=1, keepdims=True)
         sizes[0] = self._size(state[0])
         return np.broadcast_to(np.maximum(FLOOR * tolerance * sizes / state.shape[1] ** 0.5, TINY), state.shape)
 
     def flow_slopes(self, state: Array, step: float) -> Array:
-        """The time derivatives of u and of every δ; differences of that relative step."""
+        """The time derivatives of u and each δ for the flow, by central differences with the relative step `step`."""
         own, ahead, behind = self._differences(state, step * self.spans)
         return self._slopes(state, own, (ahead + behind) / 2)
 
     def map_slopes(self, state: Array) -> Array:
-        """The same at a point where the derivative itself is asked for, not what it is on the average around it.
-
-        Raises Undecided at a kink.
-        """
+        """The time derivatives of u and each δ for a discrete map, which needs the derivative at the very point rather than an
+        average around it. Raises Undecided at a kink."""
         own, ahead, behind = self._differences(state, MAP_STEP * self.spans)
         unsure = self._disagree(state, own, ahead, behind)
         for refinement in range(1, MAP_REFINEMENTS + 1):
@@ -117,7 +115,8 @@ class Tangents:
         return self._slopes(state, own, (ahead + behind) / 2)
 
     def _differences(self, state: Array, steps: Array) -> tuple[Array, Array, Array]:
-        """∇L_sup(u) [P] and ∇²L_sup(u) δ [M, P] by forward and by backward differences of those relative steps [M]."""
+        """∇L_sup(u) [P], and ∇²L_sup(u) δ [M, P] by forward and by backward differences with the relative steps `steps` [M].
+        Raises Undecided where a gradient isn't finite."""
         u, tangents = state[0], state[1:]
         sizes = np.linalg.norm(tangents, axis=1, keepdims=True)
         lengths = steps[:, None] * self._size(u)
@@ -129,13 +128,13 @@ class Tangents:
         return own[0], (ahead - own) * (sizes / lengths), (own - behind) * (sizes / lengths)
 
     def _disagree(self, state: Array, own: Array, ahead: Array, behind: Array) -> NDArray[np.intp]:
-        """The directions whose differences, forward and backward, are farther apart than a smooth loss's."""
+        """The directions whose forward and backward differences differ by more than those of a smooth loss would."""
         sizes = np.linalg.norm(ahead, axis=1) + np.linalg.norm(behind, axis=1)
         rounding = ROUNDING / MAP_STEP * np.linalg.norm(own) * np.linalg.norm(state[1:], axis=1) / self._size(state[0])
         return np.flatnonzero(np.linalg.norm(ahead - behind, axis=1) > DISAGREEMENT * sizes + rounding)
 
     def _size(self, u: Array) -> float:
-        """The unit in which u is measured: it may pass through 0."""
+        """The scale of u for relative steps: the larger of the norms of u and θ, since u may pass through 0."""
         return max(float(np.linalg.norm(u)), float(np.linalg.norm(self.theta)) or 1.0)
 
     def _slopes(self, state: Array, own: Array, products: Array) -> Array:
@@ -146,9 +145,9 @@ class Tangents:
 
 
 def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, budget: int) -> list[Array]:
-    """The states at the horizons, by Dormand and Prince's method of order 8 (SciPy's) at that relative tolerance.
+    """The states at the horizons, by SciPy's Dormand–Prince method of order 8 with the relative tolerance `tolerance`.
 
-    Raises Undecided where it takes more than `budget` evaluations of the field or can't go on.
+    Raises Undecided where it needs more than `budget` evaluations of the field or its steps become too small.
     """
     left = budget
     difference = max(LEAST_FLOW_STEP, FLOW_STEP * tolerance**0.5)
@@ -159,8 +158,8 @@ def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, 
         left -= 1
         if left < 0:
             raise Undecided(
-                f"its tangent took more than {budget} evaluations of the flow, the budget, to come to t={t:.4g}: the losses may "
-                "have kinks or noise"
+                f"its tangent exceeded the budget of {budget} evaluations of the flow at t={t:.4g}: the losses may have kinks "
+                "or noise"
             )
         return tangents.flow_slopes(flat.reshape(shape), difference).ravel()
 
@@ -184,9 +183,9 @@ def along_flow(tangents: Tangents, horizons: Sequence[float], tolerance: float, 
 
 
 def along_map(tangents: Tangents, horizons: Sequence[float], solver: FixedStep | TorchDiffEq) -> list[Array]:
-    """The states at the horizons by the solver's own N = round(T/step) equal steps, each interval between horizons on its own.
+    """The states at the horizons, by the judged solver's own N = round(T/step) equal steps in each interval between horizons.
 
-    A Runge–Kutta or Adams method applied to u and δ together gives the tangent of what it does to u alone.
+    A Runge–Kutta or Adams method applied to u and δ together gives the exact tangent of that method applied to u.
     """
     assert solver.step is not None
     ends, state = [], tangents.start

@@ -21,14 +21,14 @@ from amaml.models.private import Redirected, private
 from amaml.models.written_out import KEYS
 
 _WRITTEN_OUT = (of_mlp, of_conv4)
-"""Each returns None for networks, losses or rows to which its formulas don't apply."""
+"""The functions that choose derivatives; each returns None for networks, losses or rows to which its formulas don't apply."""
 
 
 def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives:
-    """The fastest derivatives that fit; all give the same values to rounding.
+    """The fastest derivatives that are valid for the losses and tasks; all give the same values to rounding.
 
-    Raises ValueError for losses that can't be differentiated or are no pure functions, and where a network's loss is asked of
-    parameters or rows that aren't the network's.
+    Raises ValueError for losses that can't be differentiated or aren't pure functions, and for parameters or rows that don't
+    belong to the network of a loss.
     """
     for loss in (support, query):
         if isinstance(loss, NetworkLoss):
@@ -42,7 +42,7 @@ def derivatives_of(support: Loss, query: Loss, tasks: Any, layout: Layout) -> De
 
 
 def _check(loss: NetworkLoss, tasks: Any, layout: Layout) -> None:
-    # A tied weight goes by any of its names.
+    # A tied weight may be given by any of its names.
     own = dict(loss.net.named_parameters(remove_duplicate=False)) | dict(loss.net.named_buffers(remove_duplicate=False))
     if layout.flat:
         raise ValueError("params is one flat tensor, but a network's loss takes dict(net.named_parameters())")
@@ -77,7 +77,7 @@ def _check_mask(key: str, mask: Any, y: Any) -> None:
 
 
 def _private_losses(support: Loss, query: Loss) -> tuple[Loss, Loss]:
-    """The losses with a network of our own, where they have one; one network stays one."""
+    """The losses with private copies of their networks, where they have networks. Losses that share a network share its copy."""
     networks = {id(loss.net): loss.net for loss in (support, query) if isinstance(loss, NetworkLoss)}
     copies = {number: private(net) for number, net in networks.items()}
 
@@ -88,8 +88,8 @@ def _private_losses(support: Loss, query: Loss) -> tuple[Loss, Loss]:
 
 
 def _faithful(own: Loss, loss: Loss, tasks: Any, layout: Layout) -> Loss:
-    """The private loss if its network reads no parameter of the caller's instead of its own; else that with such reading
-    redirected. Raises ValueError where that doesn't help either."""
+    """The private loss if its network reads only its own parameters; else the private loss with reads of the caller's parameters
+    redirected. Raises ValueError if it still reads the caller's."""
     if not isinstance(loss, NetworkLoss):
         return loss
     strays: list[str] = []
@@ -104,7 +104,7 @@ def _faithful(own: Loss, loss: Loss, tasks: Any, layout: Layout) -> Loss:
 
 
 def _strays(candidate: Loss, loss: NetworkLoss, tasks: Any, layout: Layout) -> list[str]:
-    """Names of the parameters in params whose own tensors in the caller's network the candidate depends on."""
+    """The names of the parameters in params for which the candidate still reads the tensors of the caller's network."""
     own = {
         name: parameter
         for name, parameter in loss.net.named_parameters(remove_duplicate=False)
@@ -120,7 +120,7 @@ def _strays(candidate: Loss, loss: NetworkLoss, tasks: Any, layout: Layout) -> l
 
 
 def _written_out(support: Loss, query: Loss, tasks: Any, layout: Layout) -> Derivatives | None:
-    """The fast path, where the network has a structure that there are formulas for and gives what they give."""
+    """The derivatives by explicit formulas, if some are valid for both losses, the network and the tasks; else None."""
     if not (
         isinstance(support, NetworkLoss)
         and isinstance(query, NetworkLoss)

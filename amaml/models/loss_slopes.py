@@ -1,6 +1,6 @@
 """The losses of `losses` as functions of a network's outputs, with first and second derivatives, for all tasks at once.
 
-Outputs and y are [B, n, o]. `share` [B, n, 1] is what a point counts, one over the number of points that do, and 0 for
+Outputs and y are [B, n, o]. `share` [B, n, 1] is the weight of each point: one over the number of points that count, and 0 for
 those that a mask leaves out.
 """
 
@@ -16,21 +16,21 @@ from amaml.models.losses import ClassificationLoss, NetworkLoss, RegressionLoss
 
 
 class LossSlope(Protocol):
-    """A loss at one place."""
+    """A loss and its derivatives at the outputs of a network."""
 
     @property
     def slope(self) -> Tensor:
-        """Its derivative by the outputs [B, n, o]."""
+        """The derivative of the loss by the outputs [B, n, o]."""
 
     def value(self) -> Tensor:
-        """[B]."""
+        """The loss of each task [B]."""
 
-    def bend(self, moved: Tensor) -> Tensor:
-        """The derivative of `slope` along `moved` [B, n, o]."""
+    def hvp(self, moved: Tensor) -> Tensor:
+        """The Hessian by the outputs times `moved` [B, n, o]: the derivative of `slope` along it."""
 
 
 class SquaredError:
-    """Of RegressionLoss."""
+    """The loss of RegressionLoss: half the mean squared error."""
 
     def __init__(self, outputs: Tensor, y: Tensor, share: Tensor) -> None:
         self._away, self._share = outputs - y, share / y.shape[2]
@@ -39,12 +39,12 @@ class SquaredError:
     def value(self) -> Tensor:
         return 0.5 * (self._away * self.slope).sum(dim=(1, 2))
 
-    def bend(self, moved: Tensor) -> Tensor:
+    def hvp(self, moved: Tensor) -> Tensor:
         return moved * self._share
 
 
 class CrossEntropy:
-    """Of ClassificationLoss."""
+    """The loss of ClassificationLoss: the cross-entropy of the outputs' softmax."""
 
     def __init__(self, outputs: Tensor, y: Tensor, share: Tensor) -> None:
         self._y, self._share = y, share
@@ -55,13 +55,13 @@ class CrossEntropy:
     def value(self) -> Tensor:
         return -(self._share * self._y * self._log).sum(dim=(1, 2))
 
-    def bend(self, moved: Tensor) -> Tensor:
+    def hvp(self, moved: Tensor) -> Tensor:
         mean = (self._log.exp() * moved).sum(dim=2, keepdim=True)
         return self._weighted * (moved - mean)
 
 
 MakeSlope = Callable[[Tensor, Tensor, Tensor], LossSlope]
-"""(outputs, y, share) → the loss at these outputs."""
+"""A function (outputs, y, share) → the loss at these outputs."""
 
 MAKE_SLOPE: dict[type[NetworkLoss], MakeSlope] = {
     RegressionLoss: SquaredError,

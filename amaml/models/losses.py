@@ -23,7 +23,7 @@ Rows = Literal["support", "query"]
 class NetworkLoss(ABC):
     """A loss of a network on a task's support or query set.
 
-    An object rather than a closure, so that the solvers can see which network and which rows it reads.
+    It is an object rather than a closure, so that the solvers can see which network and which rows it reads.
     """
 
     net: nn.Module
@@ -31,13 +31,14 @@ class NetworkLoss(ABC):
 
     @abstractmethod
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> Tensor:
-        """`params` as `net.named_parameters()` names them; `task` holds `support_x` [n, d], `support_y` [n, o]; scalar."""
+        """The loss, a scalar. `params` has the names of `net.named_parameters()`; `task` holds `{rows}_x` [n, d] and `{rows}_y`
+        [n, o], and may hold `{rows}_mask` [n]."""
 
     def _predicted(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the network gives for the task's x, the task's y of the same shape [n, o], and its mask [n, 1], or None.
+        """The network's predictions for the task's x [n, o], the task's y [n, o], and its mask [n] or None.
 
-        Rows that the mask leaves out are zero in x and y, so that whatever stood there, NaN too, reaches no derivative.
-        Raises ValueError where y has another shape than the predictions, as which it would be broadcast.
+        Rows that the mask leaves out are set to zero in x and y, so that no value in them, not even NaN, reaches a derivative.
+        Raises ValueError where the shapes of y and the predictions differ, since y would be broadcast.
         """
         x, y, mask = (task.get(f"{self.rows}_{kind}") for kind in ("x", "y", "mask"))
         if mask is not None:
@@ -59,12 +60,12 @@ class NetworkLoss(ABC):
 
 
 def _filled(leaf: Tensor, mask: Tensor) -> Tensor:
-    """The rows of one task [n, …] with zeros where the mask [n] is."""
+    """The rows of one task [n, …], with zeros where the mask [n] is zero."""
     return torch.where(mask.bool().reshape(-1, *[1] * (leaf.ndim - 1)), leaf, torch.zeros_like(leaf))
 
 
 def _mean(points: Tensor, mask: Tensor | None) -> Tensor:
-    """Over all points and outputs [n, …], or those points that the mask [n] counts."""
+    """The mean over all points and outputs [n, …], or over those of the points for which the mask [n] is 1."""
     if mask is None:
         return points.mean()
     counted = mask.bool().sum() * (points.numel() // len(points))
@@ -73,29 +74,29 @@ def _mean(points: Tensor, mask: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class RegressionLoss(NetworkLoss):
-    """½ · mean((net(x) − y)²) over a task's support or query set, the mean over points and outputs. A mask `support_mask` or
-    `query_mask` [n] in the task says which points count."""
+    """The loss ½ · mean((net(x) − y)²) of a task's support or query set, the mean over points and outputs. A mask `support_mask`
+    or `query_mask` [n] in the task says which points count."""
 
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> Tensor:
-        """As NetworkLoss."""
+        """The loss, a scalar; see `NetworkLoss.__call__`."""
         predicted, y, mask = self._predicted(params, task)
         return 0.5 * _mean((predicted - y).square(), mask)
 
 
 @dataclass(frozen=True)
 class ClassificationLoss(NetworkLoss):
-    """Cross-entropy of softmax(net(x)) against y [n, o], a row of class probabilities a point; the mean over points, those that
-    `support_mask` or `query_mask` [n] counts where the task has one."""
+    """The cross-entropy of softmax(net(x)) against y [n, o], one row of class probabilities for each point; the mean over points.
+    A mask `support_mask` or `query_mask` [n] in the task says which points count."""
 
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> Tensor:
-        """As NetworkLoss."""
+        """The loss, a scalar; see `NetworkLoss.__call__`."""
         logits, y, mask = self._predicted(params, task)
         return -_mean((y * log_softmax(logits, dim=-1)).sum(dim=-1), mask)
 
 
 def losses_in_float64(support: Loss, query: Loss) -> tuple[Loss, Loss]:
-    """Losses of networks with the networks' own tensors (buffers, frozen parameters) in float64; any others as they are."""
-    copies: dict[int, nn.Module] = {}  # one network stays one
+    """The losses, with the own tensors of their networks (buffers, frozen parameters) in float64. Other losses stay unchanged."""
+    copies: dict[int, nn.Module] = {}  # losses that share a network share its copy
 
     def doubled(loss: Loss) -> Loss:
         if not isinstance(loss, NetworkLoss):
@@ -108,10 +109,10 @@ def losses_in_float64(support: Loss, query: Loss) -> tuple[Loss, Loss]:
 
 
 def regression_losses(net: nn.Module) -> tuple[RegressionLoss, RegressionLoss]:
-    """The support loss and the query loss of a network: ½ · mean squared error, functions of (params, task)."""
+    """The support loss and the query loss ½ · mean((net(x) − y)²) of a network, as functions of (params, task)."""
     return RegressionLoss(net, "support"), RegressionLoss(net, "query")
 
 
 def classification_losses(net: nn.Module) -> tuple[ClassificationLoss, ClassificationLoss]:
-    """The support loss and the query loss of a network whose outputs are a number a class: cross-entropy."""
+    """The support loss and the query loss of a network with one output for each class: cross-entropy of (params, task)."""
     return ClassificationLoss(net, "support"), ClassificationLoss(net, "query")

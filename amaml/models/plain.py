@@ -1,4 +1,4 @@
-"""Whether a module does what its type does, and nothing else."""
+"""Test of whether a module behaves exactly as its type does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.modules import module as torch_modules
 
 
 def plain(module: nn.Module) -> bool:
-    """Without hooks, buffers or a forward of its own."""
+    """Whether the module has no hooks, no buffers, and no forward in its own attributes."""
     hooks = (
         module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
         torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks,

@@ -1,7 +1,7 @@
-"""A network of our own to call with other parameters, the caller's being left alone.
+"""Private copies of networks, which can be called with other parameters without touching the caller's network.
 
-`torch.func.functional_call` puts the parameters it is given into the module for the time of the call: two threads at once
-ruin it, and so does a thread that uses it meanwhile. A copy of the modules that shares their tensors costs little.
+`torch.func.functional_call` puts the given parameters into the module for the duration of the call, so another thread that calls
+or uses the module meanwhile gets wrong results. A copy of the modules that shares their tensors costs little.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 def copied(net: nn.Module, *, share_parameters: bool = False) -> nn.Module:
-    """A copy of modules, hooks, buffers and, unless they are shared, parameters.
+    """A copy of the network: its modules, hooks, buffers and, unless they are shared, parameters.
 
-    What can't be copied, a lock or an open file, is shared. Raises ValueError where that doesn't help.
+    Attributes that can't be copied, such as a lock or an open file, are shared. Raises ValueError if it still can't be copied.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in net.parameters()} if share_parameters else {}
     for module in net.modules():
         for tensor in tree_leaves([*vars(module).values(), *module._buffers.values()]):
-            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # deepcopy refuses what came out of a computation
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # deepcopy refuses the result of a computation
                 memo[id(tensor)] = tensor.detach().clone()
     try:
         return copy.deepcopy(net, dict(memo))
@@ -42,7 +42,7 @@ def copied(net: nn.Module, *, share_parameters: bool = False) -> nn.Module:
 
 
 def _copyable(value: Any) -> bool:
-    """Whether an attribute that is no module can be copied."""
+    """Whether an attribute can be copied; those with tensors or modules always count as such."""
     if any(isinstance(leaf, Tensor | nn.Module) for leaf in tree_leaves(value)):
         return True
     try:
@@ -53,8 +53,8 @@ def _copyable(value: Any) -> bool:
 
 
 def private(net: nn.Module) -> nn.Module:
-    """A copy that shares the parameters. Normalisation in training mode takes a batch's own statistics and keeps no track of
-    them: of which task would it be?"""
+    """A copy of the network that shares its parameters. Its normalisation layers in training mode use the statistics of the batch
+    and don't track running ones, since those would mix tasks."""
     own = copied(net, share_parameters=True)
     for module in own.modules():
         if isinstance(module, _NormBase) and module.training and module.track_running_stats:
@@ -64,10 +64,10 @@ def private(net: nn.Module) -> nn.Module:
 
 
 class Redirected:
-    """A private loss whose network reads parameters of the caller's network instead of its own, as a hook may that names the
-    network it belongs to: whatever PyTorch is handed of those is replaced by what `params` has under their names.
+    """A private loss for a network that reads the caller's parameters, as a hook does that refers to the original network. Where
+    such a parameter is an argument of a PyTorch operation, it is replaced by the tensor of the same name in `params`.
 
-    Every operation costs a little more, so it is for such networks alone.
+    That makes every operation a little slower, so only such networks use it.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], net: nn.Module) -> None:

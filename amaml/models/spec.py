@@ -1,4 +1,4 @@
-"""What every architecture's spec is, and what a model says of itself without torch: the base of each model's `spec.py`."""
+"""The base of every model's spec, which describes the model without importing torch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class ModelSpec(Part):
     """
 
     implementation: ClassVar[str]
-    """`module:function`; called as function(spec, in_features=…, out_features=…) in the trainer, gives a Module. Nothing else
-    imports the module, so it may import torch."""
+    """The `module:function` that the trainer calls as function(spec, in_features=…, out_features=…) to get the network, a Module.
+    Nothing else imports the module, so it may import torch."""
     summary: ClassVar[str]
     reads_pictures: ClassVar[bool] = False
-    """The function takes `picture=(channels, height, width)` too: the shape of a row's inputs."""
+    """Whether the function also takes `picture=(channels, height, width)`, the shape of a row's inputs."""
     kind: str
 
     def cost(self, inputs: int, outputs: int, picture: tuple[int, int, int] | None = None) -> ModelCost | None:
-        """What a run with it takes, for the estimate; None where it isn't known, and the estimate says null."""
+        """The network's contribution to the estimated cost of a run; None where it isn't known, and the estimate is then null."""
         return None
 
     def not_smooth(self) -> tuple[str, str] | None:
-        """The field by which the network's second derivatives in its inputs are zero, and what is said of it; None where the
-        network is smooth."""
+        """The field that makes the network's second derivatives by its inputs zero, and the end of the error message about it;
+        None where the network is smooth."""
         return None

@@ -1,4 +1,4 @@
-"""Whether formulas that were written out for a network hold for the one at hand, with these tasks."""
+"""Tests of whether explicit formulas for a kind of network are valid for a given network and its tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ MASKS = ("support_mask", "query_mask")
 
 
 def fits(net: nn.Module, ends: tuple[int, int], tasks: Any, layout: Layout) -> bool:
-    """All parameters, in the module's own order, and tasks as batched rows of the same dtype, as wide as the network's `ends`."""
+    """Whether the params are all of the network's parameters in the module's own order, and the tasks are batched rows of the
+    same dtype, whose widths are the network's numbers of inputs and outputs `ends`."""
     return (
         not layout.flat
         and not layout.constants
@@ -36,15 +37,16 @@ def fits(net: nn.Module, ends: tuple[int, int], tasks: Any, layout: Layout) -> b
 
 
 def agrees(net: nn.Module, row: Tensor, formula: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether the network as it is gives for a row [1, d] what the formula of parameters [1, P] and rows [1, 1, d] gives.
+    """Whether the network's own output for a row [1, d] equals, to rounding, that of the formula of parameters [1, P] and rows
+    [1, 1, d].
 
-    It is called as the caller would call it, which needs no copy of it. One row is no work that PyTorch would share among
-    threads: those wait for more in a loop afterwards, and keep the kernel's threads from their cores meanwhile.
+    The network is called with its own parameters, which needs no copy of it. PyTorch computes a single row in one thread: threads
+    of its pool would afterwards wait actively for more work, and keep the kernel's threads from the cores.
     """
     own = list(net.parameters())
     if own[0].is_meta:
         return False
-    row = row.to(own[0]).nan_to_num(0.0, 0.0, 0.0)  # what a mask leaves out may be anything
+    row = row.to(own[0]).nan_to_num(0.0, 0.0, 0.0)  # a row that a mask leaves out may hold any values
     with torch.no_grad():
         predicted = net(row)
         expected = formula(torch.cat([parameter.flatten() for parameter in own])[None], row[None])[0]

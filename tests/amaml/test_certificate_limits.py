@@ -83,7 +83,7 @@ def test_what_can_not_be_decided_is_infinite_and_says_why() -> None:
 def test_a_spent_budget_is_said() -> None:
     theta = np.ones(1)
     tangents = Tangents(lambda points: 50 * points, theta, np.ones(1), 0.0, np.ones((1, 1)), np.ones(1))
-    with pytest.raises(Undecided, match="more than 40 evaluations of the flow, the budget, to come to t="):
+    with pytest.raises(Undecided, match="exceeded the budget of 40 evaluations of the flow at t="):
         along_flow(tangents, [2.0], 1e-9, 40)
 
 

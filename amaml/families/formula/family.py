@@ -1,4 +1,4 @@
-"""Families whose tasks are functions drawn from a formula: pools, meta-batches and test points for any of them."""
+"""The task family whose tasks are functions drawn from a formula, with their point pools, meta-batches and test points."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from amaml.objectives import REGRESSION
 from amaml.randomness import generator
 
 POPULATION = 1000
-"""Training tasks that scaling and the mean function are taken over: all of them, or the first so many."""
+"""The largest number of training tasks, from the first on, over which the scaling and the mean function are computed."""
 TASKS_AT_ONCE = 100
-"""Whose points are taken into the moments together: one task after another, the sums cost more than the draws."""
+"""The number of tasks whose points enter the moments together; one at a time, the sums would cost more than the draws."""
 
 
 class Pool(NamedTuple):
-    """One task in raw units: its coefficients [k] and the points [p, dim] that its two sets are drawn from."""
+    """One task in raw units: its coefficients [k] and the points [p, dim] from which its two sets are drawn."""
 
     coefficients: Array
     support_x: Array
@@ -35,9 +35,9 @@ class Pool(NamedTuple):
 
 
 class SyntheticFamily:
-    """Tasks of a formula. A fixed number of training tasks own pools from which every meta-iteration draws anew;
-    `train_tasks=None` draws a fresh task every time. Each task is drawn by a generator of its own, so tasks are
-    made when needed and any number of them costs no memory."""
+    """The tasks of a formula. Each of a fixed number of training tasks has pools of points, from which every meta-iteration draws
+    anew; `train_tasks=None` draws new tasks every time. Each task has its own random generator, so tasks are computed when needed
+    and take no memory."""
 
     objective = REGRESSION
     out_features = 1
@@ -89,12 +89,12 @@ class SyntheticFamily:
 
     @cached_property
     def _test_points(self) -> Array:
-        """The points [m, dim] every unseen task is judged at."""
+        """The points [m, dim] at which every test and validation task is evaluated."""
         return judged_points(self._formula.dim, self._formula.low, self._formula.high)
 
     @cached_property
     def _mean_function(self) -> Array:
-        """The training tasks' mean at the test points [m, 1]."""
+        """The mean [m, 1] over training tasks of the values at the test points."""
         total = np.zeros((len(self._test_points), 1))
         for task in range(self._population):
             total += self._rows(self._drawn_pool("train", task), self._test_points)[1]
@@ -113,7 +113,7 @@ class SyntheticFamily:
         return Pool(coefficients, *(random.uniform(low, high, (size, dim)) for size in sizes))
 
     def _rows(self, pool: Pool, x: Array) -> tuple[Array, Array]:
-        """Raw inputs [n, dim] and the task's values [n, 1] there."""
+        """The raw inputs x [n, dim] and the task's values [n, 1] at them."""
         return x, self._formula(pool.coefficients, x)[:, None]
 
     def _fitted_scaling(self) -> Scaling:
@@ -141,7 +141,7 @@ class SyntheticFamily:
 
 
 def _some(random: np.random.Generator, points: Array, size: int) -> Array:
-    """So many of the points, none twice."""
+    """A random choice of `size` of the points, without replacement."""
     chosen: Array = points[random.choice(len(points), size, replace=False)]
     return chosen
 
@@ -157,6 +157,6 @@ def build(
     seed: int,
     datasets: Mapping[str, Path],  # noqa: ARG001 - every family is built alike
 ) -> SyntheticFamily:
-    """The spec's family."""
+    """The spec's task family."""
     formula = _FORMULAS[spec.kind](getattr(spec, "dim", 1))
     return SyntheticFamily(formula, spec, spec.train_tasks, seed=seed, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""The functions that tasks are drawn from, each with random coefficients on a box."""
+"""The formulas of the synthetic families: functions on a box with random coefficients."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Formula(Protocol):
 
 @dataclass(frozen=True)
 class CosMixture:
-    """Li et al. (arXiv 2110.08432, section 6.1): y = −c Σ cos(ωπx_i + φ) − Σ x_i² on [−1, 1]^d.
+    """The function y = −c Σ cos(ωπx_i + φ) − Σ x_i² on [−1, 1]^d (Li et al., arXiv 2110.08432, section 6.1).
 
-    A task is (c, φ, ω), uniform on [.1, 1], [.5, 2], [3, 6].
+    A task's coefficients are (c, φ, ω), uniform on [0.1, 1], [0.5, 2] and [3, 6].
     """
 
     dim: int
@@ -49,9 +49,9 @@ class CosMixture:
 
 @dataclass(frozen=True)
 class Alpine:
-    """Li et al. (arXiv 2110.08432, section 6.1): y = Σ |x_i sin(x_i + π + k_iπ/12) + x_i/10| on [−10, 10]^d.
+    """The function y = Σ |x_i sin(x_i + π + k_iπ/12) + x_i/10| on [−10, 10]^d (Li et al., arXiv 2110.08432, section 6.1).
 
-    A task is a shift k_i a coordinate, each uniform on [−5, 5].
+    A task's coefficients are one shift k_i for each coordinate, uniform on [−5, 5].
     """
 
     dim: int
@@ -68,9 +68,9 @@ class Alpine:
 
 @dataclass(frozen=True)
 class Sinusoid:
-    """Finn, Abbeel, Levine (arXiv 1703.03400, section 5.1): y = a sin(x − φ) on [−5, 5].
+    """The function y = a sin(x − φ) on [−5, 5] (Finn, Abbeel, Levine, arXiv 1703.03400, section 5.1).
 
-    A task is an amplitude and a phase (a, φ), uniform on [.1, 5] and [0, π].
+    A task's coefficients are its amplitude and phase (a, φ), uniform on [0.1, 5] and [0, π].
     """
 
     dim: int = 1

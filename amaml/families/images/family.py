@@ -1,8 +1,8 @@
-"""Few-shot classification of labelled images (Lake et al. 2015; Vinyals et al., arXiv 1606.04080): a task is to tell some
-classes apart from some images of each.
+"""Few-shot classification of labelled images (Lake et al. 2015; Vinyals et al., arXiv 1606.04080). A task is to distinguish a few
+classes, given a few images of each.
 
-Classes are set apart for validation and test by a hash of their label, not by the seed: so an initialization that another
-run starts from has never seen that run's test classes.
+A hash of their label, not the seed, assigns classes to training, validation and test: so an initialization from which another run
+starts has never seen that run's test classes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from amaml.randomness import generator
 Integers = NDArray[np.int64]
 
 _BLOCK = 4096
-"""Images whose pixels are looked at together."""
+"""The number of images whose pixels enter the moments together."""
 
 
 class ImagesFamily:
-    """Episodes of a data set of images. An episode reads the images that it draws: the file is mapped, not held."""
+    """The tasks of a data set of images. The file is memory-mapped: a task reads only the images that it draws."""
 
     objective = CLASSIFICATION
 
@@ -65,19 +65,19 @@ class ImagesFamily:
         return self._tasks([self._episode(split, generator(self._seed, split, task)) for task in tasks])
 
     def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
-        """`nearest_class_mean`: the class whose mean support picture is nearest, in the distance of pixels."""
+        """The baseline `nearest_class_mean`: it predicts the class whose mean support image is nearest in pixel distance."""
         tasks = self.evaluation_batch(split, size)
         means = tasks["support_x"].unflatten(1, (self._spec.ways, self._spec.shots)).mean(dim=2)
         return {"nearest_class_mean": -torch.cdist(tasks["query_x"], means)}
 
     def _episode(self, split: Literal["train", "validation", "test"], random: np.random.Generator) -> Integers:
-        """Which images [ways, shots + queries] make a task; a class's place among the ways is drawn too."""
+        """The numbers [ways, shots + queries] of the images of a random task; the order of its classes is random too."""
         labels = random.choice(self._classes[split], self._spec.ways, replace=False)
         size = self._spec.shots + self._spec.queries
         return np.stack([random.choice(self._members[int(label)], size, replace=False) for label in labels])
 
     def _tasks(self, episodes: list[Integers]) -> Tasks:
-        """Rows are ordered by class."""
+        """The standardised tasks made of these images; their rows are ordered by class."""
         chosen, shots = np.stack(episodes), self._spec.shots
         classes = torch.eye(self._spec.ways, dtype=self._dtype, device=self._device)
         tasks = {}
@@ -88,12 +88,13 @@ class ImagesFamily:
         return tasks
 
     def _raw(self, chosen: Integers) -> Array:
-        """[…] → […, in_features], as the file has them."""
+        """The raw pixels […, in_features] of the images with the numbers `chosen` […]."""
         raw: Array = self._pixels[chosen].reshape(*chosen.shape, -1).astype(np.float64)
         return raw
 
     def _fitted_scaling(self) -> Scaling:
-        """One mean and one standard deviation for all pixels, of the training classes' images."""
+        """The scaling by one mean and one standard deviation of all pixels of the training classes. Raises DataError if they
+        don't vary or aren't finite."""
         rows = np.sort(np.concatenate([self._members[label] for label in self._classes["train"]]))
         moments = Moments()
         for start in range(0, len(rows), _BLOCK):
@@ -109,7 +110,8 @@ class ImagesFamily:
 def split_classes(
     labels: list[int], among: int, spec: ImagesSpec
 ) -> dict[Literal["train", "validation", "test"], list[int]]:
-    """The labels of each split, disjoint; those for test come first in the order of their hashes. Raises DataError."""
+    """The labels of each split, which are disjoint: in the order of their hashes, test classes come first, then validation
+    classes. Raises DataError if there are too few classes."""
     by_hash = sorted(labels, key=lambda label: hashlib.sha256(f"class/{label}".encode()).digest())
     share = max(spec.ways, round(len(labels) / 5))
     test = share if spec.test_classes is None else spec.test_classes
@@ -130,8 +132,8 @@ def split_classes(
 
 
 def digits() -> Images:
-    """1797 handwritten digits of scikit-learn (Alpaydin, Kaynak 1998), 8 × 8, grey values 0…16: no network is asked."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second, which other families needn't spend
+    """The 1797 handwritten digits that come with scikit-learn (Alpaydin, Kaynak 1998): 8 × 8 pixels with grey values 0…16."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - importing it takes a second, which other families needn't spend
 
     found: Any = load_digits()
     return Images(found.images[:, None], np.asarray(found.target, dtype=np.int64))
@@ -140,7 +142,8 @@ def digits() -> Images:
 def build(
     spec: ImagesSpec, *, dtype: torch.dtype, device: torch.device, seed: int, datasets: Mapping[str, Path]
 ) -> ImagesFamily:
-    """The family of the file that `datasets` has under the spec's data set id, or of the digits. Raises DataError."""
+    """The family of the file that `datasets` has under the spec's data set id, or of the digits. Raises DataError if the file is
+    missing, invalid, or unsuitable for the spec."""
     if spec.dataset == DIGITS:
         return ImagesFamily(digits(), spec, seed=seed, dtype=dtype, device=device)
     path = datasets.get(spec.dataset)

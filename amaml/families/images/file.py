@@ -1,6 +1,6 @@
 """Labelled images in a safetensors file: `images` [n, h, w] or [n, c, h, w], `labels` [n]. Imports no torch.
 
-Nothing is held: the tensors are mapped, so that an episode reads the images that it draws.
+The tensors are memory-mapped, so that a task reads only the images that it draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from amaml.families.images.reader import MAX_HEADER
 from amaml.families.upload import BadLine
 
 MAX_PIXELS: Final = 3 * 256 * 256
-"""Of an image, all channels together."""
+"""The largest number of values of an image, over all channels."""
 _BLOCK_BYTES: Final = 16 << 20
 _IMAGE_TYPES: Final = {"U8": "|u1", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _LABEL_TYPES: Final = {
@@ -28,33 +28,33 @@ _LABEL_TYPES: Final = {
 
 
 class BadImages(ValueError):
-    """The file isn't labelled images; the message says what is wrong with it and what it needs."""
+    """The file isn't a valid file of labelled images; the message says what is wrong and what is needed."""
 
 
 class Images(NamedTuple):
     images: NDArray[Any]
-    """[n, c, h, w], mapped: of the file's own dtype."""
+    """The images [n, c, h, w], memory-mapped, in the file's own dtype."""
     labels: NDArray[np.int64]
-    """[n]"""
+    """The labels [n]."""
 
 
 @dataclass(frozen=True)
 class ImagesReport:
-    """What is in a file; only `errors` means anything where there are some."""
+    """The content of a file; if there are `errors`, the other fields are meaningless."""
 
     images: int = 0
     shape: tuple[int, int, int] = (0, 0, 0)
-    """(channels, height, width) of each."""
+    """The (channels, height, width) of each image."""
     dtype: str = ""
-    """As safetensors names it: U8, F16, F32 or F64."""
+    """The images' dtype as safetensors names it: U8, F16, F32 or F64."""
     classes: dict[int, int] = field(default_factory=dict)
-    """How many images each label has, the smallest label first."""
+    """The number of images with each label, the smallest label first."""
     errors: list[BadLine] = field(default_factory=list)
-    """Of an image its number from 1 as the line; 0: the file as a whole."""
+    """The errors, the first of them if there are many. Their line is the image's number from 1, or 0 for the file as a whole."""
 
 
 def inspect(path: Path, *, max_errors: int = 20) -> ImagesReport:
-    """Reads the whole file once, holding a block of it: shapes, classes, and images with values that aren't finite."""
+    """The report on the file: shape, classes, and images with values that aren't finite. Reads the file once, block by block."""
     try:
         images, labels = read(path)
     except BadImages as problem:
@@ -80,7 +80,7 @@ def inspect(path: Path, *, max_errors: int = 20) -> ImagesReport:
 
 
 def read(path: Path) -> Images:
-    """The file's tensors. Raises BadImages, OSError."""
+    """The file's images and labels. Raises BadImages for an invalid file, OSError for an unreadable one."""
     header = _header(path)
     tensors = {}
     for name, types, dimensions in (("images", _IMAGE_TYPES, (3, 4)), ("labels", _LABEL_TYPES, (1,))):
@@ -103,17 +103,17 @@ def read(path: Path) -> Images:
 
 
 class _Entry(NamedTuple):
-    """What the header says of a tensor."""
+    """A tensor's entry in the header."""
 
     dtype: str
     shape: list[int]
     offset: int
-    """Where its bytes begin in the file."""
+    """The offset of its first byte in the file."""
 
 
 def _header(path: Path) -> dict[str, _Entry]:
-    """By tensor. The format's own reader refuses overlaps, holes, and lengths that don't add up to the file's, so each tensor
-    begins where the one before it ends."""
+    """The header's entries by tensor name. The format's own reader refuses overlaps, gaps, and lengths that don't add up to that
+    of the file, so each tensor begins where the one before it ends. Raises BadImages for an invalid header."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER:  # the format's own reader allows a hundred times as much
@@ -136,13 +136,13 @@ def _header(path: Path) -> dict[str, _Entry]:
 
 
 def _bits(dtype: str) -> int:
-    """Of one number, which its type's name says: U8, BF16, F8_E4M3."""
-    said = re.match(r"[A-Z]+([0-9]+)", dtype)
-    return 8 if said is None else int(said[1])  # BOOL
+    """The number of bits of one value, taken from its dtype's name, such as U8, BF16 or F8_E4M3."""
+    bits = re.match(r"[A-Z]+([0-9]+)", dtype)
+    return 8 if bits is None else int(bits[1])  # BOOL names none
 
 
 def _mapped(path: Path, name: str, entry: _Entry, types: dict[str, str], dimensions: tuple[int, ...]) -> NDArray[Any]:
-    """The tensor as a read-only map of its bytes."""
+    """The tensor as a read-only memory map. Raises BadImages for a dtype or number of dimensions that isn't allowed."""
     if entry.dtype not in types:
         raise BadImages(f"{name} is {entry.dtype}: convert it to one of {', '.join(types)}")
     if len(entry.shape) not in dimensions:

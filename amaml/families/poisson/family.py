@@ -1,9 +1,10 @@
-"""Poisson's equation, physics-informed (Raissi, Perdikaris, Karniadakis 2019): −Δu = f on (0, 1) or (0, 1)², u = g around it.
+"""Physics-informed learning (Raissi, Perdikaris, Karniadakis 2019) of Poisson's equation −Δu = f on (0, 1) or (0, 1)², with u = g
+on the boundary.
 
-A task is a random forcing f and random boundary values g. Both are finite sums with normal coefficients, whose solution is
-known in closed form: sines within, and harmonic functions, which change the boundary alone. A row's target is f inside the
-domain and g on its boundary, so that a task is rows (x, y) as in every family; the support loss is the residual of the
-equation and the error on the boundary, and never sees the solution.
+A task is a random forcing f with random boundary values g. Its solution is known in closed form, since it is a finite sum with
+normal coefficients of sines, which vanish on the boundary, and of harmonic functions, which have no forcing. A row's target is f
+inside the domain and g on its boundary, so that a task is rows (x, y) as in every family. The support loss is the residual of the
+equation plus the error on the boundary, and never uses the solution.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from amaml.objectives import NRMSE, Objective
 from amaml.randomness import generator
 
 X_STD = 0.5
-"""Inputs are (x − ½)/½, so that the boundary lies at ±1 exactly."""
+"""The scale of the inputs, which are (x − ½)/½, so that the boundary is at exactly ±1."""
 ON_BOUNDARY = 1 - 1e-6
 MARGIN = 1e-3
-"""Points within keep so far from the boundary that rounding takes none of them there."""
+"""The least distance of inner points from the boundary, so that rounding moves none of them onto it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Basis:
     modes: int
 
     def forced(self, x: Array) -> tuple[Array, Array]:
-        """Sines that vanish on the boundary, and −Δ of them: [n, dim] → [n, k] twice."""
+        """The sines that vanish on the boundary and their −Δ, at x [n, dim]: two arrays [n, k]."""
         numbers = range(1, self.modes + 1)
         sines = [np.sin(k * np.pi * x) for k in numbers]
         if self.dim == 1:
@@ -55,25 +56,25 @@ class Basis:
         return forcing / np.array([np.pi**2 * (j * j + k * k) for j, k in pairs]), forcing
 
     def harmonic(self, x: Array) -> Array:
-        """Functions with Δ = 0: [n, dim] → [n, k]. On an interval the straight lines; on the square bilinear ones, and for
-        each side sines that vanish on the other three."""
+        """The functions with Δ = 0, at x [n, dim]: an array [n, k]. On the interval they are linear; on the square, bilinear, and
+        for each side also functions that are sines on it and vanish on the other three."""
         if self.dim == 1:
             return np.concatenate((1 - x, x), axis=1)
         (one, other), columns = (np.stack((1 - x[:, i], x[:, i])) for i in (0, 1)), []
         columns += [first * second for first, second in product(one, other)]
         for along, across in ((x[:, 0], other), (x[:, 1], one)):
             for k, rising in product(range(1, self.modes + 1), across):
-                # sinh(kπs)/sinh(kπ), without what would overflow
+                # sinh(kπs)/sinh(kπ), computed without overflow
                 grown = np.exp(k * np.pi * (rising - 1)) * np.expm1(-2 * k * np.pi * rising) / np.expm1(-2 * k * np.pi)
                 columns.append(np.sin(k * np.pi * along) * grown / k)
         return np.stack(columns, axis=1)
 
     def solutions(self, x: Array) -> Array:
-        """All of them: [n, dim] → [n, k]."""
+        """All functions of the basis, at x [n, dim]: an array [n, k]."""
         return np.concatenate((self.forced(x)[0], self.harmonic(x)), axis=1)
 
     def forcings(self, x: Array) -> Array:
-        """−Δ of all of them."""
+        """−Δ of all functions of the basis, at x [n, dim]: an array [n, k]."""
         forcing, harmonic = self.forced(x)[1], self.harmonic(x)
         return np.concatenate((forcing, np.zeros_like(harmonic)), axis=1)
 
@@ -83,7 +84,7 @@ class Basis:
 
     @cached_property
     def spread(self) -> tuple[float, float]:
-        """Standard deviations of solutions and of forcings over tasks and domain, from the functions alone; both means are 0."""
+        """The standard deviations of solutions and of forcings over tasks and domain, without random draws; both means are 0."""
         x = judged_points(self.dim, 0.0, 1.0)
         solution, forcing = (np.sqrt(np.square(f(x)).sum(axis=1).mean()) for f in (self.solutions, self.forcings))
         return float(solution), float(forcing)
@@ -91,16 +92,16 @@ class Basis:
 
 @dataclass(frozen=True)
 class ResidualLoss(NetworkLoss):
-    """½ · mean of (−Δu − f)² over the rows within the domain + weight · ½ · mean of (u − g)² over those on its boundary.
+    """The loss ½ · mean of (−Δu − f)² over the rows inside the domain + weight · ½ · mean of (u − g)² over those on its boundary.
 
-    Residuals are in standard deviations of f: `forcing` is that of f in the units of standardised targets.
+    Residuals are in units of the standard deviation of f, which is `forcing` in the units of standardised targets.
     """
 
     forcing: float
     weight: float
 
     def __call__(self, params: Mapping[str, Tensor], task: Mapping[str, Any]) -> Tensor:
-        """As NetworkLoss; `{rows}_x` [n, d] standardised, so that the domain is (−1, 1)^d."""
+        """The loss, a scalar; see `NetworkLoss.__call__`. `{rows}_x` [n, d] is standardised, so that the domain is (−1, 1)^d."""
         x, y = task[f"{self.rows}_x"], task[f"{self.rows}_y"]
         inside = (x.abs() < ON_BOUNDARY).all(dim=-1, keepdim=True).to(x.dtype)
         u, laplacian = _value_and_laplacian(self.net, params, x)
@@ -112,8 +113,8 @@ class ResidualLoss(NetworkLoss):
 
 
 def _value_and_laplacian(net: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """u [n, 1] and Δu [n, 1] at x [n, d]. Every row's value depends on that row alone, so the derivatives of a sum over rows
-    are each row's own."""
+    """The values u [n, 1] and Δu [n, 1] at x [n, d]. Each row's value depends on that row alone, so that differentiating the sum
+    over rows gives each row's own derivatives."""
 
     def total(at: Tensor) -> tuple[Tensor, Tensor]:
         value: Tensor = functional_call(net, dict(params), (at,))
@@ -125,13 +126,14 @@ def _value_and_laplacian(net: nn.Module, params: Mapping[str, Tensor], x: Tensor
 
     laplacian, value = torch.zeros_like(x[:, :1]), x[:, :1]
     for axis in range(x.shape[1]):
-        bends, value = grad(slope, has_aux=True)(x, axis)
-        laplacian = laplacian + bends[:, axis, None]
+        second_derivatives, value = grad(slope, has_aux=True)(x, axis)
+        laplacian = laplacian + second_derivatives[:, axis, None]
     return value, laplacian
 
 
 def objective(spec: PoissonSpec) -> Objective:
-    """The residual trains; the exact solution or the residual again judges; nRMSE against the exact solution evaluates."""
+    """The spec's objective: the residual as support loss, the error of the solution or the residual as query loss, and as metric
+    the nRMSE against the exact solution."""
     solution, forcing = Basis(spec.dim, spec.modes).spread
 
     def losses(net: nn.Module) -> tuple[Loss, Loss]:
@@ -144,7 +146,7 @@ def objective(spec: PoissonSpec) -> Objective:
 
 
 class PoissonFamily:
-    """Random forcings and boundary values; each task and each batch is drawn by a generator of its own."""
+    """Tasks with random forcings and boundary values. Each task and each batch has its own random generator."""
 
     out_features = 1
     outputs: ClassVar = ["u"]
@@ -180,7 +182,7 @@ class PoissonFamily:
         return self._tasks(support_x, self._rows(solutions, support_x), query_x, self._solved(solutions, query_x))
 
     def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
-        """`zero`, which is the mean solution too; `harmonic`: the boundary values known exactly, the forcing ignored."""
+        """The baselines `zero`, the mean solution, and `harmonic`, the solution of −Δu = 0 with the exact boundary values."""
         _, solutions = self._unseen(split, size)
         x = judged_points(self._spec.dim, 0.0, 1.0)
         harmonic = self._basis.harmonic(x)
@@ -189,7 +191,7 @@ class PoissonFamily:
         return {"zero": torch.zeros_like(boundary), "harmonic": boundary}
 
     def _unseen(self, split: Split, size: int) -> tuple[Array, Array]:
-        """The support points [B, n, d] and coefficients [B, k] of the split's first tasks."""
+        """The support points [B, n, d] and the solutions' coefficients [B, k] of the split's first tasks."""
         randoms = [generator(self._seed, split, task) for task in range(min(size, self._spec.test_tasks))]
         solutions = np.stack([self._coefficients(random) for random in randoms])
         return np.stack([self._points(random, self._spec.shots) for random in randoms]), solutions
@@ -198,7 +200,7 @@ class PoissonFamily:
         return random.standard_normal(self._basis.size)
 
     def _points(self, random: np.random.Generator, within: int) -> Array:
-        """So many points within the domain, then those on its boundary: [n, d]."""
+        """Random points [n, d]: `within` points inside the domain, followed by those on its boundary."""
         inside = random.uniform(MARGIN, 1 - MARGIN, (within, self._spec.dim))
         if self._spec.dim == 1:
             return np.concatenate((inside, [[0.0], [1.0]]))
@@ -215,7 +217,7 @@ class PoissonFamily:
         return np.stack(rows)[..., None]
 
     def _rows(self, coefficients: Array, x: Array) -> Array:
-        """What a row is told: f within the domain, g on the boundary [B, n, 1]."""
+        """The rows' targets [B, n, 1]: f inside the domain, g on its boundary."""
         forced = np.stack([self._basis.forcings(own) @ c for c, own in zip(coefficients, x, strict=True)])[..., None]
         around = ((x == 0) | (x == 1)).any(axis=-1, keepdims=True)
         return np.where(around, self._solved(coefficients, x), forced)
@@ -240,5 +242,5 @@ def build(
     seed: int,
     datasets: Mapping[str, Path],  # noqa: ARG001 - every family is built alike
 ) -> PoissonFamily:
-    """The spec's family."""
+    """The spec's task family."""
     return PoissonFamily(spec, seed=seed, dtype=dtype, device=device)

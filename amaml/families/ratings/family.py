@@ -1,7 +1,7 @@
-"""Collaborative filtering (arXiv 2110.08432, section 6.2): each user a task, the network maps a one-hot item to a rating.
+"""Collaborative filtering (arXiv 2110.08432, section 6.2): each user is a task, and the network maps a one-hot item to a rating.
 
-Features are the `items` most-rated items of the whole file; users with at least shots + queries ratings among them are
-tasks. Test and validation users are set apart by the seed; ratings are standardised on training users only.
+The features are the `items` most-rated items of the whole file; users with at least shots + queries ratings of them are tasks.
+The seed decides which users are for test and validation; ratings are standardised by those of the training users.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Table:
     """The ratings of the kept items by the users who can be tasks, grouped by user."""
 
     names: list[str]
-    """Of the kept items, most rated first (equal counts: by name)."""
+    """The names of the kept items, those with the most ratings first, in the order of their names where the counts are equal."""
     starts: Integers
-    """User u's ratings are rows starts[u] … starts[u + 1]."""
+    """The first row of each user, and the number of rows [users + 1]: user u's ratings are rows[starts[u] : starts[u + 1]]."""
     items: Integers
-    """[rows], an index into `names`."""
+    """The item of each row [rows], as an index into `names`."""
     values: Array
-    """[rows], raw."""
+    """The raw rating of each row [rows]."""
 
     @property
     def users(self) -> int:
@@ -47,22 +47,22 @@ class Table:
 
     @cached_property
     def owners(self) -> Integers:
-        """[rows], the user of each."""
+        """The user of each row [rows]."""
         return np.repeat(np.arange(self.users), np.diff(self.starts))
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Rating ≈ item effect + user effect, both shrunk towards 0; what the data themselves say a user is worth."""
+    """The model rating ≈ item effect + user effect, both shrunk towards 0 by an amount estimated from the data."""
 
     items: Array
-    """Shrunk effect of each item [items], standardised."""
+    """The shrunk effect of each item [items], standardised."""
     prior: float
-    """How many ratings a user's own mean is shrunk by; infinite where users don't differ."""
+    """The number of zero ratings that are added to a user's own to shrink their mean; infinite where users don't differ."""
 
 
 class RatingsFamily:
-    """The users of a ratings file. Rows become one-hot only in a batch: the file's ratings are all that is held."""
+    """The users of a ratings file as tasks. Only the file's ratings are in memory; items become one-hot when a batch is made."""
 
     objective = REGRESSION
     out_features = 1
@@ -95,7 +95,8 @@ class RatingsFamily:
         return self._tasks(self._evaluation_rows(split, size))
 
     def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
-        """`zero`; the user's mean over the support set; the item's over the training users; and both effects, shrunk."""
+        """The baselines: `zero`, the user's mean over the support set, the item's mean over the training users, and the sum of
+        both effects, shrunk."""
         rows = self._evaluation_rows(split, size)
         support, query = rows[:, : self._spec.shots], rows[:, self._spec.shots :]
         items, values = self._table.items, self._values
@@ -113,12 +114,12 @@ class RatingsFamily:
     # Which rows a task is made of
 
     def _evaluation_rows(self, split: Split, size: int) -> Integers:
-        """[B, shots + queries]: the same for every evaluation, a user's draw independent of the others'."""
+        """The rows [B, shots + queries] of the split's first users: independent draws, the same in every evaluation."""
         users = self._users[split][:size]
         return np.stack([self._drawn_rows(user, generator(self._seed, "rows", int(user))) for user in users])
 
     def _drawn_rows(self, user: int, random: np.random.Generator) -> Integers:
-        """Distinct ratings of the user: first the support set, then the query set."""
+        """Random distinct rows of the user: first the support set, then the query set."""
         start, end = self._table.starts[user : user + 2]
         rows: Integers = start + random.permutation(int(end - start))[: self._spec.shots + self._spec.queries]
         return rows
@@ -146,7 +147,7 @@ class RatingsFamily:
 
     @cached_property
     def _item_means(self) -> Array:
-        """Plain mean of each item over the training users, standardised; 0 for one that none of them rated."""
+        """The mean rating of each item by the training users, standardised; 0 for an item that none of them rated."""
         rows = self._training_rows
         sums, counts = _sums(self._table.items[rows], self._values[rows], self.in_features)
         means: Array = sums / np.maximum(counts, 1)
@@ -164,7 +165,8 @@ class RatingsFamily:
 def build(
     spec: RatingsSpec, *, dtype: torch.dtype, device: torch.device, seed: int, datasets: Mapping[str, Path]
 ) -> RatingsFamily:
-    """The family of the file that `datasets` has under the spec's data set id. Raises DataError."""
+    """The family of the file that `datasets` has under the spec's data set id. Raises DataError if the file is missing, invalid,
+    or unsuitable for the spec."""
     path = datasets.get(str(spec.dataset))
     if path is None:
         raise DataError(f"data set {spec.dataset} was not given: name its file by its id in datasets")
@@ -176,8 +178,8 @@ def build(
 
 
 def read_table(ratings: Iterable[tuple[str, str, float]], spec: RatingsSpec) -> Table:
-    """The table of a file's (user, item, rating); independent of the order of its lines, except that of two ratings of
-    one item by one user the later counts. Raises DataError if it has too few items or no user with enough ratings."""
+    """The table of a file's (user, item, rating). It doesn't depend on the order of the ratings, except that the last of several
+    ratings of one item by one user counts. Raises DataError if there are too few items, or users with enough ratings."""
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     rated: dict[tuple[int, int], float] = {}
@@ -210,8 +212,8 @@ def read_table(ratings: Iterable[tuple[str, str, float]], spec: RatingsSpec) -> 
 
 
 def shrinkage(groups: Integers, values: Array, number: int) -> float:
-    """How many values a group's mean is to be shrunk by towards 0: the variance within groups over that between them,
-    by the method of moments (infinite where the groups don't differ by more than chance)."""
+    """The number of zero values to be added to a group to shrink its mean: the variance within groups divided by that between
+    them, by the method of moments. It is infinite where groups differ by no more than chance."""
     sums, counts = _sums(groups, values, number)
     seen = counts > 0
     means = np.zeros(number)
@@ -225,14 +227,14 @@ def shrinkage(groups: Integers, values: Array, number: int) -> float:
 
 
 def _sums(groups: Integers, values: Array, number: int) -> tuple[Array, Integers]:
-    """Sum and count of the values of each group [number]."""
+    """The sum and the count of the values of each group, two arrays [number]."""
     sums = np.bincount(groups, values, minlength=number).astype(np.float64)
     counts: Integers = np.bincount(groups, minlength=number)
     return sums, counts
 
 
 def _split(table: Table, spec: RatingsSpec, seed: int) -> dict[str, Integers]:
-    """Users by what they are for. Validation users are a tenth of those that aren't for the test, at most as many."""
+    """The users of each split. Validation has a tenth of the users left by test, but at least one and at most as many as test."""
     order: Integers = generator(seed, "users").permutation(table.users)
     test, rest = order[: spec.test_tasks], order[spec.test_tasks :]
     held = _validation_users(spec, len(rest))

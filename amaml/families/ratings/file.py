@@ -1,11 +1,10 @@
-"""Ratings files as they are published, read line by line: who rated what, and how. Imports no torch.
+"""Reads published ratings files line by line: user, item and rating. Imports no torch.
 
-Formats, told apart by the first line alone (`format_of`):
-- `movielens-100k`: MovieLens-100K's `u.data`: user, item, rating, time, with tabs between.
-- `movielens-1m`: MovieLens-1M's `ratings.dat`: user::item::rating::time.
-- `recbole`: an `.inter` file: tabs, and a header like `user_id:token  item_id:token  rating:float`.
-- `jester-1`: Jester data set 1 as CSV: a row a user; the count of rated jokes, then 100 ratings in −10…10, 99 = not rated.
-- `csv`: a header that names user, item and rating (MovieLens' own `userId,movieId,rating` too); other columns are ignored.
+The first line alone determines the format (`format_of`): - `movielens-100k`: MovieLens-100K's `u.data`: user, item, rating, time,
+with tabs between. - `movielens-1m`: MovieLens-1M's `ratings.dat`: user::item::rating::time. - `recbole`: an `.inter` file: tabs,
+and a header like `user_id:token  item_id:token  rating:float`. - `jester-1`: Jester data set 1 as CSV, one row for each user: the
+count of rated jokes, then 100 ratings in −10…10, 99 if not rated. - `csv`: a header that names user, item and rating (such as
+MovieLens' `userId,movieId,rating`); other columns are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _WANTED: Final = (
     ("item", "item_id", "itemid", "movie_id", "movieid"),
     ("rating",),
 )
-"""The columns of a header, each by any of its names."""
+"""The names of each required column of a header, any one of which may be used."""
 
 
 class Rating(NamedTuple):
@@ -39,15 +38,15 @@ class Rating(NamedTuple):
 class Summary(NamedTuple):
     format: str
     rows: int
-    """Ratings in the file."""
+    """The number of ratings in the file."""
     tasks: int
-    """Users with at least one rating."""
+    """The number of users with at least one rating."""
     errors: list[BadLine]
-    """The first of them, in order; empty for a good file."""
+    """The first errors in the order of the file; empty for a valid one."""
 
 
 def read(path: Path) -> Iterator[Rating]:
-    """The file's ratings in its order; raises BadLine at the first line that is wrong."""
+    """Yields the file's ratings in order. Raises BadLine at the first invalid line."""
     with path.open("rb") as file:
         _, records = _records(iter(lambda: file.read(_READ_BYTES), b""))
         for record in records:
@@ -57,7 +56,7 @@ def read(path: Path) -> Iterator[Rating]:
 
 
 def summarize(chunks: Iterable[bytes], max_errors: int = 20) -> Summary:
-    """Format, counts and first errors of the file whose bytes come in `chunks`; never holds more than a line of it."""
+    """The format, counts and first errors of the file whose bytes are `chunks`, which it reads one by one."""
     try:
         name, records = _records(chunks)
     except BadLine as problem:
@@ -81,13 +80,13 @@ def summarize(chunks: Iterable[bytes], max_errors: int = 20) -> Summary:
     return Summary(name, rows, len(users), errors)
 
 
-# Each line gives a list of ratings (a user's whole row in jester-1) or the error that it is.
+# Each line gives a list of ratings (a user's whole row in jester-1) or an error.
 _Record = list[Rating] | BadLine
 _Parse = Callable[[int, str], list[Rating]]
 
 
 def _records(chunks: Iterable[bytes]) -> tuple[str, Iterator[_Record]]:
-    """The format's name and the lines' records; raises BadLine where the first line tells no format."""
+    """The format's name and the records of the lines. Raises BadLine if the first line has no known format."""
     lines = _lines(chunks)
     first = next(lines, None)
     if first is None:
@@ -113,7 +112,7 @@ def _parsed(parse: _Parse, line: tuple[int, str]) -> _Record:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, str] | BadLine]:
-    """Lines that aren't blank with their numbers. One that is too long ends the file: there is no telling where it ends."""
+    """Yields the lines that aren't blank, with their numbers. It stops at a line that is too long, since that may never end."""
     number, rest = 0, b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -140,7 +139,7 @@ def _text(number: int, raw: bytes) -> tuple[int, str] | BadLine:
 
 
 def format_of(line: str) -> str | None:
-    """The format of the file that begins with this line; None if it's no ratings file."""
+    """The format of the file that begins with this line; None if it isn't a ratings file."""
     fields = line.split("::")
     if len(fields) == 4 and is_number(fields[2]):
         return "movielens-1m"
@@ -157,7 +156,7 @@ def format_of(line: str) -> str | None:
 
 
 def _opened(number: int, line: str) -> tuple[str, _Parse, bool]:
-    """(format, parser of a line, whether this first line is a header)."""
+    """The format, the parser of a line, and whether this first line is a header. Raises BadLine for an unknown format."""
     name = format_of(line)
     match name:
         case "movielens-1m":
@@ -185,7 +184,7 @@ def _by_tabs(line: str) -> list[str]:
 
 
 def _columns(number: int, header: list[str]) -> tuple[int, int, int]:
-    """Positions of user, item and rating in the header."""
+    """The positions of user, item and rating in the header. Raises BadLine if one is missing or ambiguous."""
     names = [name.strip().lower() for name in header]
     for among in _WANTED:
         if sum(name in among for name in names) != 1:

@@ -1,8 +1,8 @@
-"""A table of the user's own: a row a point, one column says its task, others its inputs and targets.
+"""The task family of a user's own table: each row is a point, one column names its task, others are its inputs and targets.
 
-Tasks are set apart for validation and test by a hash of their value, or by a column: not by the seed, so an initialization
-that another run starts from has never seen that run's test tasks, and more tasks move none of those that were there.
-Inputs and regressed targets are standardised on training tasks only.
+A hash of their value, or a column, assigns tasks to training, validation and test. The seed doesn't, so that an initialization
+from which another run starts has never seen that run's test tasks, and adding tasks moves none of the others. Inputs and
+regression targets are standardised by the training tasks.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 _RIDGE = 1e-6
-"""Of the pooled line: enough for columns that depend on each other."""
+"""The ridge penalty of the pooled linear baseline, large enough for linearly dependent columns."""
 
 
 class TableFamily:
-    """The tasks of a table with at least shots + 1 rows each."""
+    """The tasks of a table that have at least shots + 1 rows each."""
 
     picture = None
 
@@ -67,8 +67,8 @@ class TableFamily:
         return self._batch(self._unseen(split, size))
 
     def baselines(self, split: Split, size: int) -> dict[str, Tensor]:
-        """Regression: `zero`; the mean of the support rows; one straight line for all training tasks.
-        Classification: how often each class is in the training tasks, and in the support rows."""
+        """The baselines. Regression: `zero`, the mean of the support rows, and one linear model of all training tasks.
+        Classification: the frequencies of the classes in the training tasks, and in the support rows."""
         rows = self._unseen(split, size)
         support, query = rows[:, : self._spec.shots], rows[:, self._spec.shots :]
         shape = (*query.shape, self.out_features)
@@ -89,7 +89,7 @@ class TableFamily:
 
     @cached_property
     def _pooled_line(self) -> tuple[Array, Array]:
-        """Weights [d, o] and offset [o] of least squares over the training tasks' rows, with a little ridge."""
+        """The weights [d, o] and offset [o] of ridge regression over the rows of the training tasks."""
         x, y = self._x[self._training_rows], self._y[self._training_rows]
         middle, offset = x.mean(axis=0), y.mean(axis=0)
         centred = x - middle
@@ -100,13 +100,13 @@ class TableFamily:
     # Which rows a task is made of
 
     def _unseen(self, split: Split, size: int) -> Integers:
-        """[B, shots + queries]: the same for every evaluation, a task's draw independent of the others'."""
+        """The rows [B, shots + queries] of the split's first tasks: independent draws, the same in every evaluation."""
         self._check_part(split)
         tasks = self._tasks_of[split][:size]
         return np.stack([self._drawn(task, generator(self._seed, f"rows/{task}")) for task in tasks])
 
     def _drawn(self, task: str, random: np.random.Generator) -> Integers:
-        """Rows of the task: first the support set, then the query set, in which rows come again where they are too few."""
+        """Random rows of the task: first the support set, then the query set, which repeats rows where there are too few."""
         own = random.permutation(self._members[task])
         shots = self._spec.shots
         return np.concatenate((own[:shots], np.resize(own[shots:], self._spec.queries)))
@@ -131,7 +131,8 @@ class TableFamily:
         return np.sort(np.concatenate([self._members[task] for task in self._tasks_of["train"]]))
 
     def _fitted_scaling(self, rows: Rows) -> Scaling:
-        """Of numbers; one-hot columns and classes stay as they are, and so does an input that never changes."""
+        """The scaling of numeric columns by the training tasks. One-hot columns, classes and constant inputs aren't scaled.
+        Raises DataError for a constant target."""
         x, y = Moments(), Moments()
         x.add(rows.x[self._training_rows])
         y.add(rows.y[self._training_rows])
@@ -165,7 +166,7 @@ class TableFamily:
 
 
 def members(rows: Rows, shots: int) -> dict[str, Integers]:
-    """The rows of every task that has at least shots + 1 of them; tasks in the order of their names."""
+    """The row numbers of each task that has at least shots + 1 rows, in the order of the tasks' names."""
     names, owners = np.unique(rows.tasks.astype(str), return_inverse=True)
     order = np.argsort(owners, kind="stable")
     ends = np.cumsum(np.bincount(owners, minlength=len(names)))
@@ -174,7 +175,7 @@ def members(rows: Rows, shots: int) -> dict[str, Integers]:
 
 
 def split_tasks(tasks: list[str], rows: Rows, spec: TableSpec) -> dict[Part, list[str]]:
-    """The tasks of each part, disjoint, in the order of their hashes."""
+    """The tasks of each part, which are disjoint, in the order of the tasks' hashes."""
     ordered = sorted(tasks, key=_place)
     if rows.parts is None:
         parts = {task: _part(_place(task), spec) for task in ordered}
@@ -184,7 +185,7 @@ def split_tasks(tasks: list[str], rows: Rows, spec: TableSpec) -> dict[Part, lis
 
 
 def _place(task: str) -> float:
-    """A number in [0, 1) that stands for the task's value, the same on every machine."""
+    """The hash of the task's name as a number in [0, 1), which is the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"task/{task}".encode()).digest()[:7], "big") / 2**56
 
 
@@ -197,7 +198,8 @@ def _part(place: float, spec: TableSpec) -> Part:
 def build(
     spec: TableSpec, *, dtype: torch.dtype, device: torch.device, seed: int, datasets: Mapping[str, Path]
 ) -> TableFamily:
-    """The family of the file that `datasets` has under the spec's data set id. Raises DataError."""
+    """The family of the file that `datasets` has under the spec's data set id. Raises DataError if the file is missing, invalid,
+    or unsuitable for the spec."""
     path = datasets.get(str(spec.dataset))
     if path is None:
         raise DataError(f"data set {spec.dataset} was not given: name its file by its id in datasets")

@@ -1,7 +1,7 @@
-"""Tables as CSV or Parquet: which columns there are, of what type, and their rows a block at a time. Imports no torch.
+"""Reads tables in CSV or Parquet: their columns with types, and their rows block by block. Imports no torch.
 
 CSV is UTF-8 with a header; the separator is a comma, a semicolon or a tab, whichever the header has. A column's type is the
-narrowest that holds for all of its values. Empty fields, `NA`, `null` and the like are missing; so are NaN and infinities.
+narrowest that fits all of its values. Empty fields, `NA`, `null` and the like count as missing, as do NaN and infinities.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from amaml.families.upload import BadLine
 
 Format = Literal["csv", "parquet"]
 Type = Literal["integer", "number", "boolean", "text", "empty", "other"]
-"""`empty` has no value at all; `other` (dates, lists, bytes) is of no use to a family."""
+"""The type of a column. An `empty` one has no value at all; a family can't use an `other` one (dates, lists, bytes)."""
 
 MAX_COLUMNS: Final = 2_000
 MAX_NAME: Final = 200
 _BLOCK_BYTES: Final = 4 << 20
 _BLOCK_ROWS: Final = 1 << 16
 _CASTS: Final = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-"""What text may turn out to be, the narrowest first."""
+"""The types that a column of text may be converted to, the narrowest first."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +38,40 @@ class Column:
     name: str
     type: Type
     missing: int
-    """Rows without a value."""
+    """The number of rows without a value."""
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """What is in a file; `columns` and `rows` are meaningless where there are errors."""
+    """The content of a file; if there are `errors`, `columns` and `rows` are meaningless."""
 
     format: Format
     rows: int = 0
     columns: list[Column] = field(default_factory=list)
     errors: list[BadLine] = field(default_factory=list)
-    """The first of them, in order (line 0: the file as a whole); empty for a good file."""
+    """The first errors in the order of the file (line 0 is the file as a whole); empty for a valid one."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some of a table's rows, of the columns that were asked for."""
+    """A block of a table's rows, with the requested columns."""
 
     numbers: NDArray[np.float64]
-    """[rows, columns]; NaN where a value is missing."""
+    """The numeric columns [rows, columns]; NaN where a value is missing."""
     texts: list[NDArray[np.object_]]
-    """A column each, [rows] of str, or None where a value is missing."""
+    """The text columns, each [rows] of str, or None where a value is missing."""
 
 
 def format_of(path: Path) -> Format:
-    """Parquet files say so in their first four bytes; everything else is read as CSV."""
+    """The file's format: Parquet if its first four bytes are Parquet's, else CSV."""
     with path.open("rb") as file:
         return "parquet" if file.read(4) == b"PAR1" else "csv"
 
 
 def inspect(path: Path, *, max_errors: int = 20) -> TableReport:
-    """Reads the whole file once, holding a block of it, and says what is in it and what is wrong with it.
+    """The report on the file's columns, rows and errors. Reads the file once, block by block.
 
-    Raises MemoryError and the OSError of a machine that can't read it: neither is a fault of the file.
+    Raises MemoryError, and OSError where the machine can't read the file: neither is an error of the file.
     """
     kind = format_of(path)
     report = TableReport(kind)
@@ -87,10 +87,10 @@ def inspect(path: Path, *, max_errors: int = 20) -> TableReport:
             rows += batch.num_rows
             for name, values in zip(batch.schema.names, batch.columns, strict=True):
                 seen[name].add(values)
-    except MemoryError:  # which is an ArrowException too
+    except MemoryError:  # pyarrow's is also an ArrowException
         raise
     except OSError as problem:
-        if problem.errno is not None:  # of the machine; pyarrow's own, of a damaged file, has none
+        if problem.errno is not None:  # the machine's error; pyarrow's own, for a damaged file, has no errno
             raise
         report.errors.append(BadLine(0, _sentence(problem)))
     except (pa.ArrowException, UnicodeDecodeError) as problem:
@@ -101,8 +101,8 @@ def inspect(path: Path, *, max_errors: int = 20) -> TableReport:
 
 
 def read(path: Path, numbers: Sequence[str], texts: Sequence[str]) -> Iterator[Block]:
-    """The named columns' rows in the file's order. Raises BadLine for a file that `inspect` finds fault with, for a column
-    that isn't there, and for text in a column that is to be numbers."""
+    """Yields the rows of the named columns in the file's order. Raises BadLine for a file in which `inspect` finds errors, for a
+    missing column, and for text in one of the columns `numbers`."""
     kind = format_of(path)
     errors: list[BadLine] = []
     try:
@@ -125,7 +125,7 @@ def read(path: Path, numbers: Sequence[str], texts: Sequence[str]) -> Iterator[B
         raise errors[0]
 
 
-# The two formats as one: names, the types that are fixed beforehand, and batches of some columns
+# Both formats have the same interface: column names, the types known beforehand, and batches of some columns
 
 
 class _Csv:
@@ -176,7 +176,7 @@ def _open(path: Path, kind: Format, errors: list[BadLine], max_errors: int) -> _
 
 
 class _Seen:
-    """What a column's values have been so far."""
+    """The possible types and the number of missing values of a column, from the values so far."""
 
     def __init__(self, fixed: Type | None) -> None:
         self._fixed = fixed
@@ -251,7 +251,7 @@ def _as_texts(values: Any) -> NDArray[np.object_]:
 
 
 def _trouble_with_names(names: Sequence[str]) -> str | None:
-    """What is wrong with a header."""
+    """The error of a header; None for a valid one."""
     if len(names) > MAX_COLUMNS:
         return f"{len(names)} columns, at most {MAX_COLUMNS} are read: leave the others out"
     doubled = sorted({name for name in names if names.count(name) > 1})
@@ -269,7 +269,7 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def _sentence(problem: Exception) -> str:
-    """Arrow's own words, on one line."""
+    """The error's message on one line."""
     if isinstance(problem, UnicodeDecodeError):
         return f"byte {problem.start + 1} is not UTF-8: save the file as UTF-8"
     return " ".join(str(problem).split())[:300] or type(problem).__name__

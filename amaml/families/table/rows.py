@@ -1,4 +1,4 @@
-"""A table's rows as arrays: numbers as they are, text one-hot or as classes; what is missing or makes no sense is refused."""
+"""Converts a table's rows into arrays: numbers unchanged, text one-hot or as classes. Missing and unusable values are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from amaml.families.upload import BadLine
 Texts = NDArray[np.object_]
 
 MAX_VALUES: Final = 100
-"""Different values of a text input, or classes of a target: more of them are names of something, not kinds."""
+"""The largest number of values of a text input or of classes of a target; columns with more are rather names than categories."""
 _PARTS: Final = ("train", "validation", "test")
 _FIT_TO_BE: Final = {"integer": "number", "number": "number", "boolean": "number", "text": "text"}
 
@@ -25,23 +25,23 @@ _FIT_TO_BE: Final = {"integer": "number", "number": "number", "boolean": "number
 @dataclass(frozen=True)
 class Rows:
     tasks: Texts
-    """[n], the task's value of each row."""
+    """The task of each row [n]."""
     parts: Texts | None
-    """[n]: train, validation or test, where a column says so; the same in all of a task's rows."""
+    """The part of each row [n]: train, validation or test, the same in all rows of a task. None where no column names it."""
     x: Array
-    """[n, d], raw; one-hot columns 0 or 1."""
+    """The raw inputs [n, d]; one-hot columns hold 0 or 1."""
     inputs: list[str]
-    """What each column of x is: a table's column, or `column=value`."""
+    """The name of each column of x: a column of the table, or `column=value`."""
     one_hot: list[bool]
-    """Which of them are one-hot."""
+    """Whether each column of x is one-hot."""
     y: Array
-    """[n, o], raw; one-hot where classes are."""
+    """The raw targets [n, o]; one-hot for classification."""
     classes: list[str] | None
-    """Of a classified target."""
+    """The classes of the target; None for regression."""
 
 
 def read_rows(path: Path, spec: TableSpec) -> Rows:
-    """The spec's columns of the file. Raises BadLine for a file, a column or a value that can't serve it."""
+    """The rows of the spec's columns of the file. Raises BadLine for an invalid file, or an unsuitable column or value."""
     report = file.inspect(path, max_errors=1)
     if report.errors:
         raise report.errors[0]
@@ -90,7 +90,7 @@ _WORDS: Final = {"empty": "no value at all", "other": "neither numbers nor text"
 
 
 def _classifies(spec: TableSpec, types: dict[str, file.Type]) -> bool:
-    """Whether the target is a class: as the spec says, or else by its type: text and booleans are, numbers aren't."""
+    """Whether the target is a class: as the spec says, or else if it is text or boolean. Raises BadLine where it can't be."""
     kinds = [name for name in spec.targets if types[name] in ("text", "boolean")]
     if spec.classify is False:
         text = next((name for name in kinds if types[name] == "text"), None)
@@ -107,7 +107,7 @@ def _classifies(spec: TableSpec, types: dict[str, file.Type]) -> bool:
 
 
 def _refuse_missing(format_: str, names: list[str], numbers: Array, texts: dict[str, Texts]) -> None:
-    """Raises BadLine for the first row of the file that has no value in one of the columns."""
+    """Raises BadLine for the first row of the file in which one of the columns has no value."""
     columns = [(name, np.isnan(numbers[:, i])) for i, name in enumerate(names)]
     columns += [(name, np.array([not value for value in values], dtype=bool)) for name, values in texts.items()]
     missing = [(int(gaps.argmax()), name) for name, gaps in columns if gaps.any()]
@@ -117,18 +117,18 @@ def _refuse_missing(format_: str, names: list[str], numbers: Array, texts: dict[
 
 
 def _at(format_: str, row: int, detail: str) -> BadLine:
-    """Row `row` from 0. A CSV's line is told as if each row was one line, after one line of header."""
+    """The error of a row, counted from 0. The line of a CSV file is that with one line for the header and one for each row."""
     return BadLine(row + 2, detail) if format_ == "csv" else BadLine(row + 1, f"row {row + 1}: {detail}")
 
 
 def _one_hot(name: str, values: Texts) -> tuple[list[str], Array]:
-    """The different values, in order (whole numbers by size), and for each row [n, values] which it is."""
+    """The different values in order (integers by size), and the rows in one-hot form [n, values]. Raises BadLine for too many."""
     found, index = np.unique(values.astype(str), return_inverse=True)
     if len(found) > MAX_VALUES:
         raise BadLine(
             0,
-            f"column {name!r} holds {len(found)} different values, at most {MAX_VALUES} are told apart: leave it out, or turn it "
-            "into numbers",
+            f"column {name!r} holds {len(found)} different values, and at most {MAX_VALUES} are allowed: leave it out, or turn "
+            "it into numbers",
         )
     order = np.array(sorted(range(len(found)), key=lambda i: _rank(str(found[i]))))
     place = np.empty(len(found), dtype=np.int64)
@@ -141,12 +141,13 @@ def _rank(value: str) -> tuple[int, int, str]:
     return (0, int(value), value) if whole else (1, 0, value)
 
 
-def _parts(tasks: Texts, said: Texts, spec: TableSpec, format_: str) -> Texts:
-    lower = np.array([value.lower() for value in said], dtype=object)
+def _parts(tasks: Texts, given: Texts, spec: TableSpec, format_: str) -> Texts:
+    """The parts of the rows in lower case. Raises BadLine for an unknown one, or for two parts of one task."""
+    lower = np.array([value.lower() for value in given], dtype=object)
     seen: dict[str, str] = {}
     for row, (task, part) in enumerate(zip(tasks, lower, strict=True)):
         if part not in _PARTS:
-            raise _at(format_, row, f"column {spec.split!r} says {said[row]!r}: it must say train, validation or test")
+            raise _at(format_, row, f"column {spec.split!r} says {given[row]!r}: it must say train, validation or test")
         if seen.setdefault(task, part) != part:
             raise _at(
                 format_,

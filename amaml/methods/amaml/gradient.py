@@ -1,4 +1,4 @@
-"""Adjoint MAML (Li, Wang, Narayan, Kirby, Zhe, arXiv 2110.08432): the meta-gradient by a solve forward and one backward."""
+"""Adjoint MAML (Li, Wang, Narayan, Kirby, Zhe, arXiv 2110.08432): the meta-gradient by one forward and one backward solve."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from amaml.modes import plain_modes
 
 
 class Again:
-    """Solves once more: for derivatives that weren't asked for at first, and to judge the gradient. Losses can seldom be
-    pickled, so what comes out of a pickle says what to do instead."""
+    """Repeats the solve, for derivatives that weren't requested at first and to judge the gradient. Losses can seldom be pickled,
+    so pickling replaces it by `NotAgain`."""
 
     def __init__(
         self, problem: GradientProblem, wrt: AbstractSet[Wanted], judge: Callable[[Tensor, Tensor], Iterator[Verdict]]
@@ -52,7 +52,7 @@ class Again:
 
 
 class NotAgain:
-    """In the place of `Again` in a meta-gradient that was pickled."""
+    """Takes the place of `Again` in a pickled meta-gradient. Both methods raise ValueError and say what to do instead."""
 
     def derivatives(self, wanted: AbstractSet[Wanted]) -> Answer:
         raise ValueError(
@@ -66,18 +66,18 @@ class NotAgain:
 
 @dataclass
 class MetaGradient(GradientEstimate):
-    """A batch's meta-gradient, detached. Derivatives with respect to the flow itself are `length`, `rates` and `proximal`: those
-    that `wrt` names come from the same solve; another takes one more solve when it is first read, and is kept. Pickled, it keeps
-    those that are there."""
+    """A batch's meta-gradient, with all tensors detached. `length`, `rates` and `proximal` are derivatives with respect to the
+    flow itself: those that `wrt` names come from the same solve; each other one costs another solve when it is first read, and is
+    then kept. Pickling keeps the ones already computed."""
 
     certificate: Certificate | None
-    """The gradient's own measure of its error, where it was asked for."""
+    """The gradient's estimated error, where it was requested; else None."""
     _layout: Layout = field(repr=False)
     _answer: Answer = field(repr=False)
     _again: Again | NotAgain = field(repr=False)
 
     def certify(self) -> Iterator[Verdict]:
-        """Judges a task after the other, as it is iterated over; `certificate` is there at its end."""
+        """Yields the verdicts on the tasks one at a time; after the last one, `certificate` is set."""
         found = []
         for verdict in self._again.verdicts(self._answer):
             found.append(verdict)
@@ -85,7 +85,7 @@ class MetaGradient(GradientEstimate):
         self.certificate = Certificate.of(found)
 
     def by_task(self, name: Wanted) -> Any:
-        """The derivative with respect to the flow's length, rates or proximal strength, for each task: with a first axis B."""
+        """Each task's derivative with respect to the flow's length, rates or proximal strength, with a first axis B."""
         if getattr(self._answer, name) is None:
             solved = self._again.derivatives({name})
             self._answer = replace(self._answer, **{name: getattr(solved, name)})
@@ -96,18 +96,18 @@ class MetaGradient(GradientEstimate):
 
     @property
     def length(self) -> Tensor:
-        """dJ/dT for each task [B]; with `horizons` dJ/dT_k [B, K]. For a fixed-step solver N stays and h = T/N changes."""
+        """dJ/dT for each task [B]; with `horizons`, dJ/dT_k [B, K]. For a fixed-step solver N is constant and h = T/N varies."""
         length: Tensor = self.by_task("length")
         return length
 
     @property
     def rates(self) -> Any:
-        """dJ/dα, like `params`: the mean over tasks."""
+        """The mean of dJ/dα over tasks, like `params`."""
         return tree_map(lambda tensor: tensor.mean(dim=0), self.by_task("rates"))
 
     @property
     def proximal(self) -> Tensor:
-        """dJ/dρ, a scalar: the mean over tasks."""
+        """The mean of dJ/dρ over tasks, a scalar."""
         mean: Tensor = self.by_task("proximal").mean()
         return mean
 
@@ -138,14 +138,14 @@ def meta_gradient(
     trace are solved one task at a time.
     `tasks`: pytree of tensors whose first axis is the task [B, …].
     `length`: T (or `horizons` [(T_k, w_k), …], J = Σ w_k L_qry(u(T_k))). `solver`: Dopri5() unless given.
-    `adjoint`: by the solver unless given, Discrete() for fixed steps and Interpolated() for adaptive ones.
+    `adjoint`: unless given, Discrete() for fixed steps and Interpolated() for adaptive ones.
     `proximal`: ρ, in the flow; `proximal_in_query` adds ½ρ‖u(T)−θ‖² to the query loss.
-    `rates`: α ≥ 0, like params; where it is 0 a parameter doesn't flow, and has a gradient all the same.
+    `rates`: α ≥ 0, like params; a parameter whose rate is 0 doesn't flow, but still has a gradient.
     `wrt` names derivatives to compute in the same solve: "length", "rates", "proximal"; the others are computed when they
     are first read. `certify` estimates the error too, by an independent solve that costs much more.
 
     Autocast and inference mode around the call are switched off within it. Nothing of the caller's is changed.
-    Raises ValueError for arguments that make no sense and SolveError where a task can't be solved.
+    Raises ValueError for invalid arguments and SolveError where a task can't be solved.
     """
     unknown = sorted(set(wrt) - set(get_args(Wanted)))
     if unknown:
@@ -174,7 +174,7 @@ def meta_gradient(
 
 
 def answer_to(problem: GradientProblem, wanted: AbstractSet[Wanted]) -> Answer:
-    """Solves forward, then backward: by the compiled kernel where there is one for the problem, else all tasks at once."""
+    """The answer by a forward and a backward solve: in the compiled kernel where it supports the problem, else batched."""
     return kernel.solve(problem, wanted) or _batched(problem, wanted)
 
 
@@ -208,7 +208,8 @@ def _batched(problem: GradientProblem, wanted: AbstractSet[Wanted]) -> Answer:
 def _length_derivatives(
     problem: GradientProblem, flow: GradientFlow, ends: list[Tensor], jumps: Sequence[Tensor], gathered: Sensitivity
 ) -> Tensor | None:
-    """dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps an interval's h is its length over a fixed N."""
+    """The derivatives dJ/dT_k [B, K]: ⟨f(u(T_k)), jump_k⟩ for the flow; for equal steps, through h = (interval length)/N at fixed
+    N. None where the latter weren't requested."""
     if problem.target == "flow":
         return torch.stack([(flow(end) * jump).sum(dim=1) for end, jump in zip(ends, jumps, strict=True)], dim=1)
     if not gathered.by_interval:

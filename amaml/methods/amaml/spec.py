@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class AdjointMethodSpec(MethodSpec):
-    """Base of the methods that go back by an adjoint of the user's choice, which differentiates by the flow itself too."""
+    """Base of the methods with an adjoint of the user's choice, which also gives derivatives by the flow's own parameters."""
 
     implementation: ClassVar[str | None] = "amaml.methods.amaml.gradient:meta_gradient"
     exact: ClassVar[bool] = True
     flow_can_be_learned: ClassVar[bool] = True
     cost: ClassVar[float] = 1.5
     adjoint: AdjointSpec | None = None
-    """null: by the solver, interpolated for bosh3 and dopri5, discrete for the others. What was taken is written back."""
+    """null chooses by the solver: interpolated for bosh3 and dopri5, discrete for the others. The choice is written back."""
 
     @property
     def own_adjoint(self) -> AdjointSpec | None:
@@ -46,12 +46,12 @@ class AmamlSpec(AdjointMethodSpec):
     summary: ClassVar[str] = "Adjoint MAML: the gradient flow forward, its adjoint backward; any trajectory length."
     kind: Literal["amaml"] = "amaml"
     proximal: Annotated[float, Field(ge=0, le=1_000)] = 0.0
-    """ρ: pulls the flow towards θ. 0 is the paper's stated method, 1 what its released code runs."""
+    """The proximal strength ρ, which pulls the flow towards θ. The paper states the method with 0; its released code uses 1."""
     proximal_in_query: bool = False
     """Adds ½ρ‖u(T)−θ‖² to the query loss, as the released code does."""
     learn: Annotated[list[Learnable], Field(max_length=3)] = []  # noqa: RUF012 - pydantic copies it
-    """What of the flow is trained beside θ, from the same backward solve: trajectory.length, a rate for each parameter
-    (from 1), `proximal`."""
+    """The quantities of the flow that are trained in addition to θ, from the same backward solve: trajectory.length, a rate for
+    each parameter (from 1), `proximal`."""
 
     @model_validator(mode="after")
     def _what_can_be_learned(self) -> Self:

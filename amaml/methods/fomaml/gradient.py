@@ -1,4 +1,4 @@
-"""First-order MAML (Finn, Abbeel, Levine 2017, section 5.2): du(T)/dθ taken for the identity."""
+"""First-order MAML (Finn, Abbeel, Levine 2017, section 5.2): the meta-gradient with du(T)/dθ replaced by the identity."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def fomaml(
     horizons: Sequence[tuple[float, float]] | None = None,
     solver: Solver | None = None,
 ) -> GradientEstimate:
-    """Σ w_k ∇L_qry(u(T_k)), at the price of the forward solve; arguments as in `meta_gradient`."""
+    """The estimate Σ w_k ∇L_qry(u(T_k)), for the cost of the forward solve; arguments as in `meta_gradient`."""
     problem, layout = pose(params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver)
     return estimate_without_adjoint(problem, layout, lambda _flow, _ends, jumps: torch.stack(jumps).sum(dim=0))

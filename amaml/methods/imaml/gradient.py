@@ -32,10 +32,11 @@ def imaml(
     cg_steps: int = 5,
     damping: float = 0.0,
 ) -> GradientEstimate:
-    """Σ w_k ((1 + damping) I + ∇²L_sup(u(T_k))/ρ)⁻¹ ∇L_qry(u(T_k)) by `cg_steps` conjugate gradients (equation 7 and
-    algorithm 2); arguments as in `meta_gradient`.
+    """The estimate Σ w_k ((1 + damping) I + ∇²L_sup(u(T_k))/ρ)⁻¹ ∇L_qry(u(T_k)), by `cg_steps` conjugate-gradient steps
+    (equation 7 and algorithm 2); arguments as in `meta_gradient`.
 
-    Exact where u(T) is the minimum of L_sup(u) + ½ρ‖u−θ‖²; raises ValueError unless ρ = `proximal` > 0.
+    It is exact for exact solutions of the systems if u(T) minimizes L_sup(u) + ½ρ‖u−θ‖². Raises ValueError unless ρ = `proximal`
+    > 0.
     """
     if not proximal > 0:
         raise ValueError(f"proximal must be positive for imaml, got {proximal}: its linear system is I + ∇²L/ρ")
@@ -45,7 +46,7 @@ def imaml(
 
     def implicit(flow: GradientFlow, ends: list[Tensor], jumps: list[Tensor]) -> Tensor:
         def system(u: Tensor, v: Tensor) -> Tensor:
-            # curvature is ∇²L + ρ, so that over ρ the identity is in it.
+            # flow.curvature is ∇²L + ρ, which divided by ρ already contains the identity.
             return flow.curvature(u, v) / proximal + damping * v
 
         solved = [
@@ -58,7 +59,7 @@ def imaml(
 
 
 def _conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
-    """x [B, P] with system(x) ≈ b, each task's own system symmetric and positive definite (Hestenes & Stiefel 1952)."""
+    """An approximate solution x [B, P] of system(x) = b, symmetric positive definite for each task (Hestenes & Stiefel 1952)."""
     x, residual = torch.zeros_like(b), b.clone()
     direction, size = residual.clone(), residual.square().sum(dim=1)
     for _ in range(steps):

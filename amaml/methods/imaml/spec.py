@@ -17,11 +17,11 @@ class ImamlSpec(MethodSpec):
     cost: ClassVar[float] = 1.5
     kind: Literal["imaml"] = "imaml"
     proximal: Annotated[float, Field(gt=0, le=1_000)] = 1.0
-    """ρ (λ in the paper): pulls the flow towards θ, and sets how far the implicit gradient looks through it."""
+    """The proximal strength ρ (λ in the paper), which pulls the flow towards θ and divides the implicit gradient's curvature."""
     cg_steps: Annotated[int, Field(ge=1, le=1_000)] = 5
-    """Conjugate-gradient steps, a Hessian-vector product each."""
+    """The number of conjugate-gradient steps, each of which costs one Hessian-vector product."""
     damping: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """Added to the linear system's diagonal: keeps it positive definite where the support loss isn't convex."""
+    """A number added to the linear system's diagonal, which keeps it positive definite where the support loss isn't convex."""
 
     @property
     def arguments(self) -> dict[str, Any]:

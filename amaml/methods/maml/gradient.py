@@ -28,8 +28,9 @@ def maml(
     steps: int | None = None,
     certify: bool = False,
 ) -> MetaGradient:
-    """dJ/dθ with u(T) after N = round(length/h) steps of learning rate h = `solver.step`, or after `steps` of them,
-    whatever `length` and `horizons` say; arguments as in `meta_gradient`. Raises ValueError for a solver that isn't Euler.
+    """The gradient dJ/dθ where u(T) is the result of N = round(length/h) steps with learning rate h = `solver.step`. `steps` sets
+    N and overrides `length` and `horizons`; the other arguments are as in `meta_gradient`. Raises ValueError for a solver other
+    than Euler.
     """
     solver = solver or Euler()
     if not isinstance(solver, Euler):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DescentSpec(MethodSpec):
-    """Base of the two, which are gradient descent, differentiated exactly."""
+    """Base of MAML's two specs: gradient descent, differentiated exactly."""
 
     implementation: ClassVar[str | None] = "amaml.methods.maml.gradient:maml"
     exact: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class DescentSpec(MethodSpec):
 
     @property
     def own_steps(self) -> int | None:
-        """N where the method says it, whatever the trajectory is; None: the trajectory's."""
+        """The number of inner steps N that the method sets; None where the trajectory's length does."""
         return None
 
     @property
@@ -56,7 +56,8 @@ class MamlSpec(DescentSpec):
     cost: ClassVar[float] = 1.5
     kind: Literal["maml"] = "maml"
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """N, in training; null takes the trajectory's, length/step. Evaluation flows to the trajectory's length either way."""
+    """The number of inner steps N in training; null takes trajectory.length/solver.step. Evaluation flows to the trajectory's
+    length either way."""
 
     @property
     def own_steps(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Reptile (Nichol, Achiam, Schulman 2018): towards where the tasks went."""
+"""Reptile (Nichol, Achiam, Schulman 2018): θ moves towards the tasks' adapted parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reptile(
     horizons: Sequence[tuple[float, float]] | None = None,
     solver: Solver | None = None,
 ) -> GradientEstimate:
-    """Σ w_k (θ − u(T_k)); arguments as in `meta_gradient`. No gradient of the query loss, which is only reported."""
+    """The estimate Σ w_k (θ − u(T_k)); arguments as in `meta_gradient`. The query loss is reported but not differentiated."""
     problem, layout = pose(params, support_loss, query_loss, tasks, length=length, horizons=horizons, solver=solver)
 
     def way_back(ends: list[Tensor]) -> Tensor:

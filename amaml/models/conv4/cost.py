@@ -1,4 +1,4 @@
-"""What the convolutional network costs. Imports no torch."""
+"""The estimated cost of the convolutional network. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from amaml.models.conv4.spec import Conv4Spec
 
 _SLOWER: Final = 4.0
-"""A convolution's operations beside those of a matrix product."""
+"""The time of a convolution relative to that of a matrix product with as many multiplications."""
 _CALL_SECONDS: Final = (5e-3, 12e-3)
 
 

@@ -1,9 +1,9 @@
 """The convolutional network of few-shot classification (Vinyals et al. 2016; Finn, Abbeel, Levine, arXiv 1703.03400).
 
-Four blocks of 3 × 3 convolution, normalisation, ReLU and 2 × 2 max pooling, then a linear layer. They normalise over the
-batch; here it is over all channels and pixels of each picture alone. So a picture's prediction doesn't depend on which
-others are beside it, no statistics run along as hidden state (of which task?), and the loss stays a pure function of the
-parameters, which vmap and second derivatives need.
+Four blocks of 3 × 3 convolution, normalisation, ReLU and 2 × 2 max pooling, then a linear layer. The papers normalise over the
+batch; here each picture is normalised alone, over all of its channels and pixels. So a picture's prediction doesn't depend on the
+other pictures of the batch, there are no running statistics that would mix tasks, and the loss is a pure function of the
+parameters, as vmap and second derivatives require.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from amaml.models.conv4.spec import Conv4Spec
 
 
 class Conv4(nn.Sequential):
-    """Rows of pixels [n, channels · height · width] → [n, out_features].
+    """The network, from rows of pixels [n, channels · height · width] to outputs [n, out_features].
 
-    A picture of fewer than 16 pixels a side is pooled less often, so that every block sees 2 × 2 or more.
-    Raises ValueError for a size below 1.
+    A picture with a side of fewer than 16 pixels is pooled less often, so that the input of every block has at least 2 × 2
+    pixels. Raises ValueError for a size below 1.
     """
 
     def __init__(self, picture: tuple[int, int, int], filters: int, out_features: int) -> None:
@@ -37,9 +37,9 @@ class Conv4(nn.Sequential):
 
 
 class _Halved(nn.Module):
-    """The largest of each 2 × 2 pixels [n, c, h, w] → [n, c, h // 2, w // 2]; a last odd row or column is dropped.
+    """2 × 2 max pooling, [n, c, h, w] → [n, c, h // 2, w // 2]; the last row or column of an odd number is dropped.
 
-    As a maximum over axes, whose derivatives are deterministic on every device; those of torch's pooling aren't on CUDA.
+    It is a maximum over axes, whose derivatives are deterministic on every device; those of torch's pooling aren't on CUDA.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,5 +56,5 @@ def build(
     out_features: int,
     picture: tuple[int, int, int],
 ) -> Conv4:
-    """The spec's network with PyTorch's default random start."""
+    """The spec's network with PyTorch's default random initialization."""
     return Conv4(picture, spec.filters, out_features)

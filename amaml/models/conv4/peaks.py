@@ -1,4 +1,4 @@
-"""ReLU and the largest of each 2 × 2 pixels, with their slope."""
+"""ReLU and 2 × 2 max pooling in one operation, with its derivative."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from amaml.models.conv4.scratch import Scratch
 
 
 class Peaks:
-    """max(0, ·) of `corners` values: [S, pixels · c] → [S, cells · c], a picture a row. Pixels lie by corners (see `unfolding`);
-    those left over by an odd side at the end count nothing. One corner makes it a plain ReLU.
+    """The larger of 0 and the maximum of each `corners` values: [S, pixels · c] → [S, cells · c], one picture in each row. Pixels
+    are in the order of `by_corners`; those that an odd side leaves over are ignored. With one corner it is a plain ReLU.
 
-    What is linear in them is told by the slope [S, corners, cells · c]: 1 at the largest if it is above 0, shared evenly
-    where several are, as the derivative of torch's amax is; else 0.
+    Its derivative is the slope [S, corners, cells · c]: 1 for the largest value of a cell if that is above 0, divided evenly
+    among equal largest values as in the derivative of torch's amax; else 0.
     """
 
     def __init__(self, scratch: Scratch, pictures: int, corners: int, peaks: int, values: int) -> None:
@@ -33,14 +33,14 @@ class Peaks:
         self._slope.mul_(share[:, None])
         return largest.clamp_min_(0)
 
-    def push(self, moved: Tensor) -> Tensor:
-        """The derivative of the peaks [S, cells · c] along that of the values [S, pixels · c], which is overwritten."""
+    def jvp(self, moved: Tensor) -> Tensor:
+        """The Jacobian-vector product [S, cells · c] with the vector `moved` [S, pixels · c], which is overwritten."""
         parts = self._whole(moved).mul_(self._slope)
         return torch.sum(parts, dim=1, out=self._scratch("moved peaks", *self._peaks))
 
-    def pull(self, delta: Tensor, name: str) -> Tensor:
-        """The derivative by the values [S, pixels · c] from that by the peaks [S, cells · c], in scratch memory of that name."""
-        out = self._scratch(name, *self._values)  # where nothing is written it stays zero
+    def vjp(self, delta: Tensor, name: str) -> Tensor:
+        """The vector-Jacobian product [S, pixels · c] with the cotangent [S, cells · c], in the scratch memory of this name."""
+        out = self._scratch(name, *self._values)  # the pixels left over are never written and stay zero
         torch.mul(self._slope, delta[:, None], out=self._whole(out))
         return out
 

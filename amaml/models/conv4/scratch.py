@@ -1,4 +1,4 @@
-"""Memory to write results into again and again."""
+"""Reused memory for intermediate results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 class Scratch:
-    """Tensors by name, the same every time: what was written last is still in the processor's cache, where fresh memory
-    would take twice as long. Zero at first."""
+    """Tensors by name, initially zero, that are reused on every call: they are still in the processor's cache, while writing into
+    fresh memory would take twice as long."""
 
     def __init__(self, like: Tensor) -> None:
         self._like, self._tensors = like, dict[str, Tensor]()

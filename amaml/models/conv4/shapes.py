@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 BLOCKS = 4
 LEAST_PIXELS = 2
-"""A side that the next block still has: normalising a single pixel makes the loss so steep that short steps are needed."""
+"""The least side of the next block's input: normalising a single pixel makes the loss so steep that steps must be short."""
 
 
 class BlockShape(NamedTuple):
-    """What goes into a block, and what it does with it."""
+    """The shape of a block's input, its number of filters, and whether it halves the picture."""
 
     channels: int
     height: int
@@ -24,12 +24,12 @@ class BlockShape(NamedTuple):
 
     @property
     def places(self) -> tuple[int, int]:
-        """Height and width of what comes out."""
+        """The height and width of the block's output."""
         return (self.height // 2, self.width // 2) if self.halved else (self.height, self.width)
 
 
 def block_shapes(picture: tuple[int, int, int], filters: int) -> list[BlockShape]:
-    """Of the network for pictures of so many channels, rows and columns."""
+    """The shapes of the network's blocks for pictures of this (channels, height, width)."""
     shapes, (channels, height, width) = [], picture
     for block in range(1, BLOCKS + 1):
         smallest = 1 if block == BLOCKS else LEAST_PIXELS

@@ -19,7 +19,7 @@ class Conv4Spec(ModelSpec):
     reads_pictures: ClassVar[bool] = True
     kind: Literal["conv4"] = "conv4"
     filters: Annotated[int, Field(ge=1, le=256)] = 32
-    """Channels of every block."""
+    """The number of output channels of every block."""
 
     def cost(self, inputs: int, outputs: int, picture: tuple[int, int, int] | None = None) -> ModelCost | None:
         return None if picture is None else cost_of(self, picture, outputs)

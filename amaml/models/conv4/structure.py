@@ -1,4 +1,4 @@
-"""Reading off a network's modules whether it is the convolutional network, and of which sizes."""
+"""Recognises the convolutional network and its sizes from a network's modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Convolutional(NamedTuple):
 
 
 def convolutional(net: nn.Module) -> Convolutional | None:
-    """The structure of a `Conv4` whose layers are those that it was made with, each with parameters of its own; else None."""
+    """The structure of a `Conv4` that still has its original layers, each with parameters of its own; None for other networks."""
     if type(net) is not Conv4 or not all(map(plain, net.modules())):
         return None
     layers = list(net._modules.values())
@@ -37,13 +37,13 @@ def convolutional(net: nn.Module) -> Convolutional | None:
 
 
 def _described(net: nn.Module) -> list[tuple[type[nn.Module], str]]:
-    """Every layer's type and what it says of its settings."""
+    """Each layer's type and its settings, as its `extra_repr` states them."""
     return [(type(layer), layer.extra_repr()) for layer in net._modules.values() if layer is not None]
 
 
 @cache
 def _made_with(structure: Convolutional) -> tuple[list[tuple[type[nn.Module], str]], list[tuple[str, torch.Size]]]:
-    """Layers and parameters of such a network."""
+    """The layers and the parameters' names and shapes of a new network with this structure."""
     with torch.device("meta"):
         net = Conv4(*structure)
     return _described(net), [(name, parameter.shape) for name, parameter in net.named_parameters()]

@@ -1,8 +1,8 @@
-"""Pictures as matrices, a pixel's 3 × 3 neighbourhood a row, by which a convolution is one matrix product a task.
+"""Unfolds pictures into matrices with one row for each pixel's 3 × 3 neighbourhood, so that a convolution is one matrix product.
 
-Pictures lie channels last, pixel after pixel. A convolution of them is `unfold(x) @ kernel`; the derivative by its input is
-the same of the derivative by its output with the kernel turned by 180°. Nothing is scattered or summed up in memory, so
-that it is deterministic on every device.
+Pictures are stored pixel after pixel, channels last. Their convolution is `unfold(x) @ kernel`; the derivative by its input is
+`unfold(derivative by its output) @ kernel turned by 180°`. Nothing is scattered or accumulated in memory, so it is deterministic
+on every device.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 class Region(NamedTuple):
-    """Pixels of a picture that follow one another: for each of `corners` × `corners` places in cells of that size, the cells
-    of `rows` rows and `columns` columns, from the pixel (top, left) on."""
+    """Pixels of a picture that are stored one after another: those of `rows` × `columns` cells of `corners` × `corners` pixels,
+    from the pixel (top, left) on. For each place within a cell, in turn, it lists that pixel of every cell."""
 
     top: int
     left: int
@@ -28,8 +28,8 @@ class Region(NamedTuple):
         return self.corners**2 * self.rows * self.columns
 
     def view(self, padded: Tensor, channels: int, *, neighbours: bool) -> Tensor:
-        """Of pictures with a border [S, h + 2, w + 2, c]: the region's pixels [S, corners, corners, rows, columns, c], or their
-        neighbourhoods [S, corners, corners, rows, columns, 3, 3c]."""
+        """A view of the region's pixels [S, corners, corners, rows, columns, c], or of their neighbourhoods
+        [S, corners, corners, rows, columns, 3, 3c], in pictures with a border [S, h + 2, w + 2, c]."""
         picture, row, pixel, _ = padded.stride()
         size = (padded.shape[0], self.corners, self.corners, self.rows, self.columns)
         stride = (picture, row, pixel, self.corners * row, self.corners * pixel)
@@ -40,13 +40,13 @@ class Region(NamedTuple):
 
 
 def by_rows(height: int, width: int) -> list[Region]:
-    """The usual order of pixels."""
+    """The pixels in row-major order, as one region."""
     return [Region(0, 0, 1, height, width)]
 
 
 def by_corners(height: int, width: int) -> list[Region]:
-    """First the pixels that lie top left in the cells of 2 × 2, then top right, bottom left and bottom right, so that a cell's
-    are compared as four long vectors; at the end what an odd side leaves over."""
+    """The pixels in the order of their place in cells of 2 × 2: first all top left ones, then top right, bottom left and bottom
+    right, so that a maximum over cells compares four long vectors. The pixels that an odd side leaves over come last."""
     regions = [Region(0, 0, 2, height // 2, width // 2)]
     if width % 2:
         regions.append(Region(0, width - 1, 1, 2 * (height // 2), 1))
@@ -56,8 +56,9 @@ def by_corners(height: int, width: int) -> list[Region]:
 
 
 class Unfolding:
-    """Of n pictures of each of B tasks: [B, n, pixels · c], pixels in the order of `source`, → [B, n · pixels, 9c], rows in the
-    order of `target`, columns as (row, column, channel) of the neighbour, zero beyond the border. The same memory every time."""
+    """Unfolds n pictures of each of B tasks: [B, n, pixels · c], with pixels in the order of `source`, → [B, n · pixels, 9c],
+    with rows in the order of `target` and columns by (row, column, channel) of the neighbour, zero beyond the border. The result
+    is in the same memory every time."""
 
     def __init__(
         self,

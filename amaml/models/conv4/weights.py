@@ -1,4 +1,4 @@
-"""The parameters of the convolutional network as the matrices that its derivatives multiply by, and back."""
+"""Conversion of the convolutional network's flat parameters into the matrices that its derivatives multiply by, and back."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from amaml.models.conv4.structure import Convolutional
 
 
 class Weights(NamedTuple):
-    """Of B tasks."""
+    """The network's weights for B tasks."""
 
     blocks: list[BlockWeights]
     linear: Tensor
-    """[B, outputs, places · filters]."""
+    """The linear layer's weight [B, outputs, places · filters]."""
     bias: Tensor
-    """[B, 1, outputs]."""
+    """The linear layer's bias [B, 1, outputs]."""
 
 
 class WeightOrder:
-    """Which of the module's parameters, flat [P], stands where in the matrices: a gather turns one into the other."""
+    """The position in the matrices of each of the module's parameters, flat [P]; a gather converts between the two."""
 
     def __init__(self, structure: Convolutional, device: torch.device) -> None:
         shapes, outputs = block_shapes(structure.picture, structure.filters), structure.outputs
@@ -36,7 +36,7 @@ class WeightOrder:
         sizes += [(outputs, shapes[-1].filters, *shapes[-1].places), (outputs,)]
         numbers = [torch.Size(size).numel() for size in sizes]
         tensors = [part.view(size) for part, size in zip(torch.arange(sum(numbers)).split(numbers), sizes, strict=True)]
-        # Channels stand before places in the module's tensors, and behind them in the matrices.
+        # Channels precede places in the module's tensors and follow them in the matrices.
         upright = [tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor for tensor in tensors]
         turned = [kernel.flip(2, 3).permute(1, 2, 3, 0) for kernel in tensors[4:-2:4]]
         own = torch.cat([tensor.flatten() for tensor in upright])
@@ -45,7 +45,7 @@ class WeightOrder:
         self._numbers = [*numbers, *(kernel.numel() for kernel in turned)]
 
     def weights(self, u: Tensor) -> Weights:
-        """Of parameters [B, P]."""
+        """The weights for parameters u [B, P]."""
         batch, count = len(u), len(self._shapes)
         parts = u.index_select(1, self._order).unsqueeze(1).split_with_sizes(self._numbers, dim=2)
         linear, bias, *turned = parts[4 * count :]
@@ -58,11 +58,11 @@ class WeightOrder:
         return Weights(blocks, linear.view(batch, self._outputs, -1), bias)
 
     def flat(self, parts: Sequence[Tensor]) -> Tensor:
-        """[B, P] from [B, size] of every matrix but the turned ones, in the order of `Weights`."""
+        """The flat parameters [B, P] from the [B, size] of each matrix in the order of `Weights`, without the turned kernels."""
         return torch.cat(list(parts), dim=1).index_select(1, self._inverse)
 
 
 @lru_cache(maxsize=16)
 def weight_order(structure: Convolutional, device: torch.device) -> WeightOrder:
-    """The same one every time."""
+    """The order of a network's weights, computed once for each structure and device."""
     return WeightOrder(structure, device)

@@ -1,4 +1,4 @@
-"""Who gets the derivatives that are written out for the convolutional network."""
+"""Chooses the explicit derivatives of the convolutional network where they are valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amaml.models.written_out import KEYS, agrees, fits
 
 
 def of_conv4(support: NetworkLoss, query: NetworkLoss, tasks: Any, layout: Layout) -> Conv4Derivatives | None:
-    """Those of a `Conv4` whose losses' slopes are known; None for others."""
+    """The derivatives of a `Conv4` with losses in MAKE_SLOPE; None for other networks, losses or tasks."""
     net, structure = support.net, convolutional(support.net)
     if structure is None or type(support) not in MAKE_SLOPE or type(query) not in MAKE_SLOPE:
         return None

@@ -1,4 +1,4 @@
-"""What a fully connected network costs. Imports no torch."""
+"""The estimated cost of a fully connected network. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Gradients and Hessian-vector products of an MLP's regression loss, as batched matrix products over all tasks at once.
 
-The HVP is Pearlmutter's R-operator (1994) written out. Parameters lie flat [B, P], in the module's own order: a layer's
-weight [o, i] row by row, then its bias. Equal to `TracedDerivatives` to rounding.
+The HVP is Pearlmutter's R-operator (1994) written out. Parameters are flat [B, P], in the module's own order: a layer's weight
+[o, i] row by row, then its bias. The values equal those of `TracedDerivatives` to rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from amaml.models.mlp.module import Activation
 
 
 def _activate(kind: Activation, z: Tensor, scratch: Tensor) -> Tensor:
-    """σ(z), in place."""
+    """Computes σ(z) in place."""
     if kind == "tanh":
         return torch.tanh_(z) if z.is_cuda else _tanh(z, scratch)
     if kind == "sigmoid":
@@ -27,14 +27,14 @@ def _activate(kind: Activation, z: Tensor, scratch: Tensor) -> Tensor:
 
 
 def _tanh(z: Tensor, scratch: Tensor) -> Tensor:
-    """e/(e + 2) with e = e^2z − 1, in place: to a few units in the last place, and on processors in two thirds of the time of
-    torch.tanh. Beyond 30 it is 1 in either precision, and e wouldn't overflow yet."""
+    """Computes tanh(z) in place as e/(e + 2) with e = exp(2z) − 1. It is accurate to a few units in the last place, and on CPUs
+    takes two thirds of the time of torch.tanh. For z above 30, where 2z is clamped, it is 1 in either precision."""
     torch.expm1_(z.mul_(2).clamp_max_(60))
     return z.div_(torch.add(z, 2, out=scratch))
 
 
 def _times_slope(kind: Activation, v: Tensor, a: Tensor) -> Tensor:
-    """v·σ'(z) from a = σ(z), in v's place."""
+    """Computes v·σ'(z) from a = σ(z), in place of v."""
     if kind == "tanh":
         torch.ops.aten.tanh_backward.grad_input(v, a, grad_input=v)
     elif kind == "sigmoid":
@@ -42,27 +42,27 @@ def _times_slope(kind: Activation, v: Tensor, a: Tensor) -> Tensor:
     elif kind == "relu":
         torch.ops.aten.threshold_backward.grad_input(v, a, 0, grad_input=v)
     else:
-        v.mul_(torch.expm1(-a).neg_())  # of softplus: 1 − e^−a
+        v.mul_(torch.expm1(-a).neg_())  # softplus: σ'(z) = 1 − e^−a
     return v
 
 
-def _add_bend(kind: Activation, out: Tensor, delta: Tensor, a: Tensor, moved: Tensor) -> None:
-    """out += delta·σ''(z)·R{z} from a = σ(z) and `moved` = σ'(z)·R{z}, which is overwritten."""
+def _add_moved_slope(kind: Activation, out: Tensor, delta: Tensor, a: Tensor, moved: Tensor) -> None:
+    """Adds delta·σ''(z)·R{z} to `out`, from a = σ(z) and `moved` = σ'(z)·R{z}, which is overwritten."""
     if kind == "tanh":
         out.addcmul_(delta, moved.mul_(a), value=-2)
     elif kind == "sigmoid":
         out.addcmul_(delta, moved.addcmul_(a, moved, value=-2))
     elif kind == "softplus":
         out.addcmul_(delta, moved.mul_(torch.exp(-a)))
-    # relu bends nowhere but at its kink.
+    # For relu, σ'' is 0 except at its kink.
 
 
-# A layer of one input or one output makes thin products, which batched matrix multiplication is slow at: below they are
-# written as outer products, or transposed.
+# The matrices of a layer with one input or one output are thin, and batched matrix multiplication of those is slow: below, such
+# products are computed as outer products or transposed.
 
 
 def _layer(z: Tensor, bias: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """z [B, n, o] = bias [B, 1, o] + a [B, n, i] weightᵀ."""
+    """Computes z [B, n, o] = bias [B, 1, o] + a [B, n, i] weightᵀ."""
     outputs, inputs = weight.shape[1:]
     if inputs == 1:
         return torch.addcmul(bias, a, weight.mT, out=z)
@@ -73,34 +73,34 @@ def _layer(z: Tensor, bias: Tensor, a: Tensor, weight: Tensor) -> Tensor:
 
 
 def _add_layer(z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """z [B, n, o] += a [B, n, i] weightᵀ."""
+    """Adds a [B, n, i] weightᵀ to z [B, n, o]."""
     if weight.shape[1] == 1:
         z.mT.baddbmm_(weight, a.mT)
         return z
     return z.baddbmm_(a, weight.mT)
 
 
-def _pull(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
-    """out [B, n, i] = delta [B, n, o] weight [B, o, i]."""
+def _layer_vjp(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+    """Computes out [B, n, i] = delta [B, n, o] weight [B, o, i], a layer's vector-Jacobian product by its input."""
     if weight.shape[1] == 1:
         return torch.mul(delta, weight, out=out)
     return torch.bmm(delta, weight, out=out)
 
 
-def _add_pull(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
-    """out [B, n, i] += delta [B, n, o] weight [B, o, i]."""
+def _add_layer_vjp(out: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+    """Adds delta [B, n, o] weight [B, o, i] to out [B, n, i]."""
     if weight.shape[1] == 1:
         return out.addcmul_(delta, weight)
     return out.baddbmm_(delta, weight)
 
 
 def _weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
-    """deltaᵀ a [B, o, i]; transposed where i is 1, which lies in memory alike."""
+    """The product deltaᵀ a [B, o, i]. Where i is 1 its transpose is computed, whose memory has the same order."""
     return torch.bmm(a.mT, delta) if a.shape[2] == 1 else torch.bmm(delta.mT, a)
 
 
 def _add_weight_gradient(out: Tensor, delta: Tensor, a: Tensor) -> None:
-    """out += what `_weight_gradient` gives."""
+    """Adds `_weight_gradient(delta, a)` to `out`."""
     if a.shape[2] == 1:
         out.baddbmm_(a.mT, delta)
     else:
@@ -108,7 +108,7 @@ def _add_weight_gradient(out: Tensor, delta: Tensor, a: Tensor) -> None:
 
 
 class MLPDerivatives:
-    """Of ½·mean((net(x)−y)²): `support` and `query` are (x [B, n, d], y [B, n, o])."""
+    """The derivatives of the loss ½·mean((net(x)−y)²), where `support` and `query` are (x [B, n, d], y [B, n, o])."""
 
     def __init__(
         self,
@@ -125,8 +125,8 @@ class MLPDerivatives:
         self._scratch: dict[tuple[str, int, int], Tensor] = {}
 
     def _room(self, name: str, layer: int, like: Tensor) -> Tensor:
-        """[B, n, width] to write into, the same every time: what was written last is still in the processor's cache, where
-        fresh memory would take twice as long."""
+        """Memory [B, n, width] that is reused on every call: it is still in the processor's cache, while writing into fresh
+        memory would take twice as long."""
         key = (name, layer, like.shape[1])
         if key not in self._scratch:
             self._scratch[key] = like.new_empty((*like.shape[:2], self.widths[layer]))
@@ -149,15 +149,15 @@ class MLPDerivatives:
         return loss, self._backward(layers, activations, self.query_set[1])
 
     def confirm(self) -> None:
-        """There is nothing to confirm of formulas; the room that a solve wrote into is given back."""
+        """Frees the memory that a solve wrote into. There is nothing to check, since formulas don't change during a solve."""
         self._scratch.clear()
 
     def outputs(self, u: Tensor) -> Tensor:
-        """What the network gives for the support rows: [B, n, o]."""
+        """The network's outputs for the support rows [B, n, o]."""
         return self._forward(self._layers(u), self.support[0])[-1].clone()
 
     def _layers(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Views of [B, P]: each layer's weight [B, o, i] and bias [B, 1, o]."""
+        """Each layer's weight [B, o, i] and bias [B, 1, o] as views of the parameters [B, P]."""
         parts, batch = u.unsqueeze(1).split_with_sizes(self._sizes, dim=2), u.shape[0]
         return [
             (weight.view(batch, outputs, inputs), bias)
@@ -165,7 +165,7 @@ class MLPDerivatives:
         ]
 
     def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
-        """Activations [B, n, width] of every layer, x first, the network's output last."""
+        """The activations [B, n, width] of every layer: x first, the network's output last."""
         activations = [x]
         for index, (weight, bias) in enumerate(layers):
             z = _layer(self._room("activation", index + 1, x), bias, activations[-1], weight)
@@ -180,7 +180,7 @@ class MLPDerivatives:
         for index, (weight, _) in reversed(list(enumerate(layers))):
             parts += [delta.sum(dim=1), _weight_gradient(delta, activations[index]).flatten(1)]
             if index:
-                delta = _pull(self._room("delta", index, y), delta, weight)
+                delta = _layer_vjp(self._room("delta", index, y), delta, weight)
                 _times_slope(self.activation, delta, activations[index])
         return torch.cat(parts[::-1], dim=1)
 
@@ -207,9 +207,9 @@ class MLPDerivatives:
             if not index:
                 break
             a = activations[index]
-            moved_delta = _pull(self._room("moved delta", index, y), moved_delta, weight)
-            moved_delta = _times_slope(self.activation, _add_pull(moved_delta, delta, tangents[index][0]), a)
-            delta = _pull(self._room("delta", index, y), delta, weight)
-            _add_bend(self.activation, moved_delta, delta, a, moved[index])
+            moved_delta = _layer_vjp(self._room("moved delta", index, y), moved_delta, weight)
+            moved_delta = _times_slope(self.activation, _add_layer_vjp(moved_delta, delta, tangents[index][0]), a)
+            delta = _layer_vjp(self._room("delta", index, y), delta, weight)
+            _add_moved_slope(self.activation, moved_delta, delta, a, moved[index])
             _times_slope(self.activation, delta, a)
         return torch.cat(parts[::-1], dim=1)

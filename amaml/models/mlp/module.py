@@ -21,7 +21,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class MLP(nn.Sequential):
-    """Linear layers with one activation between them: `in_features → hidden… → out_features`.
+    """A network of linear layers with one activation between them: `in_features → hidden… → out_features`.
 
     Parameters are named as in any `nn.Sequential`: `0.weight` [hidden, in], `0.bias`, `2.weight`, …
     Raises ValueError for a width below 1, no hidden layer, or an unknown activation.
@@ -43,11 +43,11 @@ class MLP(nn.Sequential):
         self.activation: Activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, in_features] → […, out_features]."""
+        """The outputs […, out_features] for inputs […, in_features]."""
         out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return out
 
 
 def build(spec: MLPSpec, *, in_features: int, out_features: int) -> MLP:
-    """The spec's network with PyTorch's default random start."""
+    """The spec's network with PyTorch's default random initialization."""
     return MLP(in_features, spec.hidden, out_features, spec.activation)

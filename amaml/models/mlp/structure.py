@@ -1,4 +1,4 @@
-"""Reading off a network's modules whether it is fully connected, and of which sizes."""
+"""Recognises a fully connected network and its sizes from a network's modules."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from amaml.models.plain import plain
 
 
 class Dense(NamedTuple):
-    """Linear layers with one activation between them; parameters in the module's own order."""
+    """A network of linear layers with one activation between them, whose parameters are in the module's own order."""
 
     widths: tuple[int, ...]
     activation: Activation
 
 
 def dense(net: nn.Module) -> Dense | None:
-    """The structure of a network that is nothing but such layers, each with a bias and parameters of its own; else None.
+    """The structure of a network that consists of such layers only, each with a bias and parameters of its own; None for others.
 
-    Only exact types count, since a subclass may do anything, and a module with a hook or an attribute in place of its
-    forward does what that says. What can't be seen here the caller finds by comparing values.
+    Only exact types count, since a subclass may compute anything; so may a module with a hook or with an attribute in place of
+    its forward. The caller detects other differences by comparing values.
     """
     if type(net) not in (MLP, nn.Sequential) or not all(map(plain, net.modules())):
         return None
-    layers = list(net._modules.values())  # with those that stand in several places
+    layers = list(net._modules.values())  # includes a layer that occurs several times, as often as it occurs
     linear, between = [layer for layer in layers[::2] if type(layer) is nn.Linear], layers[1::2]
     kinds = {type(layer) for layer in between}
     activation = next((name for name, kind in ACTIVATIONS.items() if kinds == {kind}), None)

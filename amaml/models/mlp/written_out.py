@@ -1,4 +1,4 @@
-"""Who gets the derivatives that are written out for fully connected networks."""
+"""Chooses the explicit derivatives of fully connected networks where they are valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amaml.models.written_out import KEYS, MASKS, agrees, fits
 
 
 def of_mlp(support: NetworkLoss, query: NetworkLoss, tasks: Any, layout: Layout) -> MLPDerivatives | None:
-    """Those of a network that is fully connected and regresses; None for others."""
+    """The derivatives of a fully connected network with regression losses; None for other networks, losses or tasks."""
     net = support.net
     if type(support) is not RegressionLoss or type(query) is not RegressionLoss or (structure := dense(net)) is None:
         return None

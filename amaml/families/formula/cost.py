@@ -1,4 +1,4 @@
-"""What a family of functions costs. Imports no torch."""
+"""The estimated cost of a family of functions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from amaml.families.formula.spec import SyntheticFamilySpec
 
 POOL: Final = 1000
-"""Support points and query points that a training task owns, where tasks are of a fixed number; more if more are asked for."""
+"""The number of support points and of query points in a training task's pools, unless the spec's shots or queries need more."""
 
 
 def cost_of(spec: SyntheticFamilySpec) -> FamilyCost:

@@ -1,5 +1,4 @@
-"""What few-shot classification of images costs, of the digits: the spec doesn't say how large uploaded ones are. Imports no
-torch."""
+"""The estimated cost of few-shot classification of the digits; the size of uploaded images isn't in a spec. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from amaml.families.images.spec import ImagesSpec
 
 _DIGITS: Final = (1, 8, 8)
-"""Channels, height and width."""
+"""The (channels, height, width) of the digits."""
 
 
 def cost_of(spec: ImagesSpec) -> FamilyCost | None:

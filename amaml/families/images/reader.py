@@ -1,4 +1,4 @@
-"""Which uploaded files are labelled images, and what is wrong with one. Imports no torch, and numpy only to read a file."""
+"""Detects and checks uploaded files of labelled images. Imports no torch, and numpy only to read a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amaml.families.upload import BadLine, Head
 
 FORMATS: Final = {"safetensors": "safetensors"}
 MAX_HEADER: Final = 1 << 20
-"""Bytes of a file's header: images and labels need some hundreds."""
+"""The largest number of bytes of a file's header; images and labels need some hundreds."""
 
 
 def accepts(head: Head) -> str | None:

@@ -1,4 +1,5 @@
-"""What a physics-informed family costs: its residual differentiates the network twice along each coordinate. Imports no torch."""
+"""The estimated cost of the Poisson family, whose residual differentiates the network twice along each coordinate. Imports no
+torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What collaborative filtering costs. Imports no torch."""
+"""The estimated cost of collaborative filtering. Imports no torch."""
 
 from __future__ import annotations
 

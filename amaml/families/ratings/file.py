@@ -1,10 +1,11 @@
 """Reads published ratings files line by line: user, item and rating. Imports no torch.
 
-The first line alone determines the format (`format_of`): - `movielens-100k`: MovieLens-100K's `u.data`: user, item, rating, time,
-with tabs between. - `movielens-1m`: MovieLens-1M's `ratings.dat`: user::item::rating::time. - `recbole`: an `.inter` file: tabs,
-and a header like `user_id:token  item_id:token  rating:float`. - `jester-1`: Jester data set 1 as CSV, one row for each user: the
-count of rated jokes, then 100 ratings in −10…10, 99 if not rated. - `csv`: a header that names user, item and rating (such as
-MovieLens' `userId,movieId,rating`); other columns are ignored.
+The first line alone determines the format (`format_of`):
+- `movielens-100k`: MovieLens-100K's `u.data`: user, item, rating, time, with tabs between.
+- `movielens-1m`: MovieLens-1M's `ratings.dat`: user::item::rating::time.
+- `recbole`: an `.inter` file: tabs, and a header like `user_id:token  item_id:token  rating:float`.
+- `jester-1`: Jester data set 1 as CSV, a row for each user: the count of rated jokes, then 100 ratings in −10…10, or 99 for none.
+- `csv`: a header that names user, item and rating (such as MovieLens' `userId,movieId,rating`); other columns are ignored.
 """
 
 from __future__ import annotations

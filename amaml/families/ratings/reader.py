@@ -1,4 +1,4 @@
-"""Which uploaded files are ratings, and what is wrong with one. Imports no torch."""
+"""Detects and checks uploaded files of ratings. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table costs, as if all its inputs were numbers, and classes two. Imports no torch."""
+"""The estimated cost of a table, as if all inputs were numbers and there were two classes. Imports no torch."""
 
 from __future__ import annotations
 

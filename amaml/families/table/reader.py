@@ -1,4 +1,4 @@
-"""Which uploaded files are tables, and what is wrong with one. Imports no torch, and pyarrow only to read a file."""
+"""Detects and checks uploaded tables. Imports no torch, and pyarrow only to read a file."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def test_parquet_is_the_same_family(tmp_path: Path) -> None:
         (2, "1.5", {"shots": 12}, r"40 have fewer and are left out\) none is for train"),
         (2, "1.5", {"targets": ["ward"], "classify": False}, r"column 'ward' holds text, which can't be regressed"),
         (2, "1.5", {"targets": ["ward", "reading"]}, r"column 'ward' holds classes, and one column is classified"),
-        (2, "1.5", {"targets": ["dose"], "inputs": ["age"], "classify": True}, r"different values, at most 100"),
+        (2, "1.5", {"targets": ["dose"], "inputs": ["age"], "classify": True}, r"different values, and at most 100"),
     ],
 )
 def test_data_that_cannot_serve_the_spec(

@@ -24,8 +24,8 @@ from types import FrameType
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
+from launcher.children import Child, Command
 from launcher.log import Log
-from launcher.process import Child, Command
 
 HERE = Path(__file__).parent
 AMAML = str(Path(sys.executable).with_name("amaml"))

@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Event
 from types import FrameType
 
+from launcher.children import Halted, StartFailed
 from launcher.home import Home
 from launcher.log import Log
-from launcher.process import Halted, StartFailed
 from launcher.stack import Stack
 
 _SAME_REQUEST_SECONDS = 5.0

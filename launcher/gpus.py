@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Mapping
 
-from launcher.process import StartFailed
+from launcher.children import StartFailed
 
 _SUCCESS = 0
 _UUID_BYTES = 96

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TextIO
 
-from launcher.process import StartFailed
+from launcher.children import StartFailed
 
 
 class Home:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from launcher.children import Child
 from launcher.log import Log
-from launcher.process import Child
 
 _END_SECONDS = 8.0
 _KILL_SECONDS = 5.0

@@ -23,11 +23,11 @@ from urllib.parse import quote
 
 import psycopg
 
-from launcher.child import IDENTITIES, owner
+from launcher.children import Child, Command, StartFailed, describe, wait_until
+from launcher.identity import IDENTITIES, owner
 from launcher.leftovers import has_ended
 from launcher.log import Log
 from launcher.ports import HOST, free_port
-from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 USER = "amaml"
 DATABASE = "amaml"
@@ -112,7 +112,7 @@ def _refusal(identity: str, folder: Path) -> str | None:
         _give(folder, user, group)
     except OSError as error:
         return str(error)
-    child = Path(__file__).with_name("child.py")
+    child = Path(__file__).with_name("identity.py")
     # pg_config finds its own path in the same way as initdb and postgres find their binaries and files.
     enter_and_run = ["/bin/sh", "-c", 'cd "$1" && : > probe && rm probe && "$2" --bindir && "$3" --version', "sh"]
     arguments = [str(os.getpid()), str(int(signal.SIGKILL)), identity, *enter_and_run]

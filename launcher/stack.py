@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Event
 
 from launcher import gpus, leftovers, postgres, valkey
+from launcher.children import Child, Command, StartFailed, describe, wait_until
 from launcher.home import Home, write_private
 from launcher.log import Log
 from launcher.ports import HOST, free_port, is_free
-from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 _READY_SECONDS = 120.0
 STOP_SECONDS = {"api": 3.0, "worker": 9.0}

@@ -10,9 +10,9 @@ from threading import Event
 
 import redis
 
+from launcher.children import Child, Command, StartFailed, describe, wait_until
 from launcher.log import Log
 from launcher.ports import HOST, free_port
-from launcher.process import Child, Command, StartFailed, describe, wait_until
 
 _START_SECONDS = 30.0
 STOP_SECONDS = 2.0

@@ -179,7 +179,7 @@ class AsyncClient:
 
         A worker checks it then; jobs may name it at once. `wait`: return only when it is checked; `check()` raises
         DatasetInvalid for one that is no good. `name` is the file's own by default, and the same name again makes the
-        next version. `progress` is told how many bytes are sent.
+        next version. `progress` is called with the number of bytes sent.
         """
         return await self._run(calls.upload(Path(path), name, format, progress, wait))
 
@@ -288,7 +288,7 @@ class AsyncClient:
     ) -> Study:
         """The study once all its jobs have ended (`check()` tells how); raises TimedOut after `timeout` seconds.
 
-        `progress` is told of every change.
+        `progress` is called with every change.
         """
         return await self._run(calls.wait_for_study(study_id, timeout, progress))
 

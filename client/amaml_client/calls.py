@@ -71,9 +71,9 @@ def wait(job_id: str, timeout: float | None) -> Conversation[Job]:
 
 
 def _until_it_ends(
-    model: type[EndingT], path: str, timeout: float | None, told: Callable[[EndingT], None] | None
+    model: type[EndingT], path: str, timeout: float | None, on_change: Callable[[EndingT], None] | None
 ) -> Conversation[EndingT]:
-    """An answer without change is an empty 304; `told` gets every change."""
+    """An answer without change is an empty 304; `on_change` gets every change."""
     found: EndingT | None = None
     etag = ""
 
@@ -84,8 +84,8 @@ def _until_it_ends(
         if found is None or reply.status != 304:
             found = read(model, path, reply)
             etag = reply.headers.get("etag", "")
-            if told is not None:
-                told(found)
+            if on_change is not None:
+                on_change(found)
         return found
 
     return _poll(ask, lambda one: one.ended, timeout)
@@ -276,8 +276,10 @@ def cancel_study(study_id: str) -> Conversation[Study]:
     return fetch(Study, Send("POST", f"/v1/studies/{segment(study_id)}/cancel"))
 
 
-def wait_for_study(study_id: str, timeout: float | None, told: Callable[[Study], None] | None) -> Conversation[Study]:
-    return _until_it_ends(Study, f"/v1/studies/{segment(study_id)}", timeout, told)
+def wait_for_study(
+    study_id: str, timeout: float | None, on_change: Callable[[Study], None] | None
+) -> Conversation[Study]:
+    return _until_it_ends(Study, f"/v1/studies/{segment(study_id)}", timeout, on_change)
 
 
 def study_report(study_id: str, format_: str, score: str | None) -> Conversation[Any]:

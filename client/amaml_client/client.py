@@ -178,7 +178,7 @@ class Client:
 
         A worker checks it then; jobs may name it at once. `wait`: return only when it is checked; `check()` raises
         DatasetInvalid for one that is no good. `name` is the file's own by default, and the same name again makes the
-        next version. `progress` is told how many bytes are sent.
+        next version. `progress` is called with the number of bytes sent.
         """
         return self._run(calls.upload(Path(path), name, format, progress, wait))
 
@@ -285,7 +285,7 @@ class Client:
     ) -> Study:
         """The study once all its jobs have ended (`check()` tells how); raises TimedOut after `timeout` seconds.
 
-        `progress` is told of every change.
+        `progress` is called with every change.
         """
         return self._run(calls.wait_for_study(study_id, timeout, progress))
 

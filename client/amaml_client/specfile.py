@@ -27,7 +27,7 @@ class SpecFile(NamedTuple):
     name: str
     spec: dict[str, Any]
     lines: dict[str, int]
-    """JSON Pointer → line, counted from 1. Empty where a JSON file's lines couldn't be told."""
+    """JSON Pointer → line, counted from 1. Empty where a JSON file's lines are unknown."""
 
     def line(self, pointer: str) -> int | None:
         """Where the field stands; for one that isn't there, where the nearest field around it does."""

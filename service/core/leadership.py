@@ -12,22 +12,22 @@ from sqlalchemy.orm import Session
 from service.core.tables import Leadership
 
 
-def lead(session: Session, duty: str, holder: UUID, lease: timedelta) -> bool:
-    """Takes or renews the lease of `duty`; False where another holder's hasn't lapsed."""
+def lead(session: Session, role: str, holder: UUID, lease: timedelta) -> bool:
+    """Takes or renews the lease of `role`; False where another holder's hasn't lapsed."""
     expires_at = func.now() + lease
     taken = (
         insert(Leadership)
-        .values(duty=duty, holder=holder, expires_at=expires_at)
+        .values(role=role, holder=holder, expires_at=expires_at)
         .on_conflict_do_update(
-            index_elements=[Leadership.duty],
+            index_elements=[Leadership.role],
             set_={"holder": holder, "expires_at": expires_at},
             where=(Leadership.holder == holder) | (Leadership.expires_at < func.now()),
         )
-        .returning(Leadership.duty)
+        .returning(Leadership.role)
     )
     return session.scalar(taken) is not None
 
 
-def give_back(session: Session, duty: str, holder: UUID) -> None:
-    """Ends the lease of `duty`, if this holder has it, so that another needn't wait for it to lapse."""
-    session.execute(delete(Leadership).where(Leadership.duty == duty, Leadership.holder == holder))
+def give_back(session: Session, role: str, holder: UUID) -> None:
+    """Ends the lease of `role`, if this holder has it, so that another needn't wait for it to lapse."""
+    session.execute(delete(Leadership).where(Leadership.role == role, Leadership.holder == holder))

@@ -121,6 +121,6 @@ class Leadership(Base):
     """The lease of work that only one process at a time may do, and its holder."""
 
     __tablename__ = "leaderships"
-    duty: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column("duty", primary_key=True)
     holder: Mapped[UUID]
     expires_at: Mapped[datetime]

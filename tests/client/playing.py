@@ -53,7 +53,7 @@ def checking(home: Path) -> Iterator[None]:
     """A worker's checks of data sets, as long as the block runs."""
     stopping = threading.Event()
     checks = DatasetChecks(WorkerSettings(broker_url="redis://none"), home, stopping)
-    with _on_duty(checks.step, stopping):
+    with _running(checks.step, stopping):
         yield
 
 
@@ -78,12 +78,12 @@ def adapting(weights: bytes | None = None, **failure: str) -> Iterator[list[dict
             else:
                 adaptations.succeed(session, taken, result, written and written.blob_id)
 
-    with _on_duty(step, threading.Event()):
+    with _running(step, threading.Event()):
         yield asked
 
 
 @contextmanager
-def _on_duty(step: Callable[[], None], stopping: threading.Event) -> Iterator[None]:
+def _running(step: Callable[[], None], stopping: threading.Event) -> Iterator[None]:
     task = PeriodicTask("played by a test", step, 0.02, stopping)
     task.start()
     try:

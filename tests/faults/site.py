@@ -20,10 +20,10 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from launcher.children import Child, Command
 from launcher.leftovers import has_ended
 from launcher.log import Log
 from launcher.ports import HOST, free_port
-from launcher.process import Child, Command
 from service.core.database import engine, is_away, transaction
 from service.jobs.tables import Attempt
 from tests.support.databases import ROOT

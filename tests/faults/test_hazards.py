@@ -12,8 +12,8 @@ import redis
 from celery import Celery
 
 from launcher import valkey
+from launcher.children import Child
 from launcher.log import Log
-from launcher.process import Child
 from service.core.database import transaction
 from tests.support.audit import violations
 from tests.support.jobs import ask, attempts_of, bits_of, spec, submit, undisturbed, wait_for, wait_for_iteration

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from launcher.children import StartFailed
 from launcher.gpus import assigned
-from launcher.process import StartFailed
 
 HERE = shutil.which("nvidia-smi")
 

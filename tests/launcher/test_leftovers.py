@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from launcher import leftovers
+from launcher.children import Child, Command
 from launcher.log import Log
-from launcher.process import Child, Command
 
 
 def test_noted_children_are_ended_and_the_note_removed(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from launcher import postgres
+from launcher.children import Child, Halted, StartFailed
 from launcher.log import Log
-from launcher.process import Child, Halted, StartFailed
 
 PASSWORD = "secret"
 UNSAFE_BUT_FAST = {"fsync": "off"}

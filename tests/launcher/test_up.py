@@ -283,7 +283,7 @@ def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("ordinary") / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
-    child = str(ROOT / "launcher" / "child.py")
+    child = str(ROOT / "launcher" / "identity.py")
     command = [sys.executable, "-I", "-S", child, str(os.getpid()), "15", "nobody+search", *UP]
     with stack(home, command=command) as running:
         running.ready()

@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from launcher import valkey
+from launcher.children import Child
 from launcher.log import Log
-from launcher.process import Child
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from service.workers.tables import Worker
 from tests.support.jobs import job_of, lapse, spec, submit, taken
 from worker.jobs.prestarted_trainers import PrestartedTrainers
 from worker.maintenance.folder import WorkerFolder
-from worker.maintenance.reconciler import DUTY, Reconciler, tidy
+from worker.maintenance.reconciler import ROLE, Reconciler, tidy
 from worker.processes import crashes
 from worker.processes.protocol import EXIT_NOT_TRUSTED, EXIT_OUT_OF_MEMORY
 
@@ -55,7 +55,7 @@ def test_only_the_leader_repairs() -> None:
     leads = uuid4()
     leader, other = Reconciler(leads), Reconciler(uuid4())
     with transaction() as session:
-        leadership.lead(session, DUTY, leads, SECONDS)
+        leadership.lead(session, ROLE, leads, SECONDS)
     other.round()
     assert job_of(job_id).state == "running"
     leader.round()

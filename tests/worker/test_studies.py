@@ -16,7 +16,7 @@ from service.studies import store as studies
 from tests.support.studies import jobs_of, study_of, submit_study, wait_for_end
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, Workers
-from worker.maintenance.reconciler import DUTY
+from worker.maintenance.reconciler import ROLE
 
 pytestmark = pytest.mark.processes
 
@@ -100,7 +100,7 @@ def test_the_end_of_one_job_lets_the_next_in_without_the_reconciler(stubbed_work
     """Another process leads the repairs, and does none."""
     stubbed_workers.stop()
     with transaction() as session:
-        assert leadership.lead(session, DUTY, uuid4(), timedelta(minutes=10))
+        assert leadership.lead(session, ROLE, uuid4(), timedelta(minutes=10))
     stubbed_workers.start(AMAML_WORKER_SLOTS="2")
     study_id = submit_study(6)
     wait_for_end(study_id)

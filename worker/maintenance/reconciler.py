@@ -1,6 +1,6 @@
 """Repairs what accidents leave behind: lapsed leases, lost wake-ups, rows that nobody needs any more.
 
-Every worker process has a reconciler; the one that holds the lease of the duty works. Each repair locks the row it
+Every worker process has a reconciler; the one that holds the lease of this role works. Each repair locks the row it
 repairs and looks again, so a second one that believes it leads does no harm.
 """
 
@@ -30,7 +30,7 @@ from worker.processes.failpoint import failpoint
 
 log = logging.getLogger(__name__)
 
-DUTY = "reconciler"
+ROLE = "reconciler"
 ADAPTATIONS_LAST = timedelta(hours=24)
 SECONDS = 1.0
 """Between rounds: a lapsed lease is noticed within this time."""
@@ -60,7 +60,7 @@ class Reconciler:
 
     def round(self) -> None:
         with transaction() as session:  # one for all checks: an idle worker should cost next to nothing
-            leads = leadership.lead(session, DUTY, self._worker_id, LEASE)
+            leads = leadership.lead(session, ROLE, self._worker_id, LEASE)
             lapsed = with_lapsed_leases(session) if leads else []
             if leads:
                 wake_for_stale_jobs(session)
@@ -84,7 +84,7 @@ class Reconciler:
     def close(self) -> None:
         """Lets another lead at once."""
         with transaction() as session:
-            leadership.give_back(session, DUTY, self._worker_id)
+            leadership.give_back(session, ROLE, self._worker_id)
 
 
 def wake_for_stale_jobs(session: Session) -> None:

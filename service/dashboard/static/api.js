@@ -41,19 +41,19 @@ async function refused(answer) {
   return new Refusal(answer.status, code, errors ? errors.map((error) => error.detail).join("; ") : detail);
 }
 
-/** Calls `look` again and again until it answers false or the page is left; `told` gets each refusal, null when it is over. */
-export async function follow(seconds, signal, look, told) {
+/** Calls `read` repeatedly until it returns false or the page is left; `showRefusal` gets each refusal, and null when it is over. */
+export async function follow(seconds, signal, read, showRefusal) {
   while (!signal.aborted) {
     if (!document.hidden) {
       try {
-        const more = await look();
+        const more = await read();
         if (signal.aborted) return;
-        told(null);
+        showRefusal(null);
         if (more === false) return;
       } catch (problem) {
         if (signal.aborted) return;
         if (!(problem instanceof Refusal)) throw problem;
-        told(problem);
+        showRefusal(problem);
         if (problem.status >= 400 && problem.status < 500) return; // asking again would be answered the same
       }
     }

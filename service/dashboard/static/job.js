@@ -19,7 +19,7 @@ const CURVES_EVERY_MS = 2500;
 
 export async function showJob(main, id, signal) {
   const trouble = element("p", { class: "trouble", role: "alert", hidden: true });
-  const told = (refusal) => {
+  const showRefusal = (refusal) => {
     trouble.hidden = refusal === null;
     if (refusal) say(trouble, refusal.status === 404 ? "There is no such job, or it belongs to another workspace." : refusal.message);
   };
@@ -38,7 +38,7 @@ export async function showJob(main, id, signal) {
     }
     await page.update(job, answer.status !== 304);
     return !(FINAL.includes(job.state) && page.complete);
-  }, told);
+  }, showRefusal);
   await watch();
 }
 

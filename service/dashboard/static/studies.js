@@ -15,7 +15,7 @@ export function showStudies(main, query, signal) {
   const older = element("a", { class: "button", hidden: true }, "Older studies");
   node.hidden = true;
   main.replaceChildren(element("div", { class: "title" }, element("h1", {}, "Studies")), trouble, node, empty, older);
-  const told = (refusal) => {
+  const showRefusal = (refusal) => {
     trouble.hidden = refusal === null;
     if (refusal) say(trouble, refusal.message);
   };
@@ -24,7 +24,7 @@ export function showStudies(main, query, signal) {
   follow(2, signal, async () => {
     const { data, next_cursor } = await json(`/v1/studies?${asked}`, { signal });
     for (const study of data) {
-      if (!rows.has(study.id)) rows.set(study.id, new StudyRow(study, signal, told));
+      if (!rows.has(study.id)) rows.set(study.id, new StudyRow(study, signal, showRefusal));
       rows.get(study.id).update(study);
     }
     const wanted = data.map((study) => rows.get(study.id).node);
@@ -35,7 +35,7 @@ export function showStudies(main, query, signal) {
     if (data.length === 0) empty.replaceChildren(...NOTHING());
     older.hidden = next_cursor === null;
     if (next_cursor !== null) older.href = `#/studies?${new URLSearchParams({ cursor: next_cursor })}`;
-  }, told);
+  }, showRefusal);
 }
 
 const NOTHING = () => [
@@ -44,8 +44,8 @@ const NOTHING = () => [
 ];
 
 class StudyRow {
-  constructor(study, signal, told) {
-    Object.assign(this, { study, signal, told });
+  constructor(study, signal, showRefusal) {
+    Object.assign(this, { study, signal, showRefusal });
     const name = study.name || `Study ${study.id}`;
     this.state = element("span");
     this.counts = element("span");
@@ -75,11 +75,11 @@ class StudyRow {
     try {
       const answer = await ask(`${this.study.links.report}?format=html`, { signal: this.signal });
       save(await answer.blob(), `study-${this.study.id}.html`);
-      this.told(null);
+      this.showRefusal(null);
     } catch (problem) {
       if (this.signal.aborted) return;
       if (!(problem instanceof Refusal)) throw problem;
-      this.told(problem);
+      this.showRefusal(problem);
     }
   }
 }

@@ -65,8 +65,10 @@ def _curves(block: Block) -> str:
     series = []
     for row in block.rows:
         if row.curve is not None:
-            told = zip(row.curve.epochs, row.curve.mean, row.curve.error, strict=True)
-            points = [Point(epoch, mean, _bar(row, error)) for epoch, mean, error in told if mean is not None]
+            points_of_curve = zip(row.curve.epochs, row.curve.mean, row.curve.error, strict=True)
+            points = [
+                Point(epoch, mean, _bar(row, error)) for epoch, mean, error in points_of_curve if mean is not None
+            ]
             series.append(Series(label(row.coordinates) or "the base", points, row.best))
     return figure(f"Fine-tuning: {block.metric} of unseen tasks", "epochs of fine-tuning", block.metric or "", series)
 

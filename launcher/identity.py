@@ -1,6 +1,6 @@
 """Replaces itself by another program: takes on an identity, asks the kernel for a signal when the launcher dies, and execs.
 
-It is run as a script, `python -I -S child.py PARENT SIGNAL IDENTITY PROGRAM ARGUMENT…`, and not as a function between fork and
+It is run as a script, `python -I -S identity.py PARENT SIGNAL IDENTITY PROGRAM ARGUMENT…`, and not as a function between fork and
 exec: the launcher has threads, and Python code can deadlock after the fork of a process with threads.
 """
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from launcher.log import Log
 
-_CHILD = Path(__file__).with_name("child.py")
+_IDENTITY = Path(__file__).with_name("identity.py")
 _POLL_SECONDS = 0.05
 
 
@@ -38,7 +38,7 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     folder: Path | None = None
     identity: str = "same"
-    """A key of `launcher.child.IDENTITIES`."""
+    """A key of `launcher.identity.IDENTITIES`."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 5.0
     """The time that it has to end by itself after `stop_signal` before it is killed."""
@@ -71,7 +71,7 @@ class Child:
         command = self.command
         prefix = [str(os.getpid()), str(int(command.death_signal)), command.identity]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD), *prefix, *command.argv],
+            [sys.executable, "-I", "-S", str(_IDENTITY), *prefix, *command.argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -14,9 +14,9 @@ from threading import Event
 import pytest
 
 from launcher import leftovers
-from launcher.child import IDENTITIES
+from launcher.children import Child, Command, Halted, StartFailed, describe
+from launcher.identity import IDENTITIES
 from launcher.log import Log
-from launcher.process import Child, Command, Halted, StartFailed, describe
 from tests.support.waiting import CEILING_SECONDS, wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -72,7 +72,7 @@ def test_a_child_dies_with_its_launcher(tmp_path: Path, identity: str) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from launcher.process import Child, Command; from launcher.log import Log\n"
+            "import sys, time; from launcher.children import Child, Command; from launcher.log import Log\n"
             f"child = Child(Command('c', ['/bin/sleep', '600'], identity={identity!r}), Log(sys.stderr))\n"
             "child.start(); print(child.pid, flush=True); time.sleep(600)",
         ],

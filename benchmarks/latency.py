@@ -323,7 +323,7 @@ def idle(running: Stack, seconds: float) -> dict[str, Any]:
 def reconciler_alone(running: Stack, seconds: float) -> float:
     """The cores that the reconciler's rounds use, without PostgreSQL's part: they run here, in place of the leading worker and as
     often."""
-    leader = running.ask("SELECT holder FROM leaderships WHERE duty = %s", reconciler.DUTY)
+    leader = running.ask("SELECT holder FROM leaderships WHERE duty = %s", reconciler.ROLE)
     own = reconciler.Reconciler(leader)
     own.round()  # connects, and does the clean-up of once a minute
     began, used = time.perf_counter(), time.thread_time()

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session, aliased, defer
 from service.adaptations.tables import Adaptation
 from service.adaptations.transitions import ADAPTATION, ENDED, State
 from service.core import blobs, quotas
-from service.core.database import notify_after_commit
 from service.core.leased_queue import Held, LeasedQueue
 from service.core.notifications import CHANGES, WORK, notify
 from service.core.refusals import TooMany
@@ -59,7 +58,7 @@ def submit(session: Session, workspace_id: UUID, job_id: UUID, request: dict[str
     adaptation = Adaptation(workspace_id=workspace_id, job_id=job_id, by=request["by"], request=request)
     session.add(adaptation)
     session.flush()
-    notify_after_commit(session, WORK, "adaptations")
+    notify(session, WORK, "adaptations")
     return adaptation
 
 
@@ -191,7 +190,7 @@ def fail(session: Session, taken: Taken, reason: str, detail: str) -> None:
 
 def _queue_again(session: Session, adaptation: Adaptation) -> None:
     QUEUE.give_back(adaptation)
-    notify_after_commit(session, WORK, "adaptations")
+    notify(session, WORK, "adaptations")
 
 
 def _end(session: Session, adaptation: Adaptation, state: State, reason: str | None, detail: str | None) -> None:

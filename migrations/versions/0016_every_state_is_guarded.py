@@ -115,11 +115,16 @@ GUARDS = {
     'guard_delivery': (GUARD_DELIVERY, 'webhook_deliveries', 'state, ended_at, attempt'),
     'guard_study': (GUARD_STUDY, 'studies', 'state, ended_at'),
 }
+LEASED = ('datasets', 'adaptations')
 
 
 def upgrade() -> None:
     op.add_column('adaptations', sa.Column('tries', sa.Integer(), server_default='0', nullable=False))
     op.execute("UPDATE adaptations SET tries = attempt")
+    # The reconciler asks every second whether a lease has lapsed, and shouldn't read whole tables for it.
+    for table in LEASED:
+        op.create_index(f'ix_{table}_leases', table, ['lease_expires_at'], unique=False,
+            postgresql_where=sa.text('lease_expires_at IS NOT NULL'))
     for name, (body, table, columns) in GUARDS.items():
         op.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $guard${body}$guard$")
         op.execute(
@@ -132,4 +137,6 @@ def downgrade() -> None:
     for name, (_, table, _) in GUARDS.items():
         op.execute(f"DROP TRIGGER {name} ON {table}")
         op.execute(f"DROP FUNCTION {name}()")
+    for table in LEASED:
+        op.drop_index(f'ix_{table}_leases', table_name=table)
     op.drop_column('adaptations', 'tries')

@@ -22,6 +22,7 @@ class Adaptation(LeasedRow):
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
         CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", name="lease_while_it_runs"),
         Index("ix_adaptations_waiting", "id", postgresql_where=text("state IN ('queued', 'running')")),
+        Index("ix_adaptations_leases", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_adaptations_job_id_id", "job_id", "id"),
         Index("ix_adaptations_workspace_id_started_at", "workspace_id", "started_at"),
     )

@@ -26,6 +26,7 @@ class Dataset(LeasedRow):
             unique=True, postgresql_where=text("name <> ''"),
         ),
         Index("ix_datasets_pending", "id", postgresql_where=text("state = 'pending'")),
+        Index("ix_datasets_leases", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
     )  # fmt: skip
 
     workspace_id: Mapped[UUID] = mapped_column(ForeignKey(Workspace.id))
